@@ -1,0 +1,118 @@
+// Every error that callers can match, on one page.
+
+package gipc
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+)
+
+const errorPrefix = "gipc: "
+
+// Sentinels, to be matched with errors.Is. What the package returns usually
+// wraps one of them and adds what happened, where, and what to do.
+var (
+	// ErrClosed: this end was closed, or its only connection is over. Also net.ErrClosed.
+	ErrClosed error = &sentinel{"closed", net.ErrClosed}
+	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
+	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
+	// ErrNotConnected: nothing was sent, or messages that Queue held are lost, since no peer is connected.
+	ErrNotConnected error = &sentinel{"not connected", nil}
+	// ErrReservedType: a message type that users may not send; theirs are 1 to 2147483647.
+	ErrReservedType error = &sentinel{"reserved message type", nil}
+	// ErrTooLarge: the data is over the peer's limit. The error is a [*SizeError].
+	ErrTooLarge error = &sentinel{"message too large", nil}
+	// ErrConfig: the configuration or the environment cannot be used; the text names the field.
+	ErrConfig error = &sentinel{"bad configuration", nil}
+	// ErrNameInUse: another server that is alive holds the name or the address.
+	ErrNameInUse error = &sentinel{"name in use", nil}
+	// ErrVersion: the two sides speak different versions of the protocol.
+	ErrVersion error = &sentinel{"protocol version differs", nil}
+	// ErrEncryption: one side requires encryption and the other does not offer it.
+	ErrEncryption error = &sentinel{"encryption differs", nil}
+	// ErrSecret: a secret that is wrong, missing or not wanted, or another connection name.
+	ErrSecret error = &sentinel{"secret does not match", nil}
+	// ErrRefused: the server refused the client: it is busy, or Authorize said no.
+	ErrRefused error = &sentinel{"refused", nil}
+	// ErrUntrustedServer: the server on the socket runs as a user that this client does not trust.
+	ErrUntrustedServer error = &sentinel{"untrusted server", nil}
+	// ErrMalformed: the peer sent bytes that the protocol forbids.
+	ErrMalformed error = &sentinel{"malformed input", nil}
+	// ErrNotAuthentic: a frame was changed, replayed, reordered, reflected or lost on its way.
+	ErrNotAuthentic error = &sentinel{"frame is not authentic", nil}
+	// ErrTruncated: the stream ended without a goodbye. Also io.ErrUnexpectedEOF.
+	ErrTruncated error = &sentinel{"connection cut", io.ErrUnexpectedEOF}
+	// ErrMultiClient: the call is for one client; use Server.Connections.
+	ErrMultiClient error = &sentinel{"server has many clients: use its Connections", nil}
+)
+
+// A sentinel is one decision of this package and the error of the standard
+// library that says the same.
+type sentinel struct {
+	text string
+	also error
+}
+
+func (s *sentinel) Error() string { return errorPrefix + s.text }
+func (s *sentinel) Unwrap() error { return s.also }
+
+// SizeError says that a message's data is larger than the peer accepts. Both
+// numbers are in bytes. It matches ErrTooLarge; the connection goes on.
+type SizeError struct{ Size, Limit int }
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("gipc: message too large: %d bytes, and the peer accepts %d: split it, or raise MaxMsgSize there", e.Size, e.Limit)
+}
+
+// Is reports whether target is ErrTooLarge.
+func (e *SizeError) Is(target error) bool { return target == ErrTooLarge }
+
+// ClientError says which client of a server an error is about.
+type ClientError struct {
+	Server *Server // the serving end of that client
+	Err    error
+}
+
+func (e *ClientError) Error() string {
+	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), bare(e.Err))
+}
+
+// Unwrap returns Err.
+func (e *ClientError) Unwrap() error { return e.Err }
+
+// failure is a sentinel with what happened and why.
+type failure struct {
+	kind  error // a sentinel
+	cause error // may be nil
+	text  string
+}
+
+// fail wraps kind with a text and a cause that may be nil. The prefix stands
+// once in the result, however deep causes are nested.
+func fail(kind, cause error, format string, args ...any) error {
+	return &failure{kind, cause, fmt.Sprintf(format, args...)}
+}
+
+func (f *failure) Error() string {
+	parts := []string{f.kind.Error()}
+	if f.text != "" {
+		parts = append(parts, f.text)
+	}
+	if f.cause != nil {
+		parts = append(parts, bare(f.cause))
+	}
+	return strings.Join(parts, ": ")
+}
+
+func (f *failure) Unwrap() []error {
+	if f.cause == nil {
+		return []error{f.kind}
+	}
+	return []error{f.kind, f.cause}
+}
+
+// bare is the text of err without the package's prefix.
+func bare(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }

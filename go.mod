@@ -1,0 +1,3 @@
+module example.com/gipc
+
+go 1.25

@@ -1,0 +1,66 @@
+// What an end of a connection is doing, and the message that tells a reader.
+
+package gipc
+
+// Status is what an end of a connection is doing.
+type Status int
+
+// The statuses, with the numbers and strings that earlier libraries of this kind use.
+const (
+	NotConnected Status = iota // before the start
+	Listening                  // server: no client has come yet
+	Connecting                 // client: before the first connection
+	Connected                  // messages flow
+	ReConnecting               // client: the connection was lost, and is sought again
+	Closed                     // after Close, for ever
+	Closing                    // Close has begun and is not done
+	Error                      // server: it cannot accept any more, for ever
+	Timeout                    // client: no connection within Timeout, for ever
+	Disconnected               // server: the client is gone
+)
+
+var statusNames = [...]string{"Not Connected", "Listening", "Connecting", "Connected", "Reconnecting",
+	"Closed", "Closing", "Error", "Timeout", "Disconnected"}
+
+// String returns the status as a word. It is total: a number that is no status
+// is "Unknown".
+func (s Status) String() string {
+	if s < 0 || int(s) >= len(statusNames) {
+		return "Unknown"
+	}
+	return statusNames[s]
+}
+
+// transitions has, for each status, a bit for each one that may follow. An end
+// changes its status nowhere but through mayBecome, so that what has ended
+// stays ended whoever comes late.
+var transitions = [...]uint16{
+	NotConnected: 1<<Listening | 1<<Connecting | 1<<Connected | 1<<Closing,
+	Listening:    1<<Connected | 1<<Closing | 1<<Error,
+	Connecting:   1<<Connected | 1<<Closing | 1<<Timeout | 1<<Error,
+	Connected:    1<<ReConnecting | 1<<Disconnected | 1<<Closing,
+	ReConnecting: 1<<Connected | 1<<Closing | 1<<Timeout,
+	Closed:       0,
+	Closing:      1 << Closed,
+	Error:        1 << Closing,
+	Timeout:      1 << Closing,
+	Disconnected: 1<<Connected | 1<<Closing | 1<<Error,
+}
+
+func (s Status) mayBecome(next Status) bool { return transitions[s]&(1<<next) != 0 }
+
+// Message is what Read returns: a message of the peer, or, with MsgType -1, a
+// change of this end's status at the place in the stream where it happened.
+type Message struct {
+	Err     error  // of an internal message: why the connection was lost; nil after the peer's goodbye
+	MsgType int    // 1 to 2147483647 are the peer's; -1 is internal; 0 is reserved
+	Data    []byte // yours to keep; from ReadInto: until the next ReadInto with the same Message
+	Status  string // with MsgType -1: the status, as Status.String gives it
+}
+
+// TimeoutMessage is what ReadTimed returns when its time has passed. Compare
+// the pointer; the library never reads what it points to.
+var TimeoutMessage = &Message{MsgType: -1, Err: ErrTimeout}
+
+// internalType is the MsgType of a message that tells of a change of status.
+const internalType = -1
