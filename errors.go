@@ -3,6 +3,7 @@
 package gipc
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -116,3 +117,12 @@ func (f *failure) Unwrap() []error {
 
 // bare is the text of err without the package's prefix.
 func bare(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
+
+// contextError says that a call ended since its context did.
+func contextError(call string, ctx context.Context) error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); cause != err {
+		return fmt.Errorf("gipc: %s: %w: %w", call, err, cause)
+	}
+	return fmt.Errorf("gipc: %s: %w", call, err)
+}

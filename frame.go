@@ -32,6 +32,8 @@ const (
 	kindPong    = 2
 	kindGoodbye = 3
 	kindAnswer  = 4
+	byeUser     = 0 // what a goodbye says
+	byeShutdown = 1
 	firstFatal  = 16 // an unknown kind from here on must not be ignored
 )
 

@@ -1,1 +1,194 @@
+// The key schedule of version 3, and the cipher state of one direction of a
+// connection. Bytes in, bytes out; approved cryptography only.
+
 package gipc
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha512"
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+)
+
+const (
+	hashLen     = 48 // SHA-384: transcript, secrets, confirmations; also the x-coordinate of a P-384 point
+	pointLen    = 97 // an uncompressed P-384 point: SEC 1, 2.3.3
+	frameKeyLen = 32 // AES-256
+
+	rekeyAfter = 1 << 32            // bytes under one key, far below what random nonces bear: SP 800-38D, 8.3
+	goodbyeSeq = math.MaxUint64 - 1 // the last number, kept for the goodbye
+)
+
+// newKey makes the P-384 key of one side for one connection.
+func newKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }
+
+// kdf is HKDF over SHA-384 (RFC 5869). It gathers the errors, which only a
+// cryptographic module that refuses an input could cause, so that the schedule
+// reads as it stands in the spec. Ask done before using a result.
+type kdf struct{ err error }
+
+func (k *kdf) extract(salt, ikm []byte) []byte {
+	prk, err := hkdf.Extract(sha512.New384, ikm, salt)
+	k.err = errors.Join(k.err, err)
+	return prk
+}
+
+func (k *kdf) expand(prk []byte, info string, n int) []byte {
+	okm, err := hkdf.Expand(sha512.New384, prk, info, n)
+	k.err = errors.Join(k.err, err)
+	return okm
+}
+
+// aead is AES-256-GCM under the frame key of a traffic secret, with a random
+// nonce in front of each ciphertext (SP 800-38D, 8.2.2).
+func (k *kdf) aead(trafficSecret []byte) cipher.AEAD {
+	block, err := aes.NewCipher(k.expand(trafficSecret, "gipc/3 key", frameKeyLen))
+	if err != nil {
+		k.err = errors.Join(k.err, err)
+		return nil
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	k.err = errors.Join(k.err, err)
+	return aead
+}
+
+func (k *kdf) done() error {
+	if k.err == nil {
+		return nil
+	}
+	return fail(ErrConfig, k.err, "the cryptography of this process refuses the key schedule")
+}
+
+// mac is HMAC-SHA-384 (RFC 2104).
+func mac(key, data []byte) []byte {
+	h := hmac.New(sha512.New384, key)
+	h.Write(data)
+	return h.Sum(nil)
+}
+
+// keys are what one handshake agrees on.
+type keys struct {
+	th                           []byte // hash of the transcript
+	clientConfirm, serverConfirm []byte // ck, sk
+	clientTraffic, serverTraffic []byte // cs, ss
+}
+
+// transcript is TH: it binds the keys to the name and to every byte of both
+// hellos, so a side that saw another byte agrees on nothing.
+func transcript(name string, serverHello, clientHello []byte) []byte {
+	t := binary.BigEndian.AppendUint16([]byte("gipc/3"), uint16(len(name)))
+	t = append(t, name...)
+	t = append(t, serverHello...)
+	t = append(t, clientHello...) // up to the confirmation
+	th := sha512.Sum384(t)
+	return th[:]
+}
+
+// newKeys is the key schedule. psk is empty without a secret; z is the
+// x-coordinate of the shared point, 48 bytes.
+func newKeys(psk, z, th []byte) (*keys, error) {
+	if len(psk) == 0 {
+		psk = make([]byte, hashLen)
+	}
+	var h kdf
+	early := h.extract(make([]byte, hashLen), psk)
+	master := h.extract(h.expand(early, "gipc/3 derived", hashLen), z)
+	k := &keys{
+		th:            th,
+		clientConfirm: h.expand(master, "gipc/3 client confirm"+string(th), hashLen),
+		serverConfirm: h.expand(master, "gipc/3 server confirm"+string(th), hashLen),
+		clientTraffic: h.expand(master, "gipc/3 client traffic"+string(th), hashLen),
+		serverTraffic: h.expand(master, "gipc/3 server traffic"+string(th), hashLen),
+	}
+	return k, h.done()
+}
+
+func (k *keys) clientConfirmation() []byte { return mac(k.clientConfirm, k.th) }
+
+func (k *keys) serverConfirmation(clientConfirmation []byte) []byte {
+	return mac(k.serverConfirm, slices.Concat(k.th, clientConfirmation))
+}
+
+// states are the two directions, named by who sends.
+func (k *keys) states() (client, server *cipherState, err error) {
+	client, cerr := newCipherState(k.clientTraffic)
+	server, serr := newCipherState(k.serverTraffic)
+	return client, server, errors.Join(cerr, serr)
+}
+
+// cipherState is one direction. It is not safe for concurrent use, and after an
+// error the connection must end.
+type cipherState struct {
+	aead    cipher.AEAD
+	secret  []byte  // the traffic secret
+	seq     uint64  // number of the next frame
+	ad      [8]byte // seq as the frame's additional data
+	sum     uint64  // of the length fields under this key
+	rekeyAt uint64  // the sum that ends a key
+	rekeys  uint64
+}
+
+// newCipherState starts a direction. It keeps trafficSecret.
+func newCipherState(trafficSecret []byte) (*cipherState, error) {
+	var h kdf
+	c := &cipherState{aead: h.aead(trafficSecret), secret: trafficSecret, rekeyAt: rekeyAfter}
+	return c, h.done()
+}
+
+// exhausted reports whether no number is left for anything but the goodbye.
+func (c *cipherState) exhausted() bool { return c.seq >= goodbyeSeq }
+
+// seal appends nonce, ciphertext and tag of plaintext, 28 bytes more than it
+// has, and does not allocate where dst has room. plaintext must not overlap the
+// free part of dst. On an error the result is nil.
+func (c *cipherState) seal(dst, plaintext []byte) ([]byte, error) {
+	if c.seq > goodbyeSeq {
+		return nil, fail(ErrClosed, nil, "every sequence number of this connection is used")
+	}
+	binary.BigEndian.PutUint64(c.ad[:], c.seq)
+	dst = c.aead.Seal(dst, nil, plaintext, c.ad[:])
+	if err := c.advance(len(plaintext) + sealGrowth); err != nil {
+		return nil, err
+	}
+	return dst, nil
+}
+
+// open appends the plaintext of what seal made, and does not allocate where dst
+// has room. On an error, ErrNotAuthentic for a frame that does not verify, the
+// result is nil and no plaintext is left in dst.
+func (c *cipherState) open(dst, sealed []byte) ([]byte, error) {
+	if c.seq > goodbyeSeq {
+		return nil, fail(ErrNotAuthentic, nil, "a frame behind the last sequence number")
+	}
+	binary.BigEndian.PutUint64(c.ad[:], c.seq)
+	dst, err := c.aead.Open(dst, nil, sealed, c.ad[:])
+	if err != nil {
+		return nil, fail(ErrNotAuthentic, nil, "frame %d of its direction does not verify", c.seq)
+	}
+	if err := c.advance(len(sealed)); err != nil {
+		return nil, err
+	}
+	return dst, nil
+}
+
+// advance counts a frame whose length field said n, and changes the key when
+// it is due. Numbers run on.
+func (c *cipherState) advance(n int) error {
+	c.seq++
+	if c.sum += uint64(n); c.sum < c.rekeyAt {
+		return nil
+	}
+	var h kdf
+	c.secret = h.expand(c.secret, "gipc/3 update", hashLen)
+	c.aead = h.aead(c.secret)
+	c.sum = 0
+	c.rekeys++
+	return h.done()
+}

@@ -1,0 +1,59 @@
+// Memory that connections borrow while they have something to hold.
+
+package gipc
+
+import (
+	"math/bits"
+	"sync"
+)
+
+// A buffer is lent by a bufferPool. The struct saves an allocation each time
+// that the slice goes back.
+type buffer struct{ b []byte }
+
+const (
+	smallestClass = 12 // 4 KiB
+	largestClass  = 26 // 64 MiB; what is larger is made to measure and not kept
+)
+
+// A bufferPool lends buffers in sizes of powers of two. The clients of one
+// server share one, so that an idle connection holds none. It is safe for
+// concurrent use.
+type bufferPool struct {
+	classes [largestClass - smallestClass + 1]sync.Pool
+}
+
+// get returns an empty buffer with room for n bytes.
+func (p *bufferPool) get(n int) *buffer {
+	class := max(bits.Len(uint(n-1)), smallestClass)
+	if class > largestClass {
+		return &buffer{make([]byte, 0, n)}
+	}
+	if b, _ := p.classes[class-smallestClass].Get().(*buffer); b != nil {
+		return b
+	}
+	return &buffer{make([]byte, 0, 1<<class)}
+}
+
+// put takes b back; its caller must not touch it any more.
+func (p *bufferPool) put(b *buffer) {
+	b.b = b.b[:0]
+	if class := bits.Len(uint(cap(b.b) - 1)); class <= largestClass {
+		p.classes[class-smallestClass].Put(b)
+	}
+}
+
+// grow returns a buffer with the bytes of b, which may be nil, and room for n
+// bytes in all; b goes back where it is too small.
+func (p *bufferPool) grow(b *buffer, n int) *buffer {
+	if b == nil {
+		return p.get(n)
+	}
+	if cap(b.b) >= n {
+		return b
+	}
+	larger := p.get(n)
+	larger.b = append(larger.b, b.b...)
+	p.put(b)
+	return larger
+}

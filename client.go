@@ -1,0 +1,203 @@
+// The end that dials: the first connection and every later one come from the
+// same loop.
+
+package gipc
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+)
+
+const (
+	helloTime  = 10 * time.Second // for each message of a handshake
+	firstPause = time.Millisecond // before the second try
+)
+
+// Client is the end of a connection that dials. It redials by itself after
+// every loss. Its methods are safe for concurrent use.
+type Client struct {
+	end
+	// The dial loop's:
+	pause time.Duration // before the next try
+	made  uint64        // connections
+}
+
+// StartClient connects to a server and returns when messages can flow. It tries
+// again, at growing intervals up to RetryTimer, for Timeout or, where that is 0,
+// for ever; see [StartClientContext] for a way out.
+//
+// On an error the client is nil and nothing is left behind. What cannot succeed
+// ends at once: ErrConfig, ErrVersion, ErrEncryption, ErrSecret (also for
+// another name), ErrUntrustedServer, and ErrRefused by the server's Authorize.
+// ErrTimeout wraps the cause of the last failure.
+func StartClient(config *ClientConfig) (*Client, error) {
+	return StartClientContext(context.Background(), config)
+}
+
+// StartClientContext is StartClient until ctx ends. ctx governs connecting
+// alone: the client that is returned outlives it.
+func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, error) {
+	set, err := config.settings()
+	if err != nil {
+		return nil, err
+	}
+	c := new(Client)
+	c.init(set, new(bufferPool), ReConnecting)
+	c.redial = c.reconnect
+	c.mu.Lock()
+	c.sayLocked(Connecting, nil)
+	c.mu.Unlock()
+	if err := c.connect(ctx, true); err != nil {
+		c.quit()
+		c.hurry()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close is Shutdown with 5 seconds. Unlike that of net.Conn it is graceful: it
+// returns nil when the peer has received every message that was written since
+// the last Connected. Reads in progress end at once, with the complete messages
+// that this process holds, one message Closed, and then ErrClosed. A second
+// call waits for the first and returns nil.
+func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
+
+// Shutdown closes the client as Close does, for as long as ctx allows, and at
+// most 5 seconds where ctx has no deadline. With a context that has ended it
+// cuts the connection at once. An error says that the peer may not have
+// received everything; the client is closed all the same.
+func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, byeUser) }
+
+// reconnect seeks the connection that follows l.
+func (c *Client) reconnect(l *link) {
+	defer c.wg.Done()
+	if time.Since(l.born) > c.set.retry {
+		c.pause = 0
+	}
+	if err := c.connect(c.life, false); err != nil && c.life.Err() == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.sayLocked(Timeout, err) {
+			c.finishLocked(err)
+		}
+		c.log.Error("gave up", "name", c.set.name, "err", err)
+	}
+}
+
+// connect tries until there is a connection, or no hope, or no time.
+func (c *Client) connect(ctx context.Context, first bool) error {
+	timeout := c.set.timeout
+	limited := ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	var last error
+	for {
+		if c.pause > 0 {
+			t := time.NewTimer(c.pause/2 + rand.N(c.pause/2+1))
+			select {
+			case <-t.C:
+			case <-limited.Done():
+				t.Stop()
+			}
+		}
+		c.pause = min(max(2*c.pause, firstPause), c.set.retry)
+		if limited.Err() == nil {
+			l, err := c.dial(limited)
+			if err == nil {
+				if c.attach(l) {
+					return nil
+				}
+				l.conn.Close()
+				return ErrClosed
+			}
+			if limited.Err() == nil || last == nil {
+				last = err
+			}
+			if hopeless(err) {
+				if first {
+					return err
+				}
+				c.log.Warn("the server refuses; trying on", "name", c.set.name, "err", err)
+			} else {
+				c.log.Debug("not connected", "name", c.set.name, "err", err)
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return fail(contextError("connect", ctx), last, "")
+		case limited.Err() != nil:
+			return fail(ErrTimeout, last, "no connection within %v", timeout)
+		}
+	}
+}
+
+// hopeless says whether another try with the same configuration ends the same way.
+func hopeless(err error) bool {
+	for _, kind := range []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	reason, _ := refusalReason(err)
+	return reason == reasonUnauthorised
+}
+
+// dial makes one connection.
+func (c *Client) dial(ctx context.Context) (*link, error) {
+	conn, err := c.set.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The context sets its end first and the deadline then; here the deadline
+	// comes first.
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(past) })()
+	var s *session
+	conn.SetDeadline(time.Now().Add(helloTime))
+	if err = ctx.Err(); err == nil {
+		var hello *clientState
+		if hello, err = clientHello(conn, c.set.terms(), newKey); err == nil {
+			conn.SetDeadline(time.Now().Add(helloTime))
+			if err = ctx.Err(); err == nil {
+				s, err = hello.finish()
+			}
+		}
+	}
+	if err == nil {
+		conn.SetDeadline(time.Time{})
+		if err = ctx.Err(); err == nil {
+			c.made++
+			return c.newLink(conn, s, c.made), nil
+		}
+	}
+	where := conn.RemoteAddr()
+	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
+		closeSlowly(conn, time.Now().Add(drainTime)) // the server has yet to read why
+	}
+	conn.Close()
+	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fail(ErrTimeout, err, "the server at %v accepted and then said nothing for %v: it is busy, or speaks something else", where, helloTime)
+	}
+	return nil, err
+}
+
+// newLink is the connection that a handshake has agreed on.
+func (e *end) newLink(conn net.Conn, s *session, id uint64) *link {
+	l := &link{conn: conn, raw: rawConn(conn), peer: peerOf(conn), id: id, version: s.version, limit: e.set.limit,
+		busy: e.set.busyPoll, born: time.Now(), pool: e.pool, cipher: s.in, leave: &e.leave, heartbeat: e.set.heartbeatFor(conn)}
+	if len(s.rest) > 0 {
+		l.in = e.pool.get(len(s.rest))
+		l.in.b = append(l.in.b, s.rest...)
+	}
+	l.init()
+	l.send = sender{limit: s.limit, pool: e.pool, wg: &e.wg, cipher: s.out}
+	l.send.init(conn, l.raw, func() { e.stalled(l) })
+	l.send.broke = func(err error) { e.doom(l, err, drainTime) }
+	return l
+}

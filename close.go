@@ -1,0 +1,240 @@
+// How connections end: the goodbye and its answer, the loss that a heartbeat
+// finds, and the last moments of a socket.
+
+package gipc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// shutdown ends this end for good: readers at once, the connection with a
+// goodbye whose answer it awaits until ctx ends.
+func (e *end) shutdown(ctx context.Context, code byte) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, closeTime)
+		defer cancel()
+	}
+	e.mu.Lock()
+	if e.leave.Swap(true) {
+		e.mu.Unlock()
+		<-e.closed
+		return nil
+	}
+	e.setLocked(Closing)
+	e.quit()
+	if l := e.link; e.role == reading || e.role == watched {
+		e.mu.Unlock()
+		l.interrupt()
+		<-e.yield
+		e.mu.Lock()
+	}
+	e.role = closing
+	l, err := e.link, e.cause
+	if l != nil {
+		if l.beat != nil {
+			l.beat.Stop()
+		}
+		for { // what this process holds is its application's
+			m := new(Message)
+			if ok, _ := l.next(&call{}, m); !ok {
+				break
+			}
+			e.pushLocked(m)
+		}
+	}
+	if e.err == nil {
+		e.pushLocked(&Message{MsgType: internalType, Status: Closed.String()})
+		e.finishLocked(ErrClosed)
+	}
+	if e.pause != nil {
+		e.pause.Stop()
+	}
+	e.mu.Unlock()
+
+	defer context.AfterFunc(ctx, e.hurry)()
+	if l != nil {
+		err = l.farewell(ctx, code)
+		if ctx.Err() != nil {
+			l.conn.Close()
+		}
+		e.lost.Add(l.hangUp())
+	}
+	e.wg.Wait()
+	e.hurry()
+	e.mu.Lock()
+	if l != nil {
+		e.totals.add(l.stats())
+		e.link = nil
+		e.cur.Store(nil)
+	}
+	e.setLocked(Closed)
+	e.mu.Unlock()
+	close(e.closed)
+	if n := e.lost.Swap(0); err == nil && n > 0 {
+		err = fail(ErrNotConnected, nil, "%d queued messages were lost with an earlier connection", n)
+	}
+	e.log.Info("closed", "name", e.set.name, "err", err)
+	return err
+}
+
+// farewell says goodbye and reads on until the peer's answer says what became
+// of the messages. The caller holds the role.
+func (l *link) farewell(ctx context.Context, code byte) error {
+	if ctx.Err() != nil {
+		return contextError("close", ctx)
+	}
+	cut := time.Now().Add(cutGrace)
+	l.send.cutAt.Store(cut.UnixNano())
+	l.conn.SetWriteDeadline(cut)
+	l.send.say(ErrClosed, [2]byte{kindGoodbye, code})
+	l.asked, l.leave = true, new(atomic.Bool)
+	var m Message
+	var held byte // of the peer's messages that arrived too late: 0 none, 1 some are discarded
+	c := call{ctx: ctx, reuse: true}
+	defer func() {
+		if c.stop != nil {
+			c.stop()
+		}
+	}()
+	for answer := false; ; {
+		ok, err := l.next(&c, &m)
+		switch {
+		case err != nil:
+			return l.undelivered(err)
+		case ok:
+			held = 1
+		case l.goodbye && !answer:
+			answer = true
+			l.send.say(ErrClosed, [2]byte{kindAnswer, held})
+		case l.answered:
+			l.send.drain(ctx)
+			if l.answer != 0 {
+				return fail(ErrNotConnected, nil, "the peer was closing too and discarded messages")
+			}
+			return nil
+		default:
+			if out, err := l.fill(&c); out != proceed {
+				return l.undelivered(err)
+			}
+		}
+	}
+}
+
+// undelivered is what Close returns when the peer has not answered.
+func (l *link) undelivered(err error) error {
+	if errors.Is(err, ErrTruncated) && l.stats().Sent == 0 {
+		return nil // nothing was under way
+	}
+	return fail(ErrNotConnected, err, "the peer has not said that it received everything")
+}
+
+// part ends a connection that is over. After the peer's goodbye it first sends
+// everything that was accepted for sending.
+func (e *end) part(l *link) {
+	defer e.wg.Done()
+	defer context.AfterFunc(e.cut, func() { l.conn.Close() })()
+	if l.goodbye {
+		ctx, cancel := context.WithTimeout(e.cut, closeTime)
+		defer cancel()
+		l.send.drain(ctx)
+	}
+	e.lost.Add(l.hangUp())
+}
+
+// hangUp closes the socket so that the peer gets what was written. It returns
+// how many messages of Queue were not.
+func (l *link) hangUp() (lost int64) {
+	until := time.Now().Add(drainTime)
+	l.send.cutAt.Store(until.UnixNano())
+	l.conn.SetWriteDeadline(until)
+	late := time.NewTimer(drainTime)
+	defer late.Stop()
+	select {
+	case l.send.turn <- struct{}{}: // the rest of a frame that was begun is out
+	case <-late.C:
+	}
+	lost = l.send.bury()
+	closeSlowly(l.conn, until)
+	if l.in != nil {
+		l.pool.put(l.in)
+		l.in = nil
+	}
+	return lost
+}
+
+// closeSlowly ends the sending half and reads until the peer has ended its own,
+// for closing with unread input would take from the peer what was sent to it.
+func closeSlowly(conn net.Conn, until time.Time) {
+	defer conn.Close()
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	var b [512]byte
+	for {
+		conn.SetReadDeadline(until)
+		_, err := conn.Read(b[:])
+		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(until)) {
+			return
+		}
+	}
+}
+
+// beatLocked has tick look at l after d.
+func (e *end) beatLocked(l *link, d time.Duration) {
+	if l.version == 2 {
+		return
+	}
+	if l.beat == nil {
+		l.beat = time.AfterFunc(d, func() { e.tick(l) })
+	} else {
+		l.beat.Reset(d)
+	}
+}
+
+// tick pings where it has been quiet, and finds that the peer is lost when
+// nothing has come for two intervals. A side whose queue is full cannot tell
+// and judges nobody: it pings, so that the peer sees it live, and so that a
+// peer that is gone shows in the write that fails.
+func (e *end) tick(l *link) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.link != l || e.leave.Load() {
+		return
+	}
+	switch interval := l.heartbeat; {
+	case e.role == stopped:
+		l.send.owe(nil)
+		e.beatLocked(l, fullPing)
+	case interval == 0:
+	case e.role == free: // nobody has looked
+		e.watchLocked()
+		e.beatLocked(l, interval)
+	default:
+		idle := time.Since(l.born) - time.Duration(l.heard.Load())
+		switch {
+		case idle >= 2*interval:
+			l.fate.CompareAndSwap(nil, &fate{fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond)), time.Now()})
+			l.interrupt()
+		case idle >= interval:
+			l.send.owe(nil)
+			e.beatLocked(l, 2*interval-idle)
+		default:
+			e.beatLocked(l, interval-idle)
+		}
+	}
+}
+
+// heardLocked starts the time without a sign of the peer anew: until now nobody
+// listened.
+func (e *end) heardLocked() {
+	if l := e.link; l != nil {
+		l.heard.Store(int64(time.Since(l.born)))
+	}
+}

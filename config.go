@@ -1,0 +1,296 @@
+// Both configurations: their fields, defaults and checks, and the environment.
+
+package gipc
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Encryption says whether a connection is encrypted.
+type Encryption int
+
+const (
+	EncryptionOn  Encryption = iota // the default: a peer that does not encrypt is refused
+	EncryptionOff                   // a server speaks plaintext; a client does what its server does
+)
+
+// Wire is a version of the protocol.
+type Wire int
+
+const (
+	WireV3 Wire = iota // the default: this library's own
+	WireV2             // what earlier libraries speak: it authenticates nobody and permits replay
+)
+
+// ServerConfig says what StartServer serves, and to whom. It is copied before
+// use, the Secret's bytes included. A field that cannot be used is ErrConfig.
+type ServerConfig struct {
+	// Name is the connection's name, the same on both sides. Required: 1 to 255
+	// bytes of UTF-8, without '/', '\' and NUL, and neither "." nor "..".
+	Name string
+	// Network is "unix" or "tcp". Default "": unix, or tcp in a build with -tags network.
+	Network string
+	// Address is the socket's path, or host:port. Default "": /tmp/NAME.sock, with
+	// GIPC_SOCKET_DIR for the directory (Windows: os.TempDir), or GIPC_NETWORK_HOST
+	// (127.0.0.1) and GIPC_NETWORK_PORT (8100). It wins over the environment. Beyond
+	// loopback a Secret or an Authorize is required.
+	Address string
+	// Encryption is on by default. EncryptionOff serves in plaintext.
+	Encryption Encryption
+	// Secret is shared with the clients, 32 random bytes or more: each side proves
+	// that it holds it. Default nil: nobody is authenticated.
+	Secret []byte
+	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
+	// Default 0: 3145728.
+	MaxMsgSize int
+	// UnmaskPermissions lets every local user connect to the socket (mode 0777).
+	// Default false: its owner alone (mode 0600). It means nothing on TCP and on Windows.
+	UnmaskPermissions bool
+	// MultiClient serves many clients, through Server.Connections. Default false:
+	// one, and a second one is refused while it is connected.
+	MultiClient bool
+	// MaxClients is how many clients a MultiClient server serves at once. Default 0: no limit.
+	MaxClients int
+	// Authorize is called when a client connects, before the handshake; an error
+	// refuses it. It may run concurrently, and is not interrupted. Default nil:
+	// everybody who can connect and holds the Secret is served.
+	Authorize func(Peer) error
+	// Heartbeat is how long nothing need come from a client before it is pinged;
+	// after twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
+	// TCP, none elsewhere.
+	Heartbeat time.Duration
+	// BusyPoll is how long a reader polls the socket before it sleeps: lower
+	// latency for processor time. Default 0: it sleeps at once.
+	BusyPoll time.Duration
+	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for peers
+	// that exist, and not possible together with a Secret.
+	Wire Wire
+	// Listener is used instead of Network and Address. Close closes it, and leaves
+	// the file of a unix socket in place. Default nil.
+	Listener net.Listener
+	// Logger receives what the server does and refuses, never a payload or a key.
+	// Default nil: silence, unless GIPC_DEBUG names a level; then standard error.
+	Logger *slog.Logger
+}
+
+// ClientConfig says where StartClient connects to, and how. It is copied before
+// use, the Secret's bytes included. A field that cannot be used is ErrConfig.
+type ClientConfig struct {
+	// Name is the connection's name, the same on both sides. Required: 1 to 255
+	// bytes of UTF-8, without '/', '\' and NUL, and neither "." nor "..".
+	Name string
+	// Network is "unix" or "tcp". Default "": unix, or tcp in a build with -tags network.
+	Network string
+	// Address is the server's, as in ServerConfig. Default "": derived in the same way.
+	Address string
+	// Encryption is on by default: a server without it is refused. EncryptionOff
+	// does what the server does.
+	Encryption Encryption
+	// Secret is shared with the server, 32 random bytes or more: each side proves
+	// that it holds it. Default nil: the server is not authenticated, but see AllowAnyUser.
+	Secret []byte
+	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
+	// Default 0: 3145728.
+	MaxMsgSize int
+	// Heartbeat is how long nothing need come from the server before it is pinged;
+	// after twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
+	// TCP, none elsewhere.
+	Heartbeat time.Duration
+	// BusyPoll is how long a reader polls the socket before it sleeps: lower
+	// latency for processor time. Default 0: it sleeps at once.
+	BusyPoll time.Duration
+	// Logger receives what the client does, never a payload or a key. Default nil:
+	// silence, unless GIPC_DEBUG names a level; then standard error.
+	Logger *slog.Logger
+	// Timeout is how long to try to connect, and to reconnect, before giving up.
+	// Default 0: for ever.
+	Timeout time.Duration
+	// RetryTimer is the longest pause between two tries; the first try is at once,
+	// then come 1 ms, doubling, jittered. Default 0: 1 s.
+	RetryTimer time.Duration
+	// AllowAnyUser accepts a server on a unix socket that runs as another user than
+	// ours or root. Default false: such a server needs a Secret. It means nothing
+	// on TCP, on Windows and with Dial.
+	AllowAnyUser bool
+	// AllowWireV2 goes on with a server that speaks version 2; who can change what
+	// is on the wire then chooses the version. Not possible together with a Secret. Default false.
+	AllowWireV2 bool
+	// Dial is used instead of Network and Address, one call at a time. Default nil.
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+// Peer is who is at the other end, as far as the kernel tells: on Linux, over a
+// unix socket, who called connect or listen there. Trust UID and GID; a PID is
+// for logs, since it may have been given to another process by now.
+type Peer struct {
+	UID, GID, PID int      // -1 where not Known, never 0 by accident
+	Known         bool     // the kernel vouches for UID, GID and PID
+	Addr          net.Addr // the address at the other end
+}
+
+// settings is a checked copy of a config with every default filled in: all
+// that the ends work from. Nothing changes it afterwards.
+type settings struct {
+	name, network, address string // the address in full
+	encrypt                bool
+	secret                 []byte // nil: none
+	limit                  int
+	heartbeat              time.Duration // as configured; ask heartbeatFor
+	busyPoll               time.Duration
+	log                    *slog.Logger // never nil
+
+	unmask, multi bool // server
+	maxClients    int
+	authorize     func(Peer) error
+	wire          Wire
+	listener      net.Listener
+
+	timeout, retry   time.Duration // client
+	anyUser, allowV2 bool
+	dial             func(context.Context) (net.Conn, error)
+}
+
+const (
+	defaultHeartbeat = 15 * time.Second // on TCP
+	minHeartbeat     = time.Second
+	defaultRetry     = time.Second
+	minSecret        = 32 // bytes
+	maxName          = 255
+)
+
+func (c *ServerConfig) settings() (*settings, error) {
+	if c == nil {
+		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
+	}
+	s := &settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
+		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
+		wire: c.Wire, listener: c.Listener}
+	switch {
+	case c.MaxClients < 0:
+		return nil, badField("MaxClients", c.MaxClients, "0 is no limit, else give a positive number")
+	case c.MaxClients > 0 && !c.MultiClient:
+		return nil, badField("MaxClients", c.MaxClients, "it needs MultiClient; without it one client is served")
+	case c.Wire != WireV3 && c.Wire != WireV2:
+		return nil, badField("Wire", int(c.Wire), "use WireV3 or WireV2")
+	case c.Wire == WireV2 && c.Secret != nil:
+		return nil, fail(ErrConfig, nil, "Wire is WireV2 and Secret is set: version 2 cannot prove a secret, so drop one of them")
+	}
+	return s.complete(c.Encryption)
+}
+
+func (c *ClientConfig) settings() (*settings, error) {
+	if c == nil {
+		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
+	}
+	s := &settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
+		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, allowV2: c.AllowWireV2, dial: c.Dial}
+	switch {
+	case c.Timeout < 0:
+		return nil, badField("Timeout", c.Timeout, "0 is for ever, else give a positive time")
+	case c.RetryTimer < 0:
+		return nil, badField("RetryTimer", c.RetryTimer, "0 is 1 s, else give a positive time")
+	case c.AllowWireV2 && c.Secret != nil:
+		return nil, fail(ErrConfig, nil, "AllowWireV2 and Secret are both set: version 2 cannot prove a secret, so drop one of them")
+	}
+	if s.retry == 0 {
+		s.retry = defaultRetry
+	}
+	return s.complete(c.Encryption)
+}
+
+// complete checks and fills in what both configs have.
+func (s *settings) complete(e Encryption) (*settings, error) {
+	s.encrypt = e == EncryptionOn
+	if s.limit == 0 {
+		s.limit = defaultMsgSize
+	}
+	switch n := len(s.secret); {
+	case s.name == "" || len(s.name) > maxName || !utf8.ValidString(s.name) ||
+		strings.ContainsAny(s.name, "/\\\x00") || s.name == "." || s.name == "..":
+		return nil, fail(ErrConfig, nil, "Name is %q: give 1 to %d bytes of UTF-8 without slash, backslash and NUL, and not \".\" or \"..\"", s.name, maxName)
+	case e != EncryptionOn && e != EncryptionOff:
+		return nil, badField("Encryption", int(e), "use EncryptionOn or EncryptionOff")
+	case s.secret != nil && n < minSecret:
+		return nil, fail(ErrConfig, nil, "Secret has %d bytes: give %d random bytes or more, or nil for none", n, minSecret)
+	case s.secret != nil && bytes.Count(s.secret, []byte{0}) == n:
+		return nil, fail(ErrConfig, nil, "Secret has nothing but zeros: give %d random bytes or more, or nil for none", minSecret)
+	case s.secret != nil && !s.encrypt:
+		return nil, fail(ErrConfig, nil, "Secret is set and Encryption is EncryptionOff: plaintext cannot prove a secret, so drop one of them")
+	case s.limit < minMsgSize || s.limit > maxMsgSize:
+		return nil, badField("MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes")
+	case s.heartbeat > 0 && s.heartbeat < minHeartbeat:
+		return nil, badField("Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none")
+	case s.busyPoll < 0:
+		return nil, badField("BusyPoll", s.busyPoll, "0 is off, else give a positive time")
+	}
+	if s.network == "" {
+		s.network = defaultNetwork
+	}
+	if s.log == nil {
+		s.log = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
+	}
+	var err error
+	switch {
+	case s.network != "unix" && s.network != "tcp":
+		return nil, badField("Network", s.network, `use "unix" or "tcp"`)
+	case s.listener != nil:
+		a := s.listener.Addr()
+		s.network, s.address = a.Network(), a.String()
+	case s.dial != nil:
+		s.network, s.address = "dial", "(the config's Dial)"
+	case s.network == "tcp":
+		s.address, err = tcpAddress(s.address)
+	default:
+		s.address, err = socketPath(s.name, s.address)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// badField is ErrConfig for a field's value; never for a Secret.
+func badField(name string, value any, advice string) error {
+	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
+}
+
+// heartbeatFor is the idle time before a ping on this connection; 0 is none.
+// What Dial and Listener bring is known only when it is there.
+func (s *settings) heartbeatFor(c net.Conn) time.Duration {
+	if a := c.RemoteAddr(); s.heartbeat == 0 && a != nil && strings.HasPrefix(a.Network(), "tcp") {
+		return defaultHeartbeat
+	}
+	return max(s.heartbeat, 0)
+}
+
+// debugLogger is the logger that GIPC_DEBUG asks for. A word that it does not
+// know is told once, since its author expects to see something.
+func debugLogger(word string, w io.Writer) *slog.Logger {
+	at := func(level slog.Level) *slog.Logger {
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	switch strings.ToLower(word) {
+	case "true", "1", "debug":
+		return at(slog.LevelDebug)
+	case "info":
+		return at(slog.LevelInfo)
+	case "warn":
+		return at(slog.LevelWarn)
+	case "error":
+		return at(slog.LevelError)
+	case "", "false", "0":
+	default:
+		at(slog.LevelWarn).Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
+	}
+	return slog.New(slog.DiscardHandler)
+}

@@ -1,0 +1,329 @@
+// Tests of the configurations: defaults, refusals, copies, and the environment.
+
+package gipc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+var testSecret = bytes.Repeat([]byte{7}, 32)
+
+// clearEnvironment gives the test the environment of a user who has set nothing.
+func clearEnvironment(t *testing.T) {
+	for _, name := range []string{"GIPC_DEBUG", "GIPC_SOCKET_DIR", "GIPC_NETWORK_HOST", "GIPC_NETWORK_PORT"} {
+		t.Setenv(name, "")
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	clearEnvironment(t)
+	server, err := (&ServerConfig{Name: "n", Network: "unix"}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := (&ClientConfig{Name: "n", Network: "unix"}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := filepath.Abs("/tmp/n.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for which, s := range map[string]*settings{"server": server, "client": client} {
+		if !s.encrypt || s.secret != nil || s.limit != 3145728 || s.busyPoll != 0 || s.log == nil || s.wire != WireV3 {
+			t.Errorf("%s: %+v", which, s)
+		}
+		if s.network != "unix" || runtime.GOOS != "windows" && s.address != path {
+			t.Errorf("%s: address %s %s", which, s.network, s.address)
+		}
+		if s.log.Enabled(t.Context(), slog.LevelError) {
+			t.Errorf("%s: the default logger is not silent", which)
+		}
+	}
+	if server.unmask || server.multi || server.maxClients != 0 || server.authorize != nil || server.listener != nil {
+		t.Errorf("server: %+v", server)
+	}
+	if client.retry != time.Second || client.timeout != 0 || client.anyUser || client.allowV2 || client.dial != nil {
+		t.Errorf("client: %+v", client)
+	}
+	if s, err := (&ServerConfig{Name: "n"}).settings(); err != nil || s.network != defaultNetwork {
+		t.Errorf("default network: %v, %v", s, err)
+	}
+	if EncryptionOn != 0 || WireV3 != 0 {
+		t.Error("a zero value is not the safe one")
+	}
+}
+
+func TestConfigRefusals(t *testing.T) {
+	clearEnvironment(t)
+	short, zeros := []byte("ssecret"), make([]byte, 40)
+	server := func(change func(*ServerConfig)) func() (*settings, error) {
+		c := &ServerConfig{Name: "n"}
+		change(c)
+		return c.settings
+	}
+	client := func(change func(*ClientConfig)) func() (*settings, error) {
+		c := &ClientConfig{Name: "n"}
+		change(c)
+		return c.settings
+	}
+	long := "/" + strings.Repeat("d/", maxPath/2+1) + "s"
+	type refusal struct {
+		field string // what the text must name
+		make  func() (*settings, error)
+	}
+	cases := []refusal{
+		{"nil", (*ServerConfig)(nil).settings},
+		{"nil", (*ClientConfig)(nil).settings},
+		{"Network", server(func(c *ServerConfig) { c.Network = "udp" })},
+		{"Network", client(func(c *ClientConfig) { c.Network = "Unix"; c.Dial = refuseToDial })},
+		{"Encryption", server(func(c *ServerConfig) { c.Encryption = 2 })},
+		{"Encryption", client(func(c *ClientConfig) { c.Encryption = -1 })},
+		{"Secret", server(func(c *ServerConfig) { c.Secret = short })},
+		{"Secret", server(func(c *ServerConfig) { c.Secret = []byte{} })},
+		{"Secret", client(func(c *ClientConfig) { c.Secret = testSecret[:31] })},
+		{"Secret", server(func(c *ServerConfig) { c.Secret = zeros })},
+		{"Secret", server(func(c *ServerConfig) { c.Secret = testSecret; c.Encryption = EncryptionOff })},
+		{"Secret", client(func(c *ClientConfig) { c.Secret = testSecret; c.Encryption = EncryptionOff })},
+		{"MaxMsgSize", server(func(c *ServerConfig) { c.MaxMsgSize = -1 })},
+		{"MaxMsgSize", server(func(c *ServerConfig) { c.MaxMsgSize = 1023 })},
+		{"MaxMsgSize", client(func(c *ClientConfig) { c.MaxMsgSize = 1<<30 + 1 })},
+		{"MaxClients", server(func(c *ServerConfig) { c.MaxClients = -1; c.MultiClient = true })},
+		{"MultiClient", server(func(c *ServerConfig) { c.MaxClients = 2 })},
+		{"Heartbeat", server(func(c *ServerConfig) { c.Heartbeat = time.Second - 1 })},
+		{"Heartbeat", client(func(c *ClientConfig) { c.Heartbeat = 1 })},
+		{"BusyPoll", server(func(c *ServerConfig) { c.BusyPoll = -1 })},
+		{"BusyPoll", client(func(c *ClientConfig) { c.BusyPoll = -1 })},
+		{"Timeout", client(func(c *ClientConfig) { c.Timeout = -1 })},
+		{"RetryTimer", client(func(c *ClientConfig) { c.RetryTimer = -1 })},
+		{"Wire", server(func(c *ServerConfig) { c.Wire = 2 })},
+		{"Wire", server(func(c *ServerConfig) { c.Wire = WireV2; c.Secret = testSecret })},
+		{"AllowWireV2", client(func(c *ClientConfig) { c.AllowWireV2 = true; c.Secret = testSecret })},
+		{"Address", server(func(c *ServerConfig) { c.Network = "unix"; c.Address = "@abstract" })},
+		{"Address", server(func(c *ServerConfig) { c.Network = "unix"; c.Address = "/tmp/a\x00b" })},
+		{"Address", client(func(c *ClientConfig) { c.Network = "tcp"; c.Address = "localhost" })},
+		{"Address", server(func(c *ServerConfig) { c.Network = "tcp"; c.Address = "127.0.0.1:65536" })},
+		{fmt.Sprintf("%s has %d bytes and the system's limit is %d", long, len(long), maxPath), client(func(c *ClientConfig) { c.Network = "unix"; c.Address = long })},
+	}
+	for _, name := range []string{"", ".", "..", "a/b", `a\b`, "a\x00b", "a\xffb", strings.Repeat("n", 256)} {
+		cases = append(cases, refusal{"Name", server(func(c *ServerConfig) { c.Name = name })},
+			refusal{"Name", client(func(c *ClientConfig) { c.Name = name; c.Dial = refuseToDial })})
+	}
+	for _, c := range cases {
+		s, err := c.make()
+		if s != nil || !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: got %+v, %v, want ErrConfig", c.field, s, err)
+			continue
+		}
+		if text := err.Error(); !strings.Contains(text, c.field) || strings.Count(text, "gipc: ") != 1 || !strings.HasPrefix(text, "gipc: ") {
+			t.Errorf("%s: the text is %q", c.field, text)
+		} else if strings.Contains(text, string(short)) {
+			t.Errorf("%s: the text shows a secret: %q", c.field, text)
+		}
+	}
+}
+
+func refuseToDial(context.Context) (net.Conn, error) { return nil, errors.New("not today") }
+
+func TestConfigLimitsAccepted(t *testing.T) {
+	clearEnvironment(t)
+	for _, size := range []int{1024, 1 << 30} {
+		for _, name := range []string{"n", "...", "@n", " ", strings.Repeat("é", 127) + "x"} {
+			c := &ServerConfig{Name: name, Network: "tcp", MaxMsgSize: size, Heartbeat: time.Second,
+				Secret: append(make([]byte, 31), 1), MultiClient: true, MaxClients: 1}
+			if _, err := c.settings(); err != nil {
+				t.Errorf("%q, %d: %v", name, size, err)
+			}
+		}
+	}
+	if _, err := (&ClientConfig{Name: "n", Heartbeat: -1, AllowWireV2: true, Encryption: EncryptionOff}).settings(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestConfigEveryField sets each field to something and expects to see it in
+// the settings, so that none is forgotten.
+func TestConfigEveryField(t *testing.T) {
+	clearEnvironment(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	samples := map[string]any{
+		"Name": "other", "Network": "tcp", "Address": "/x/y.sock", "Encryption": EncryptionOff,
+		"Secret": testSecret, "MaxMsgSize": 4096, "UnmaskPermissions": true, "MultiClient": true, "MaxClients": 3,
+		"Authorize": func(Peer) error { return nil }, "Heartbeat": time.Minute, "BusyPoll": time.Millisecond,
+		"Wire": WireV2, "Listener": listener, "Logger": slog.New(slog.NewTextHandler(io.Discard, nil)),
+		"Timeout": time.Minute, "RetryTimer": time.Minute, "AllowAnyUser": true, "AllowWireV2": true, "Dial": refuseToDial,
+	}
+	log := slog.New(slog.DiscardHandler)
+	check := func(config any, settings func() (*settings, error)) {
+		v := reflect.ValueOf(config).Elem()
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
+			v.SetZero()
+			v.FieldByName("Name").SetString("n")
+			v.FieldByName("Network").SetString("unix")
+			v.FieldByName("Logger").Set(reflect.ValueOf(log))
+			if name == "MaxClients" {
+				v.FieldByName("MultiClient").SetBool(true)
+			}
+			before, err := settings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sample, ok := samples[name]
+			if !ok {
+				t.Errorf("%T.%s is new: give it a sample here", config, name)
+				continue
+			}
+			v.Field(i).Set(reflect.ValueOf(sample))
+			after, err := settings()
+			if err != nil {
+				t.Errorf("%T.%s: %v", config, name, err)
+			} else if fmt.Sprintf("%+v", *before) == fmt.Sprintf("%+v", *after) {
+				t.Errorf("%T.%s changes nothing in the settings", config, name)
+			}
+		}
+	}
+	server, client := new(ServerConfig), new(ClientConfig)
+	check(server, func() (*settings, error) { return server.settings() })
+	check(client, func() (*settings, error) { return client.settings() })
+}
+
+func TestConfigSecretIsCopied(t *testing.T) {
+	clearEnvironment(t)
+	secret := bytes.Clone(testSecret)
+	server, err := (&ServerConfig{Name: "n", Secret: secret}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := (&ClientConfig{Name: "n", Secret: secret}).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(secret)
+	if !bytes.Equal(server.secret, testSecret) || !bytes.Equal(client.secret, testSecret) {
+		t.Error("the settings share the caller's secret")
+	}
+}
+
+func TestConfigEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	clearEnvironment(t)
+	t.Setenv("GIPC_SOCKET_DIR", dir)
+	t.Setenv("GIPC_NETWORK_HOST", "::1")
+	t.Setenv("GIPC_NETWORK_PORT", "9000")
+	for _, c := range []struct{ network, address, want string }{
+		{"unix", "", filepath.Join(dir, "n.sock")},
+		{"unix", filepath.Join(dir, "mine"), filepath.Join(dir, "mine")},
+		{"tcp", "", "[::1]:9000"},
+		{"tcp", "127.0.0.1:1", "127.0.0.1:1"},
+	} {
+		s, err := (&ClientConfig{Name: "n", Network: c.network, Address: c.address}).settings()
+		if len(c.want) > maxPath {
+			t.Skipf("the temporary directory's path is too long: %s", c.want)
+		}
+		if err != nil || s.address != c.want {
+			t.Errorf("%s %q: %v, %v, want %s", c.network, c.address, s, err, c.want)
+		}
+	}
+	t.Setenv("GIPC_NETWORK_HOST", "")
+	if s, err := (&ServerConfig{Name: "n", Network: "tcp"}).settings(); err != nil || s.address != "127.0.0.1:9000" {
+		t.Errorf("default host: %v, %v", s, err)
+	}
+	for _, port := range []string{"x", "-1", "65536", "80 80", "1e3"} {
+		t.Setenv("GIPC_NETWORK_PORT", port)
+		_, err := (&ServerConfig{Name: "n", Network: "tcp"}).settings()
+		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "GIPC_NETWORK_PORT") {
+			t.Errorf("port %q: %v", port, err)
+		}
+		if _, err := (&ServerConfig{Name: "n", Network: "unix"}).settings(); err != nil {
+			t.Errorf("port %q disturbs unix: %v", port, err)
+		}
+	}
+	t.Setenv("GIPC_NETWORK_PORT", "")
+	if s, err := (&ServerConfig{Name: "n", Network: "tcp"}).settings(); err != nil || s.address != "127.0.0.1:8100" {
+		t.Errorf("default port: %v, %v", s, err)
+	}
+	t.Setenv("GIPC_SOCKET_DIR", "relative")
+	if s, err := (&ServerConfig{Name: "n", Network: "unix"}).settings(); err != nil || !filepath.IsAbs(s.address) {
+		t.Errorf("a relative directory: %v, %v", s, err)
+	}
+}
+
+func TestDebugWords(t *testing.T) {
+	ctx := context.Background()
+	for word, least := range map[string]slog.Level{"true": slog.LevelDebug, "1": slog.LevelDebug, "debug": slog.LevelDebug,
+		"DEBUG": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError} {
+		var out bytes.Buffer
+		log := debugLogger(word, &out)
+		if log.Enabled(ctx, least-1) || !log.Enabled(ctx, least) {
+			t.Errorf("%s: wrong level", word)
+		}
+		log.Log(ctx, least, "seen")
+		if !strings.Contains(out.String(), "seen") || strings.Count(out.String(), "\n") != 1 {
+			t.Errorf("%s: wrote %q", word, out.String())
+		}
+	}
+	for word, lines := range map[string]int{"": 0, "false": 0, "0": 0, "yes": 1} {
+		var out bytes.Buffer
+		log := debugLogger(word, &out)
+		log.Error("unseen")
+		if log.Enabled(ctx, slog.LevelError) || strings.Contains(out.String(), "unseen") || strings.Count(out.String(), "\n") != lines {
+			t.Errorf("%q: wrote %q", word, out.String())
+		}
+		if lines > 0 && !strings.Contains(out.String(), word) {
+			t.Errorf("%q: the warning does not show the word: %q", word, out.String())
+		}
+	}
+	clearEnvironment(t)
+	t.Setenv("GIPC_DEBUG", "info")
+	mine := slog.New(slog.DiscardHandler)
+	for _, c := range []struct {
+		logger *slog.Logger
+		want   bool
+	}{{nil, true}, {mine, false}} {
+		s, err := (&ClientConfig{Name: "n", Logger: c.logger}).settings()
+		if err != nil || s.log.Enabled(ctx, slog.LevelInfo) != c.want {
+			t.Errorf("GIPC_DEBUG with logger %v: %v", c.logger, err)
+		}
+	}
+}
+
+type connFrom struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c connFrom) RemoteAddr() net.Addr { return c.addr }
+
+func TestHeartbeatFor(t *testing.T) {
+	tcp, unix := connFrom{addr: &net.TCPAddr{}}, connFrom{addr: &net.UnixAddr{Net: "unix"}}
+	for _, c := range []struct {
+		configured time.Duration
+		conn       net.Conn
+		want       time.Duration
+	}{
+		{0, tcp, 15 * time.Second}, {0, unix, 0}, {0, connFrom{}, 0},
+		{-1, tcp, 0}, {-1, unix, 0},
+		{time.Minute, tcp, time.Minute}, {time.Minute, unix, time.Minute},
+	} {
+		if got := (&settings{heartbeat: c.configured}).heartbeatFor(c.conn); got != c.want {
+			t.Errorf("Heartbeat %v on %v: %v, want %v", c.configured, c.conn.RemoteAddr(), got, c.want)
+		}
+	}
+}

@@ -1,0 +1,391 @@
+// The handshake of version 3, both roles, over a reader and a writer. No
+// goroutines, no net; deadlines are the caller's.
+
+package gipc
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/hmac"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+const (
+	version2 = 2
+	version3 = 3
+
+	flagEncrypted = 1 << 0
+	flagSecret    = 1 << 1 // a secret is required; only together with flagEncrypted
+)
+
+// Reasons of a refusal, one byte on the wire. 3 is reserved.
+const (
+	reasonVersion      = 1
+	reasonEncryption   = 2 // the client requires it
+	reasonServerSecret = 4 // the server requires a secret
+	reasonClientSecret = 5 // the client requires a secret
+	reasonConfirmation = 6
+	reasonBusy         = 7
+	reasonUnauthorised = 8
+	reasonMalformed    = 9
+)
+
+// terms are what one side brings to a handshake.
+type terms struct {
+	name    string
+	secret  []byte // empty: none
+	encrypt bool   // server: on. client: required; else it follows the server
+	limit   int    // largest data that this side accepts
+	allowV2 bool   // client: go on with a server of version 2
+}
+
+// flags are what a server says, and what a client insists on.
+func (t *terms) flags() byte {
+	switch {
+	case len(t.secret) > 0:
+		return flagEncrypted | flagSecret // who holds a secret requires encryption, too
+	case t.encrypt:
+		return flagEncrypted
+	}
+	return 0
+}
+
+// session is what a handshake leaves behind.
+type session struct {
+	version int
+	in, out *cipherState // nil in plaintext
+	limit   int          // largest data that the peer accepts
+	rest    []byte       // what came behind the handshake: frames
+}
+
+// refusal is a handshake that one side ended for a reason. It matches the
+// sentinel of its reason.
+type refusal struct {
+	error
+	reason byte
+	byPeer bool
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// refusalReason returns the reason that ended a handshake, and whether it is
+// the peer's word, which nothing authenticates. Without a refusal it is 0, false.
+func refusalReason(err error) (reason byte, byPeer bool) {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return 0, false
+	}
+	return r.reason, r.byPeer
+}
+
+// advice is the sentinel of a reason, and what to do, told so that it helps on
+// either side.
+func advice(reason byte) (kind error, text string) {
+	switch reason {
+	case reasonVersion:
+		return ErrVersion, "the client does not speak the server's version: update the older side, or see Wire in ServerConfig and AllowWireV2 in ClientConfig"
+	case reasonEncryption:
+		return ErrEncryption, "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret"
+	case reasonServerSecret:
+		return ErrSecret, "the server requires a secret and the client has none: set Secret in ClientConfig to the server's"
+	case reasonClientSecret:
+		return ErrSecret, "the client requires a secret and the server has none: set Secret in ServerConfig to the client's"
+	case reasonConfirmation:
+		return ErrSecret, "another Secret or another Name: both configs need the same of each, byte for byte"
+	case reasonBusy:
+		return ErrRefused, "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig"
+	case reasonUnauthorised:
+		return ErrRefused, "the Authorize of ServerConfig does not let this client in"
+	case reasonMalformed:
+		return ErrMalformed, "the hello broke the protocol: update the older side"
+	}
+	return ErrRefused, fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, looksLike(reason))
+}
+
+// looksLike names the likely wrong peer by the first byte that it sends.
+func looksLike(first byte) string {
+	switch first {
+	case 0x15, 0x16:
+		return ", and looks like TLS"
+	case 'G', 'H', 'P':
+		return ", and looks like HTTP"
+	case 'S':
+		return ", and looks like SSH"
+	}
+	return ""
+}
+
+// writeRefusal tells a client the reason in place of a ServerHello.
+func writeRefusal(w io.Writer, reason byte) error {
+	_, err := w.Write([]byte{0, reason})
+	return err
+}
+
+// exchange is one side's half of a handshake: what it has read, judged field
+// by field as soon as each is complete.
+type exchange struct {
+	rw     io.ReadWriter
+	peer   string    // "client" or "server", for texts
+	buf    [512]byte // all that came; more than both messages of a peer, and then frames
+	n, pos int       // of buf: read, taken
+	unsent error     // a write that failed; a reason may be waiting all the same
+}
+
+// take waits for the next n bytes and returns them.
+func (x *exchange) take(n int) ([]byte, error) {
+	if missing := x.pos + n - x.n; missing > 0 {
+		got, err := io.ReadAtLeast(x.rw, x.buf[x.n:], missing)
+		x.n += got
+		if err != nil {
+			return nil, x.broken(err)
+		}
+	}
+	x.pos += n
+	return x.buf[x.pos-n : x.pos], nil
+}
+
+// reply takes the byte that says whether the peer goes on: its reason if not,
+// else what went wrong here.
+func (x *exchange) reply() error {
+	b, err := x.take(1)
+	switch {
+	case err == nil && b[0] != 0:
+		return x.refused(b[0])
+	case x.unsent != nil:
+		return x.broken(x.unsent)
+	}
+	return err
+}
+
+// limitAndPoint takes what both hellos have behind their flags, and answers
+// what is malformed.
+func (x *exchange) limitAndPoint(flags byte) (limit int, point *ecdh.PublicKey, err error) {
+	b, err := x.take(4)
+	if err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(b)
+	if n < minMsgSize || n > maxMsgSize {
+		return 0, nil, x.refuse(reasonMalformed, "the %s's limit is %d, not %d to %d", x.peer, n, minMsgSize, maxMsgSize)
+	}
+	if flags&flagEncrypted == 0 {
+		return int(n), nil, nil
+	}
+	if b, err = x.take(pointLen); err != nil {
+		return 0, nil, err
+	}
+	// Takes the uncompressed form alone, with coordinates below the prime and on the curve.
+	if point, err = ecdh.P384().NewPublicKey(b); err != nil {
+		return 0, nil, x.refuse(reasonMalformed, "the %s's key, %#02x..., is no P-384 point", x.peer, b[0])
+	}
+	return int(n), point, nil
+}
+
+// newHello makes the fields that both hellos share, and the key of this connection.
+func newHello(first, flags byte, limit int, key func() (*ecdh.PrivateKey, error)) ([]byte, *ecdh.PrivateKey, error) {
+	hello := binary.BigEndian.AppendUint32([]byte{first, flags}, uint32(limit))
+	if flags&flagEncrypted == 0 {
+		return hello, nil, nil
+	}
+	private, err := key()
+	if err != nil {
+		return nil, nil, fail(ErrConfig, err, "making a P-384 key")
+	}
+	return append(hello, private.PublicKey().Bytes()...), private, nil
+}
+
+// agree derives the keys from this side's private key and the peer's point.
+func (t *terms) agree(private *ecdh.PrivateKey, point *ecdh.PublicKey, serverHello, clientHello []byte) (*keys, error) {
+	z, err := private.ECDH(point) // the x-coordinate in full
+	if err != nil {
+		return nil, fail(ErrConfig, err, "P-384 key agreement")
+	}
+	return newKeys(t.secret, z, transcript(t.name, serverHello, clientHello))
+}
+
+// serverHandshake is the server's part. admit is called when the client has
+// proved itself (in plaintext: when its hello is good) and returns 0, or the
+// reason to refuse it. Writing to one that was admitted can still fail: what
+// admit has counted is then the caller's to take back.
+func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error), admit func() byte) (*session, error) {
+	x := &exchange{rw: rw, peer: "client"}
+	hello, private, err := newHello(version3, t.flags(), t.limit, key)
+	if err != nil {
+		return nil, err
+	}
+	_, x.unsent = rw.Write(hello)
+	if err := x.reply(); err != nil {
+		return nil, err
+	}
+	flags, err := x.take(1)
+	if err != nil {
+		return nil, err
+	}
+	if flags[0] != t.flags() {
+		return nil, x.refuse(reasonMalformed, "the client repeats the flags as %#02x, not %#02x", flags[0], t.flags())
+	}
+	limit, point, err := x.limitAndPoint(flags[0])
+	if err != nil {
+		return nil, err
+	}
+	s := &session{version: version3, limit: limit}
+	finish := []byte{0}
+	if point != nil {
+		k, err := t.agree(private, point, hello, x.buf[:x.pos])
+		if err != nil {
+			return nil, err
+		}
+		confirmation, err := x.take(hashLen)
+		if err != nil {
+			return nil, err
+		}
+		if !hmac.Equal(confirmation, k.clientConfirmation()) {
+			return nil, x.refuse(reasonConfirmation, "")
+		}
+		if s.in, s.out, err = k.states(); err != nil {
+			return nil, err
+		}
+		finish = append(finish, k.serverConfirmation(confirmation)...)
+	}
+	if reason := admit(); reason != 0 {
+		return nil, x.refuse(reason, "")
+	}
+	if _, err := rw.Write(finish); err != nil {
+		return nil, x.broken(err)
+	}
+	s.rest = bytes.Clone(x.buf[x.pos:x.n])
+	return s, nil
+}
+
+// clientState is a client between the server's two messages.
+type clientState struct {
+	exchange
+	version      int // 2: nothing was written yet, and buf[:n] is what the server sent, from its first byte
+	limit        int
+	keys         *keys  // nil in plaintext
+	confirmation []byte // the client's
+}
+
+// clientHello reads ServerHello and writes ClientHello, or a reason.
+func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error)) (*clientState, error) {
+	c := &clientState{exchange: exchange{rw: rw, peer: "server"}, version: version3}
+	first, err := c.take(1)
+	if err != nil {
+		return nil, err
+	}
+	switch v := first[0]; {
+	case v == 0: // any second byte, 0 included, is a refusal
+		reason, err := c.take(1)
+		if err == nil {
+			err = c.refused(reason[0])
+		}
+		return nil, err
+	case v == version2 && t.allowV2:
+		c.version, c.pos = version2, 0
+		return c, nil
+	case v == 1 || v == version2:
+		return nil, c.refuse(reasonVersion, "the server's first byte is %#02x, an old version: update it, or set AllowWireV2 in ClientConfig, without a Secret, to go on with version 2", v)
+	case v != version3:
+		return nil, c.refuse(reasonVersion, "the server's first byte %#02x is no version known here%s: check Address, and that both sides are up to date", v, looksLike(v))
+	}
+	b, err := c.take(1)
+	if err != nil {
+		return nil, err
+	}
+	flags, wants := b[0], t.flags()
+	switch {
+	case wants&^flags&flagEncrypted != 0:
+		return nil, c.refuse(reasonEncryption, "")
+	case flags&^wants&flagSecret != 0: // also without flagEncrypted
+		return nil, c.refuse(reasonServerSecret, "")
+	case wants&^flags&flagSecret != 0:
+		return nil, c.refuse(reasonClientSecret, "")
+	case flags&^(flagEncrypted|flagSecret) != 0:
+		return nil, c.refuse(reasonMalformed, "the server's flags %#02x are not known here: update the older side", flags)
+	}
+	limit, point, err := c.limitAndPoint(flags)
+	if err != nil {
+		return nil, err
+	}
+	c.limit = limit
+	hello, private, err := newHello(0, flags, t.limit, key)
+	if err != nil {
+		return nil, err
+	}
+	if point != nil {
+		if c.keys, err = t.agree(private, point, c.buf[:c.pos], hello); err != nil {
+			return nil, err
+		}
+		c.confirmation = c.keys.clientConfirmation()
+		hello = append(hello, c.confirmation...)
+	}
+	_, c.unsent = rw.Write(hello)
+	return c, nil
+}
+
+// finish reads ServerFinish. A client whose hello could not be written learns
+// it here, since the server may have left a reason.
+func (c *clientState) finish() (*session, error) {
+	if err := c.reply(); err != nil {
+		return nil, err
+	}
+	s := &session{version: version3, limit: c.limit}
+	if c.keys != nil {
+		confirmation, err := c.take(hashLen)
+		if err != nil {
+			return nil, err
+		}
+		if !hmac.Equal(confirmation, c.keys.serverConfirmation(c.confirmation)) {
+			// As reason 6, but nothing is written.
+			return nil, &refusal{fail(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
+				"make both configs the same, or somebody stands between"), reasonConfirmation, false}
+		}
+		if s.out, s.in, err = c.keys.states(); err != nil {
+			return nil, err
+		}
+	}
+	s.rest = bytes.Clone(c.buf[c.pos:c.n])
+	return s, nil
+}
+
+// refuse writes a reason and returns it as an error. The peer may be gone: what
+// this side saw is the news, not a failed write.
+func (x *exchange) refuse(reason byte, detail string, args ...any) error {
+	x.rw.Write([]byte{reason})
+	kind, text := advice(reason)
+	if detail != "" {
+		text = fmt.Sprintf(detail, args...)
+	}
+	return &refusal{fail(kind, nil, "%s", text), reason, false}
+}
+
+// refused is the peer's reason as an error.
+func (x *exchange) refused(reason byte) error {
+	kind, text := advice(reason)
+	return &refusal{fail(kind, nil, "the %s refused: %s", x.peer, text), reason, true}
+}
+
+// broken is a stream that failed in the handshake.
+func (x *exchange) broken(err error) error {
+	switch {
+	case isStreamEnd(err):
+		return fail(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
+	case errors.Is(err, os.ErrDeadlineExceeded) && x.n == 0 && x.peer == "server":
+		return fail(ErrTimeout, err, "the server accepted and said nothing: it may be busy, or another program that waits for its client to speak")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fail(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peer, x.n)
+	}
+	return fmt.Errorf("%sin the handshake with the %s, after %d bytes: %w", errorPrefix, x.peer, x.n, err)
+}
+
+// isStreamEnd reports whether err is the end of a stream: a reset is one, too.
+func isStreamEnd(err error) bool {
+	const wsaConnReset = syscall.Errno(10054) // Windows
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, wsaConnReset)
+}

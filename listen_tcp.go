@@ -1,0 +1,64 @@
+// TCP: addresses, and who may be served beyond loopback.
+
+package gipc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"os"
+)
+
+// tcpAddress is the configured address, or the environment's.
+func tcpAddress(address string) (string, error) {
+	from := "Address"
+	if address == "" {
+		from = "GIPC_NETWORK_HOST with GIPC_NETWORK_PORT"
+		address = net.JoinHostPort(cmp.Or(os.Getenv("GIPC_NETWORK_HOST"), "127.0.0.1"), cmp.Or(os.Getenv("GIPC_NETWORK_PORT"), "8100"))
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return "", fail(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
+	}
+	return address, nil
+}
+
+func (s *settings) listenTCP() (net.Listener, error) {
+	addr, err := net.ResolveTCPAddr("tcp", s.address)
+	if err == nil {
+		if err := s.mayServe(addr); err != nil {
+			return nil, err
+		}
+		var l *net.TCPListener
+		if l, err = net.ListenTCP("tcp", addr); err == nil {
+			return l, nil
+		}
+	}
+	kind := ErrConfig
+	if errors.Is(err, errInUse) {
+		kind = ErrNameInUse
+	}
+	return nil, fail(kind, err, "cannot listen on tcp %s: stop who does, or choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT", s.address)
+}
+
+// mayServe refuses to serve strangers by accident: beyond loopback somebody has
+// to say who is welcome.
+func (s *settings) mayServe(addr net.Addr) error {
+	if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsLoopback() && s.secret == nil && s.authorize == nil {
+		return fail(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
+	}
+	return nil
+}
+
+func (s *settings) dialTCP(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", s.address)
+	if err != nil {
+		return nil, s.dialError(err, "Address, GIPC_NETWORK_HOST and GIPC_NETWORK_PORT")
+	}
+	return c, nil
+}

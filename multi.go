@@ -1,0 +1,581 @@
+// Many clients: the registry of a server's connections, and the ways to read
+// from all of them and to write to all of them.
+
+package gipc
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	maxLeft       = 1024        // clients that left and are kept until they are read to the end
+	broadcastTime = time.Second // where the context of Broadcast has no deadline
+)
+
+// ConnectionPool is the set of a server's clients: [Server].Connections.
+// Without MultiClient it holds the server alone. Its methods are safe for
+// concurrent use.
+//
+// Each *Server that it hands out is the serving end of one client: the first
+// message of each is the internal Connected, the last one Disconnected, and
+// then it returns ErrClosed. Whichever way they are read, the messages of a
+// client come from one queue, in order, each to exactly one reader, and
+// breaking off loses nothing. A client that has left stays readable here until
+// its Disconnected was delivered; of such clients the newest 1,024 are kept. No
+// client delays another.
+type ConnectionPool struct {
+	server *Server
+
+	// mu guards what follows. It may be taken while holding the mu of a client,
+	// never the other way round.
+	mu      sync.Mutex
+	claimed int                 // handshakes that have a place and are not done
+	members map[*Server]*member // connected, or not read to the end
+	left    []*member           // the latter, in the order in which they left
+	totals  Stats               // of all that left
+	closed  bool
+	wake    chan struct{} // closed when there is news; nil while nobody waits for any
+	serving map[*serving]struct{}
+
+	// Reading from all of them at once:
+	fanIn   bool                           // somebody has begun to
+	ready   []*member                      // that have something, for Messages, first come first
+	unasked []*member                      // whom the next ReadTimedFastest asks
+	latest  func(*Server, *Message, error) // the callback of its newest call
+	waiting []chan reply                   // its calls before their first callback, the newest last
+	timer   *time.Timer                    // ends the newest call's time
+}
+
+// A member is a client as the pool sees it. The pool's mu guards it.
+type member struct {
+	*Server
+	gone   bool // it has left
+	listed bool // it is in ready
+	asked  bool // ReadTimedFastest awaits its message
+	idle   bool // it is in unasked
+}
+
+// reply is what an asked client has: something to read, or nothing in time.
+type reply struct {
+	member *member
+	late   bool
+}
+
+// serving is a call of Serve.
+type serving struct {
+	ctx     context.Context
+	handler func(*Server, *Message)
+	wg      sync.WaitGroup
+}
+
+func newPool(s *Server) *ConnectionPool {
+	p := &ConnectionPool{server: s, members: map[*Server]*member{}, serving: map[*serving]struct{}{}}
+	p.timer = time.AfterFunc(time.Hour, p.late)
+	p.timer.Stop()
+	if !s.set.multi {
+		p.enroll(s)
+	}
+	return p
+}
+
+// enroll makes a client a member, before it has its connection.
+func (p *ConnectionPool) enroll(s *Server) bool {
+	m := &member{Server: s}
+	s.notify = func() { p.notify(m) }
+	s.finished = func() { p.leave(m) }
+	s.spent = func() { p.remove(m) }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.members[s] = m
+	if p.fanIn {
+		s.eager = true
+		p.idleLocked(m)
+	}
+	for c := range p.serving {
+		c.start(s)
+	}
+	return true
+}
+
+// room says whether a handshake may begin.
+func (p *ConnectionPool) room() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.roomLocked()
+}
+
+func (p *ConnectionPool) roomLocked() bool {
+	set := p.server.set
+	if !set.multi {
+		return p.claimed == 0 && p.server.cur.Load() == nil
+	}
+	return set.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < set.maxClients
+}
+
+// claim takes a place, once the client's confirmation has verified.
+func (p *ConnectionPool) claim() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ok := p.roomLocked()
+	if ok {
+		p.claimed++
+	}
+	return ok
+}
+
+func (p *ConnectionPool) unclaim() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.claimed--
+}
+
+// seat makes a client of a connection that has its place.
+func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
+	defer p.unclaim()
+	top := p.server
+	s, id := top, top.host.ids.Add(1)
+	ok := true
+	if top.set.multi {
+		s = &Server{Connections: p}
+		s.init(top.set, top.pool, Disconnected)
+		s.single, s.lazy = true, true
+		ok = p.enroll(s)
+	}
+	if !ok || !s.attach(s.newLink(conn, agreed, id)) {
+		conn.Close()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.newsLocked()
+}
+
+// leave notes, under its mu, that a client has left.
+func (p *ConnectionPool) leave(m *member) {
+	total := m.statsLocked()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m.gone = true
+	if !p.server.set.multi || p.members[m.Server] == nil {
+		return
+	}
+	p.totals.add(total)
+	if p.left = append(p.left, m); len(p.left) > maxLeft {
+		p.totals.Dropped++
+		p.server.log.Warn("a client that left was not read to the end", "name", p.server.set.name)
+		p.removeLocked(p.left[0])
+	}
+}
+
+// remove takes out a client that has left and has no more to be read.
+func (p *ConnectionPool) remove(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.removeLocked(m)
+}
+
+func (p *ConnectionPool) removeLocked(m *member) {
+	delete(p.members, m.Server)
+	if i := slices.Index(p.left, m); i >= 0 {
+		p.left = slices.Delete(p.left, i, i+1)
+	}
+	m.asked = false
+	p.newsLocked()
+}
+
+// newsLocked wakes those who wait for a client, a message, or the end.
+func (p *ConnectionPool) newsLocked() {
+	if p.wake != nil {
+		close(p.wake)
+		p.wake = nil
+	}
+}
+
+// awaitLocked returns a channel that is closed when there is news.
+func (p *ConnectionPool) awaitLocked() <-chan struct{} {
+	if p.wake == nil {
+		p.wake = make(chan struct{})
+	}
+	return p.wake
+}
+
+// overLocked says whether the server is closed and every client read to the end.
+func (p *ConnectionPool) overLocked() bool { return p.closed && len(p.members) == 0 }
+
+// snapshot returns the clients that can be read, connected or not.
+func (p *ConnectionPool) snapshot() []*Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.members))
+}
+
+// someone waits until there is a client and returns all that there are. It
+// calls back itself where there is none since the server is closed.
+func (p *ConnectionPool) someone(until time.Time, callback func(*Server, *Message, error)) []*Server {
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	for {
+		p.mu.Lock()
+		clients, over, news := slices.Collect(maps.Keys(p.members)), p.overLocked(), p.awaitLocked()
+		p.mu.Unlock()
+		if over {
+			callback(p.server, nil, ErrClosed)
+		}
+		if over || len(clients) > 0 {
+			return clients
+		}
+		select {
+		case <-news:
+		case <-t.C:
+			return nil
+		}
+	}
+}
+
+// addStats adds what all clients of a server of many have done.
+func (p *ConnectionPool) addStats(total *Stats) {
+	p.mu.Lock()
+	total.add(p.totals)
+	var now []*Server
+	for s, m := range p.members {
+		if !m.gone && s != p.server {
+			now = append(now, s)
+		}
+	}
+	p.mu.Unlock()
+	for _, s := range now {
+		total.add(s.Stats())
+	}
+}
+
+// shutdown closes every client at the same time.
+func (p *ConnectionPool) shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.newsLocked()
+	p.mu.Unlock()
+	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
+	return each(clients, func(s *Server) error { return s.shutdown(ctx, byeShutdown) })
+}
+
+// each runs f for many clients at once and joins what goes wrong.
+func each(clients []*Server, f func(*Server) error) error {
+	errs := make([]error, len(clients))
+	var wg sync.WaitGroup
+	for i, s := range clients {
+		wg.Go(func() {
+			if err := f(s); err != nil {
+				errs[i] = &ClientError{s, err}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// All returns the clients that are connected now, in no order.
+func (p *ConnectionPool) All() iter.Seq[*Server] {
+	return func(yield func(*Server) bool) {
+		for _, s := range p.snapshot() {
+			if s.cur.Load() != nil && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// Len returns how many clients are connected now.
+func (p *ConnectionPool) Len() int {
+	n := 0
+	for range p.All() {
+		n++
+	}
+	return n
+}
+
+// Broadcast writes a message to every client that is connected, to all at the
+// same time. A stuck client holds nobody up: what it has not taken when ctx
+// ends, or after 1 second where ctx has no deadline, it does not get, and one
+// that was cut in the middle of the message is disconnected. The error joins a
+// [*ClientError] for each client that did not get the message; otherwise it is
+// ErrReservedType. data is the caller's again when Broadcast returns.
+func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte) error {
+	if err := checkType(msgType); err != nil {
+		return err
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, broadcastTime)
+		defer cancel()
+	}
+	return each(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+}
+
+// ReadTimed calls callback once for each client, for different ones at the same
+// time, with its next message, or with TimeoutMessage when it has none within
+// d. It returns when the slowest callback has. Without a client it waits for
+// one, at most d; one that comes during the call is in the next. After Close it
+// calls back once, with the server, no message, and ErrClosed.
+func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
+	until := time.Now().Add(d)
+	each(p.someone(until, callback), func(s *Server) error {
+		m, err := s.ReadTimed(time.Until(until))
+		if err == nil || s == p.server {
+			callback(s, m, err)
+		} // else another reader took the last message of a client that has left
+		return nil
+	})
+}
+
+// Serve calls handler with every message of every client, those that tell of
+// the status included. Each client has a goroutine of its own that also reads:
+// there is no hand-over, so this is the fastest way. Clients that come later
+// are served too. Serve ends when ctx ends, with the error of ctx, or after
+// Close, with ErrClosed; it waits for the handlers that are running. A handler
+// may call Close, which does not wait for it.
+func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
+	c := &serving{ctx: ctx, handler: handler}
+	p.mu.Lock()
+	p.serving[c] = struct{}{}
+	for s := range p.members {
+		c.start(s)
+	}
+	p.mu.Unlock()
+	// One watch over ctx, instead of one for every read of every client.
+	stop := context.AfterFunc(ctx, func() {
+		for _, s := range p.snapshot() {
+			if l := s.cur.Load(); l != nil {
+				l.interrupt()
+			}
+		}
+	})
+	p.mu.Lock()
+	for ctx.Err() == nil && !p.overLocked() {
+		news := p.awaitLocked()
+		p.mu.Unlock()
+		select {
+		case <-news:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+	}
+	delete(p.serving, c)
+	p.mu.Unlock()
+	stop()
+	c.wg.Wait()
+	if ctx.Err() != nil {
+		return contextError("serve", ctx)
+	}
+	return ErrClosed
+}
+
+// start serves one client to its end.
+func (c *serving) start(s *Server) {
+	c.wg.Go(func() {
+		for {
+			m := new(Message)
+			if s.read(&call{ctx: mortal(c.ctx), shared: true}, m) != nil {
+				return
+			}
+			c.handler(s, m)
+		}
+	})
+}
+
+// Messages returns the messages of all clients as they come, those that tell of
+// the status included. It is fair: a client that floods has its turn like any
+// other, and its own socket holds it back. The sequence ends when ctx ends, and
+// after Close when everything is read. Breaking off loses nothing.
+func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Message] {
+	return func(yield func(*Server, *Message) bool) {
+		p.listen()
+		for ctx.Err() == nil {
+			p.mu.Lock()
+			if len(p.ready) == 0 {
+				over, news := p.overLocked(), p.awaitLocked()
+				p.mu.Unlock()
+				if over {
+					return
+				}
+				select {
+				case <-news:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			m := p.ready[0]
+			p.ready = p.ready[1:]
+			m.listed = false
+			p.mu.Unlock()
+			if message := p.pop(m); message != nil && !yield(m.Server, message) {
+				return
+			}
+		}
+	}
+}
+
+// listen has the watchers of all clients read, now and from here on: somebody
+// waits for all of them at once.
+func (p *ConnectionPool) listen() {
+	p.mu.Lock()
+	if p.fanIn {
+		p.mu.Unlock()
+		return
+	}
+	p.fanIn = true
+	members := slices.Collect(maps.Values(p.members))
+	for _, m := range members {
+		p.idleLocked(m)
+	}
+	p.mu.Unlock()
+	for _, m := range members {
+		m.beEager()
+		if m.unread.Load() > 0 {
+			p.notify(m)
+		}
+	}
+}
+
+// notify notes that a client has something to read.
+func (p *ConnectionPool) notify(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.fanIn:
+	case m.asked:
+		p.replyLocked(reply{m, false})
+	case !m.listed:
+		m.listed = true
+		p.ready = append(p.ready, m)
+		p.newsLocked()
+	}
+}
+
+// pop takes a message that a client has, and puts the client in line again
+// where it has more.
+func (p *ConnectionPool) pop(m *member) *Message {
+	message := new(Message)
+	if m.read(&call{queued: true}, message) != nil {
+		return nil
+	}
+	if m.unread.Load() > 0 {
+		p.notify(m)
+	}
+	return message
+}
+
+// ReadTimedFastest calls callback as ReadTimed does, and returns after the
+// first one. The clients that have not answered stay asked, once each however
+// many calls there are: when one answers, or when the time has passed, the
+// callback of the newest call runs, perhaps after that call has returned. A
+// newer call's callback and d take the place of the older's.
+func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
+	until := time.Now().Add(d)
+	if !p.occupied() && len(p.someone(until, callback)) == 0 {
+		return
+	}
+	p.listen()
+	first := make(chan reply, 1)
+	p.mu.Lock()
+	p.latest = callback
+	p.timer.Reset(max(0, time.Until(until)))
+	p.waiting = append(p.waiting, first)
+	unasked := p.unasked
+	p.unasked = nil
+	for _, m := range unasked {
+		m.idle = false
+		if p.members[m.Server] == nil {
+			continue
+		}
+		if m.asked = true; m.unread.Load() > 0 {
+			p.replyLocked(reply{m, false})
+		}
+	}
+	p.mu.Unlock()
+	for {
+		r := <-first
+		if r.member == nil || p.answer(r, callback) {
+			return
+		}
+		p.mu.Lock() // another reader was faster
+		p.waiting = append(p.waiting, first)
+		p.mu.Unlock()
+	}
+}
+
+// occupied says whether there is a client; it is cheaper than someone.
+func (p *ConnectionPool) occupied() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.members) > 0
+}
+
+// idleLocked has the next ReadTimedFastest ask a client.
+func (p *ConnectionPool) idleLocked(m *member) {
+	if !m.idle && !m.asked {
+		m.idle = true
+		p.unasked = append(p.unasked, m)
+	}
+}
+
+// replyLocked hands an asked client's reply to the newest call that waits;
+// where none does the newest callback runs by itself.
+func (p *ConnectionPool) replyLocked(r reply) {
+	r.member.asked = false
+	if n := len(p.waiting); n > 0 {
+		p.waiting[n-1] <- r
+		p.waiting = p.waiting[:n-1]
+		return
+	}
+	callback := p.latest
+	go p.answer(r, callback)
+}
+
+// answer calls back with what a client has. It returns false where that was
+// nothing, since another reader took it: the client is still asked then.
+func (p *ConnectionPool) answer(r reply, callback func(*Server, *Message, error)) bool {
+	m := r.member
+	message := p.pop(m)
+	if message == nil && r.late {
+		message = TimeoutMessage
+	}
+	if message != nil {
+		callback(m.Server, message, nil)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.members[m.Server] == nil:
+	case message != nil: // asked again only now: one callback at a time for each client
+		p.idleLocked(m)
+	default:
+		if m.asked = true; m.unread.Load() > 0 {
+			p.replyLocked(reply{m, false})
+		}
+	}
+	return message != nil
+}
+
+// late answers for all who have not, when the newest call's time has passed.
+func (p *ConnectionPool) late() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		if m.asked {
+			p.replyLocked(reply{m, true})
+		}
+	}
+	for _, first := range p.waiting { // the others are busy with callbacks
+		first <- reply{}
+	}
+	p.waiting = nil
+}

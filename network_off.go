@@ -1,0 +1,7 @@
+// The default network of a build without -tags network.
+
+//go:build !network
+
+package gipc
+
+const defaultNetwork = "unix"

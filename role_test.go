@@ -1,0 +1,311 @@
+// The reading role under attack: interrupts at the worst moment, readers who
+// leave as they are granted it, and the watcher against them.
+
+package gipc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// hooked is a connection that calls before each change of its read deadline.
+type hooked struct {
+	net.Conn
+	before func(time.Time)
+}
+
+func (h *hooked) SetReadDeadline(t time.Time) error {
+	h.before(t)
+	return h.Conn.SetReadDeadline(t)
+}
+
+// pipeEnds returns a server and a client that are connected by net.Pipe, the
+// client's side through wrap.
+func pipeEnds(t *testing.T, server ServerConfig, client ClientConfig, wrap func(net.Conn) net.Conn) (*Server, *Client) {
+	t.Helper()
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	server.Name, server.Listener = "pipe", l
+	s, err := StartServer(&server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Name, client.Dial = "pipe", func(ctx context.Context) (net.Conn, error) {
+		near, far := net.Pipe()
+		select {
+		case l.conns <- far:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-l.done:
+			return nil, errors.New("no server")
+		}
+		if wrap != nil {
+			near = wrap(near)
+		}
+		return near, nil
+	}
+	c, err := StartClient(&client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		s.Close()
+	})
+	return s, c
+}
+
+type pipeListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
+
+// skipStatus reads the status messages that are there.
+func skipStatus(t *testing.T, e interface {
+	ReadTimed(time.Duration) (*Message, error)
+}, n int) {
+	t.Helper()
+	for range n {
+		m, err := e.ReadTimed(10 * time.Second)
+		if err != nil || m.MsgType != internalType || m == TimeoutMessage {
+			t.Fatalf("got %v, %v; want a status message", m, err)
+		}
+	}
+}
+
+// TestInterruptWhileClearing has every reason to leave come between the
+// reader's decision to change its deadline and the change.
+func TestInterruptWhileClearing(t *testing.T) {
+	reasons := map[string]func(c *Client, cancel func()){
+		"context": func(_ *Client, cancel func()) { cancel() },
+		"close": func(c *Client, _ func()) {
+			go c.Close()
+			for !c.leave.Load() { // the reason; its deadline may be before or after ours
+			}
+		},
+		"loss": func(c *Client, _ func()) {
+			c.doomNow(errors.New("lost"))
+		},
+	}
+	for name, reason := range reasons {
+		t.Run(name, func(t *testing.T) {
+			for range 50 {
+				var armed atomic.Bool
+				var act func()
+				wrap := func(conn net.Conn) net.Conn {
+					return &hooked{conn, func(at time.Time) {
+						if at.IsZero() && armed.CompareAndSwap(true, false) {
+							act()
+						}
+					}}
+				}
+				s, c := pipeEnds(t, ServerConfig{}, ClientConfig{}, wrap)
+				skipStatus(t, c, 2)
+				// The watcher holds the role: it leaves for a reader in line, after its next message.
+				wrote := make(chan error, 1)
+				go func() {
+					for inLine := 0; inLine == 0; runtime.Gosched() {
+						c.mu.Lock()
+						inLine = len(c.line)
+						c.mu.Unlock()
+					}
+					wrote <- s.Write(1, nil)
+				}()
+				if m, err := c.Read(); err != nil || m.MsgType != 1 {
+					t.Fatal(m, err)
+				}
+				if err := <-wrote; err != nil {
+					t.Fatal(err)
+				}
+				// Leave a deadline in place, so that the next reader clears it.
+				if m, err := c.ReadTimed(time.Millisecond); m != TimeoutMessage || err != nil {
+					t.Fatal(m, err)
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				act = func() { reason(c, cancel) }
+				armed.Store(true)
+				done := make(chan error, 1)
+				go func() {
+					m, err := c.ReadContext(ctx)
+					if err == nil && m.MsgType == internalType {
+						err = errors.New(m.Status)
+					}
+					done <- err
+				}()
+				select {
+				case err := <-done:
+					if err == nil {
+						t.Fatal("a reader was woken without a message or a reason")
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatal("a reader slept through its reason")
+				}
+				if armed.Load() {
+					t.Fatal("the reader never cleared the deadline: the test tests nothing")
+				}
+				cancel()
+			}
+		})
+	}
+}
+
+// doomNow is what a heartbeat does that finds the peer lost.
+func (e *end) doomNow(err error) {
+	l := e.cur.Load()
+	l.fate.CompareAndSwap(nil, &fate{err, time.Now()})
+	l.interrupt()
+}
+
+// numbered writes n messages that are their own number, from 1 on.
+func numbered(t *testing.T, c *Client, n int) {
+	for i := 1; i <= n; i++ {
+		var b [8]byte
+		binary.BigEndian.PutUint64(b[:], uint64(i))
+		if err := c.Write(1, b[:]); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// TestLeavingReaders has readers with tiny timeouts compete, so that grants
+// meet readers who leave, also against a watcher that is quick to step in.
+func TestLeavingReaders(t *testing.T) {
+	for _, readers := range []int{1, 2, 8} {
+		for _, idle := range []time.Duration{watchAfter, 300 * time.Microsecond} {
+			t.Run(fmt.Sprint(readers, idle), func(t *testing.T) {
+				t.Parallel()
+				s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
+				s.mu.Lock()
+				s.idle = idle
+				s.mu.Unlock()
+				const n = 20000
+				go numbered(t, c, n)
+				var mu sync.Mutex
+				seen := make([]int, n+1)
+				var got atomic.Int64
+				var wg sync.WaitGroup
+				for range readers {
+					wg.Go(func() {
+						last, calls := uint64(0), 0
+						for got.Load() < n {
+							d := time.Duration(rand.IntN(300)) * time.Microsecond
+							var m *Message
+							var err error
+							switch calls++; calls % 3 {
+							case 0:
+								ctx, cancel := context.WithTimeout(context.Background(), d)
+								m, err = s.ReadContext(ctx)
+								cancel()
+								if errors.Is(err, context.DeadlineExceeded) {
+									continue
+								}
+							default:
+								m, err = s.ReadTimed(d)
+							}
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							if m.MsgType != 1 {
+								continue
+							}
+							i := binary.BigEndian.Uint64(m.Data)
+							if i <= last {
+								t.Errorf("message %d after %d in one reader", i, last)
+							}
+							last = i
+							mu.Lock()
+							seen[i]++
+							mu.Unlock()
+							got.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				for i, k := range seen[1:] {
+					if k != 1 {
+						t.Fatalf("message %d was read %d times", i+1, k)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestWatcherAgainstReader has the watcher take the role over and over while a
+// reader comes back at that very moment: order is kept.
+func TestWatcherAgainstReader(t *testing.T) {
+	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
+	s.mu.Lock()
+	s.idle = 50 * time.Microsecond
+	s.mu.Unlock()
+	const n = 20000
+	go numbered(t, c, n)
+	for next := uint64(1); next <= n; {
+		if rand.IntN(16) == 0 {
+			<-time.After(time.Duration(rand.IntN(200)) * time.Microsecond)
+		}
+		m, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.MsgType != 1 {
+			continue
+		}
+		if i := binary.BigEndian.Uint64(m.Data); i != next {
+			t.Fatalf("got message %d, want %d", i, next)
+		}
+		next++
+	}
+}
+
+// socketEnds returns a server and a client that are connected by a unix socket.
+func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server, *Client) {
+	t.Helper()
+	server.Name, server.Address = "test", tempSocket(t)
+	client.Name, client.Address = "test", server.Address
+	s, err := StartServer(&server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := StartClient(&client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		s.Close()
+	})
+	return s, c
+}

@@ -1,0 +1,501 @@
+// The sending half of one connection: frames are sealed into a buffer in
+// order, and whoever has the turn writes all of it with one call.
+
+package gipc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	batchSize  = 64 << 10              // what Queue holds back, and what waits behind a writer, in bytes
+	directSize = 16 << 10              // plaintext data from here on is written from the caller's slice
+	cutGrace   = 50 * time.Millisecond // what Close leaves a write that the kernel has begun to take
+	stallAfter = 10 * time.Millisecond // a write that is blocked for so long has the watcher read
+)
+
+// past is a deadline that has passed whatever the clock says.
+var past = time.Unix(1, 0)
+
+// A sender is one direction: its lock, cipher state, buffer and first permanent
+// error. Two things are held one after the other: mu for moments, to seal; the
+// turn for as long as the kernel takes to accept a batch.
+type sender struct {
+	conn  net.Conn
+	raw   syscall.RawConn // nil where the connection has no descriptor to try without waiting
+	limit int             // largest data that the peer accepts, in bytes
+	pool  *bufferPool
+	wg    *sync.WaitGroup // counts this end's goroutines
+
+	turn  chan struct{} // holds a token while somebody writes to the socket
+	stop  chan struct{} // closed with err set: users write no more
+	dead  chan struct{} // closed: nobody writes any more
+	cutAt atomic.Int64  // when a user's write in the kernel is cut, in Unix nanoseconds; 0 is never
+
+	stalled *time.Timer // runs while a write waits for the kernel
+	broke   func(error) // told once that the socket takes no more
+
+	// The holder of the turn uses these.
+	try func(fd uintptr) bool // writes out without waiting
+	out []byte
+	n   int
+	vec net.Buffers
+	two [2][]byte // what vec is made of, so that it costs no memory
+
+	// mu guards what follows.
+	mu      sync.Mutex
+	cipher  *cipherState // nil in plaintext
+	buf     *buffer      // sealed and not with the socket; nil when empty
+	batch   uint64       // the number of the batch that buf is
+	flushed uint64       // all batches up to this one are in the kernel
+	queued  uint64       // messages of Queue in batches that are not flushed
+	sent    uint64       // user frames accepted
+	size    uint64       // their data, in bytes
+	err     error        // the first permanent error: users' frames are refused with it
+	broken  bool         // the socket takes no more
+	kicking bool         // a short-lived goroutine is on its way to write
+	ping    bool         // a ping is owed
+	pong    []byte       // the pong that is owed; a newer ping replaces it
+}
+
+func (s *sender) init(conn net.Conn, raw syscall.RawConn, stalled func()) {
+	s.conn, s.raw = conn, raw
+	s.turn, s.stop, s.dead = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	s.try = func(fd uintptr) bool {
+		s.n = sysWrite(fd, s.out)
+		return true
+	}
+	s.batch = 1
+	s.stalled = time.AfterFunc(time.Hour, stalled)
+	s.stalled.Stop()
+}
+
+// outgoing is a user's frame on its way, with what it takes to undo it.
+type outgoing struct {
+	typ    uint32
+	data   []byte      // behind the buffer, in plaintext, when large
+	size   int         // in buf
+	length int         // of the data
+	held   bool        // by Queue
+	before cipherState // as it was
+}
+
+// write sends one message: when it returns nil the kernel has it, or, with
+// hold, the buffer has it and there is not enough for a batch yet.
+func (s *sender) write(ctx context.Context, typ int, data []byte, hold bool) error {
+	if len(data) > s.limit {
+		return &SizeError{len(data), s.limit}
+	}
+	direct := s.cipher == nil && len(data) >= directSize
+	s.mu.Lock()
+	mine := false
+	if direct || s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) > batchSize {
+		// No room behind the others, or no copy wanted: wait for the turn, unsealed.
+		s.mu.Unlock()
+		if err := s.take(ctx); err != nil {
+			return err
+		}
+		mine = true
+		s.mu.Lock()
+	}
+	if err := s.acceptLocked(); err != nil {
+		s.mu.Unlock()
+		if mine {
+			<-s.turn
+		}
+		return err
+	}
+	o := outgoing{typ: uint32(typ), length: len(data), held: hold}
+	if s.cipher != nil {
+		o.before = *s.cipher
+	}
+	if direct {
+		o.data = data // flush seals it, when nothing can come between head and data
+	} else {
+		o.size = s.appendLocked(o.typ, len(data), data)
+	}
+	s.sent++
+	s.size += uint64(len(data))
+	if hold {
+		s.queued++
+	}
+	batch, full := s.batch, direct || len(s.buf.b) >= batchSize
+	s.mu.Unlock()
+	if hold && !mine && !full {
+		return nil
+	}
+	if !mine {
+		if err := s.take(ctx); err != nil {
+			s.kick()
+			return fail(err, nil, "the message stands in the send buffer behind another one and still goes out")
+		}
+	}
+	return s.flush(ctx, batch, &o)
+}
+
+// flushAll returns nil when the kernel has everything that was accepted before the call.
+func (s *sender) flushAll(ctx context.Context) error {
+	s.mu.Lock()
+	batch, err := s.batch, s.err
+	if s.buf == nil {
+		batch-- // it may still be on its way with another writer
+	}
+	done := s.flushed >= batch
+	s.mu.Unlock()
+	if err != nil || done {
+		return err
+	}
+	if err := s.take(ctx); err != nil {
+		return err
+	}
+	return s.flush(ctx, batch, nil)
+}
+
+// take waits for the turn; after an error nothing has happened.
+func (s *sender) take(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return contextError("write", ctx)
+	case <-s.stop:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.err
+	}
+}
+
+// acceptLocked says whether one more user frame may be sealed.
+func (s *sender) acceptLocked() error {
+	if s.err == nil && s.cipher != nil && s.cipher.exhausted() {
+		return fail(ErrNotConnected, nil, "this connection has used up its sequence numbers: close it and connect again")
+	}
+	return s.err
+}
+
+// appendLocked seals a frame with n bytes of data into the buffer and returns
+// by how much that grew. With nil data only the head of a plaintext frame is
+// put there: its data follows in the same write.
+func (s *sender) appendLocked(typ uint32, n int, data []byte) int {
+	before := 0
+	if s.buf != nil {
+		before = len(s.buf.b)
+	}
+	body := typeLen + n
+	if s.cipher == nil {
+		s.buf = s.pool.grow(s.buf, before+prefixLen+typeLen+len(data))
+		b := appendPrefix(s.buf.b, body)
+		b = binary.BigEndian.AppendUint32(b, typ)
+		s.buf.b = append(b, data...)
+		return len(s.buf.b) - before
+	}
+	// The plaintext stands behind the place of its sealed form for a moment:
+	// sealing over itself costs a move. Huge ones bear it, for 32-bit systems.
+	frame := prefixLen + sealGrowth + body
+	at := before + frame
+	if body > maxMsgSize/4 {
+		at = before + prefixLen
+	}
+	s.buf = s.pool.grow(s.buf, max(before+frame, at+body))
+	plain := s.buf.b[at : at+body]
+	binary.BigEndian.PutUint32(plain, typ)
+	copy(plain[typeLen:], data)
+	b, err := s.cipher.seal(appendPrefix(s.buf.b, sealGrowth+body), plain)
+	if err != nil { // unreachable for users' frames, see acceptLocked
+		return 0
+	}
+	s.buf.b = b
+	return frame
+}
+
+// controlLocked seals a control frame, which goes out with the next batch.
+func (s *sender) controlLocked(kind byte, rest ...byte) {
+	var data [9]byte
+	data[0] = kind
+	s.appendLocked(controlType, 1+copy(data[1:], rest), data[:1+len(rest)])
+}
+
+// owedLocked seals the ping and the pong that are owed, unless this side has
+// said goodbye: after that it writes nothing but its answer.
+func (s *sender) owedLocked() {
+	if s.err == nil && s.pong != nil {
+		s.controlLocked(kindPong, s.pong...)
+	}
+	if s.err == nil && s.ping {
+		s.controlLocked(kindPing, make([]byte, 8)...)
+	}
+	s.pong, s.ping = nil, false
+}
+
+// flush writes what is buffered until batch is in the kernel, and gives up the
+// turn, which the caller holds. o is the caller's own frame, the last but for
+// those of others; nil when it has none.
+func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
+	defer func() { <-s.turn }()
+	s.mu.Lock()
+	s.owedLocked()
+	own := batch == 0
+	var tail []byte
+	if o != nil && o.data != nil {
+		if s.err != nil { // a goodbye came between
+			defer s.mu.Unlock()
+			s.undoLocked(o)
+			return s.err
+		}
+		tail = o.data
+		o.size = s.appendLocked(o.typ, len(tail), nil)
+	}
+	if s.buf == nil || !own && s.flushed >= batch {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.broken {
+		defer s.mu.Unlock()
+		return s.err
+	}
+	b, number, queued := s.buf, s.batch, s.queued
+	s.buf, s.queued, s.batch = nil, 0, s.batch+1
+	s.mu.Unlock()
+
+	n, why, err := s.put(ctx, own, b.b, tail)
+
+	s.mu.Lock()
+	switch {
+	case err == nil && why == nil:
+		s.flushed = number
+		s.pool.put(b)
+		s.mu.Unlock()
+		return nil
+	case err == nil && n == 0:
+		// The kernel has nothing of it: the stream stands at the end of a frame.
+		defer s.mu.Unlock()
+		s.queued += queued
+		return s.putBackLocked(b, o, why)
+	case err == nil:
+		err = why
+	}
+	lost := s.queued + queued
+	s.queued = 0
+	if own { // nobody is there to be told
+		s.queued = lost
+	}
+	s.breakLocked(err)
+	s.mu.Unlock()
+	s.broke(err)
+	if lost > 0 {
+		return fail(ErrNotConnected, err, "the write failed, and %d queued messages are lost", lost)
+	}
+	return fail(ErrNotConnected, err, "the write failed")
+}
+
+// putBackLocked undoes a write that was interrupted before its first byte: the
+// caller's frame is taken out again where none has been sealed after it.
+func (s *sender) putBackLocked(b *buffer, o *outgoing, why error) error {
+	undone := false
+	switch {
+	case o == nil:
+	case o.data != nil:
+		b.b, undone = b.b[:len(b.b)-o.size], true
+	case s.buf == nil && len(b.b) == o.size:
+		b.b, undone = b.b[:0], true
+		if s.cipher != nil {
+			*s.cipher = o.before
+		}
+	}
+	if s.buf != nil {
+		b = s.pool.grow(b, len(b.b)+len(s.buf.b))
+		b.b = append(b.b, s.buf.b...)
+		s.pool.put(s.buf)
+	}
+	if s.buf = b; len(b.b) == 0 {
+		s.pool.put(b)
+		s.buf = nil
+	}
+	if undone {
+		s.undoLocked(o)
+	}
+	if undone || o == nil {
+		return why
+	}
+	s.kickLocked()
+	return fail(why, nil, "the message stands in the send buffer and still goes out")
+}
+
+// undoLocked takes back the count of a frame that is not sent after all.
+func (s *sender) undoLocked(o *outgoing) {
+	s.sent--
+	s.size -= uint64(o.length)
+	if o.held {
+		s.queued--
+	}
+}
+
+// put has the kernel take b and then tail. It ends early, with n bytes taken
+// and why, when the context ends or, unless this is the library's own write,
+// when Close cuts.
+func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why, err error) {
+	if s.raw != nil && tail == nil {
+		s.out, s.n = b, 0
+		if s.raw.Write(s.try); s.n == len(b) {
+			return s.n, nil, nil
+		}
+		n = s.n
+	}
+	s.stalled.Reset(stallAfter)
+	defer s.stalled.Stop()
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(past) })()
+	}
+	for {
+		// Who interrupts sets the reason and then the deadline, so here the
+		// deadline comes first and the reasons after it.
+		var cut time.Time
+		if at := s.cutAt.Load(); at != 0 && !own {
+			cut = time.Unix(0, at)
+		}
+		s.conn.SetWriteDeadline(cut)
+		if ctx.Err() != nil {
+			return n, contextError("write", ctx), nil
+		}
+		if !cut.IsZero() && !time.Now().Before(cut) {
+			return n, fail(ErrClosed, nil, "a write was cut short"), nil
+		}
+		var m int
+		if n >= len(b) {
+			m, err = s.conn.Write(tail[n-len(b):])
+		} else if tail == nil {
+			m, err = s.conn.Write(b[n:])
+		} else {
+			s.two = [2][]byte{b[n:], tail}
+			s.vec = s.two[:]
+			var wide int64
+			wide, err = s.vec.WriteTo(s.conn)
+			m, s.two = int(wide), [2][]byte{}
+		}
+		n += m
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, nil, err
+		}
+	}
+}
+
+// kick has what is buffered or owed written by a goroutine that ends when it
+// has: for the few cases in which nobody who writes is left to do it.
+func (s *sender) kick() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kickLocked()
+}
+
+func (s *sender) kickLocked() {
+	if s.kicking || s.broken {
+		return
+	}
+	s.kicking = true
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		s.drain(context.Background())
+	}()
+}
+
+// drain writes everything that has been accepted, whoever waits for what.
+func (s *sender) drain(ctx context.Context) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return contextError("write", ctx)
+	case <-s.dead:
+		return net.ErrClosed
+	}
+	s.mu.Lock()
+	s.kicking = false
+	s.mu.Unlock()
+	return s.flush(ctx, 0, nil)
+}
+
+// owe notes a ping, or the pong for a ping with the given bytes. The caller
+// does not wait for it to be written.
+func (s *sender) owe(pong []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	if pong == nil {
+		s.ping = true
+	} else {
+		s.pong = append(s.pong[:0], pong...)
+	}
+	s.kickLocked()
+}
+
+// forget makes err the answer to every user's write from here on, and returns
+// how many messages of Queue go nowhere.
+func (s *sender) forget(err error) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuseLocked(err)
+	lost := s.queued
+	s.queued = 0
+	return int64(lost)
+}
+
+func (s *sender) refuseLocked(err error) {
+	if s.err == nil {
+		s.err = err
+		close(s.stop)
+	}
+}
+
+// breakLocked ends this half: no byte goes out any more.
+func (s *sender) breakLocked(err error) {
+	s.refuseLocked(fail(ErrNotConnected, err, "the connection can no longer be written to"))
+	s.broken = true
+}
+
+// say seals control frames behind everything that users wrote, whose further
+// writes get err, and has it all written. The caller does not wait.
+func (s *sender) say(err error, frames ...[2]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuseLocked(err)
+	if s.broken {
+		return
+	}
+	for _, f := range frames {
+		s.controlLocked(f[0], f[1])
+	}
+	s.kickLocked()
+}
+
+// bury ends the half for good and returns how many messages of Queue it held.
+func (s *sender) bury() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.broken {
+		s.breakLocked(net.ErrClosed)
+	}
+	close(s.dead)
+	s.stalled.Stop()
+	lost := s.queued
+	s.queued = 0
+	if s.buf != nil {
+		s.pool.put(s.buf)
+		s.buf = nil
+	}
+	return int64(lost)
+}

@@ -1,0 +1,248 @@
+// The end that accepts: the listener, the handshakes on their way, and the
+// server of one client. What serves many is in multi.go.
+
+package gipc
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxPending  = 1024 // handshakes on their way
+	acceptPause = 5 * time.Millisecond
+	acceptLimit = time.Second
+)
+
+// Server is the end of a connection that accepts, or, from
+// [Server.Connections], the serving end of one client of many. Its methods are
+// safe for concurrent use.
+type Server struct {
+	end
+	Connections *ConnectionPool // the clients; never nil
+	host        *host           // nil for one client of many
+}
+
+// A host is what a server has and a single connection has not.
+type host struct {
+	listener net.Listener
+	quit     chan struct{} // closed: accept no more
+	once     sync.Once
+	wg       sync.WaitGroup // the accept loop and the handshakes
+	refused  atomic.Uint64
+	ids      atomic.Uint64
+
+	mu      sync.Mutex
+	pending list.List // of net.Conn, the longest in wait first
+}
+
+// StartServer listens and returns when clients can connect. Without MultiClient
+// it serves one client at a time: Read and Write are with whoever is connected
+// now, and another one is refused meanwhile.
+//
+// On an error the server is nil and nothing is left behind: ErrConfig,
+// ErrNameInUse when the name or the address is taken by a server that is alive,
+// or the system's error.
+func StartServer(config *ServerConfig) (*Server, error) {
+	set, err := config.settings()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := set.listen()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{host: &host{listener: listener, quit: make(chan struct{})}}
+	s.init(set, new(bufferPool), Disconnected)
+	s.many = set.multi
+	s.Connections = newPool(s)
+	s.mu.Lock()
+	s.setLocked(Listening)
+	s.mu.Unlock()
+	s.host.wg.Add(1)
+	go s.accept()
+	s.log.Info("listening", "name", set.name, "address", listener.Addr())
+	return s, nil
+}
+
+// Close is Shutdown with 5 seconds. Unlike that of net.Conn it is graceful: it
+// says goodbye, and returns nil when the peers have received every message that
+// was written since their last Connected. Reads in progress end at once, with
+// the complete messages that this process holds, one message Closed, and then
+// ErrClosed. On one client of many it ends that connection alone. A second call
+// waits for the first and returns nil.
+func (s *Server) Close() error { return s.Shutdown(context.Background()) }
+
+// Shutdown closes the server as Close does, for as long as ctx allows, and at
+// most 5 seconds where ctx has no deadline. With a context that has ended it
+// cuts at once. An error says that a peer may not have received everything; the
+// server is closed all the same, and its name is free.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if s.host == nil {
+		return s.shutdown(ctx, byeUser)
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, closeTime)
+		defer cancel()
+	}
+	s.host.stop()
+	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, byeShutdown))
+	settled := make(chan struct{})
+	go func() {
+		s.host.wg.Wait()
+		close(settled)
+	}()
+	select {
+	case <-settled:
+	case <-ctx.Done(): // an Authorize that does not return
+	}
+	return err
+}
+
+// Stats returns the totals of this end: those of a server of many clients are
+// the sums over all that it ever had.
+func (s *Server) Stats() Stats {
+	total := s.end.Stats()
+	if s.host != nil {
+		total.Refused += s.host.refused.Load()
+		s.Connections.addStats(&total)
+	}
+	return total
+}
+
+// stop ends the listening, which frees the name, and the handshakes.
+func (h *host) stop() {
+	h.once.Do(func() {
+		close(h.quit)
+		h.listener.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for p := h.pending.Front(); p != nil; p = p.Next() {
+			p.Value.(net.Conn).Close()
+		}
+	})
+}
+
+// accept hands every connection to a handshake of its own. Errors that may pass,
+// such as too many open files, slow it down and do not end it.
+func (s *Server) accept() {
+	h := s.host
+	defer h.wg.Done()
+	var pause time.Duration
+	for {
+		conn, err := h.listener.Accept()
+		if err == nil {
+			pause = 0
+			place := h.enter(conn)
+			h.wg.Add(1)
+			go func() {
+				defer h.wg.Done()
+				defer h.exit(place)
+				s.greet(conn)
+			}()
+			continue
+		}
+		select {
+		case <-h.quit:
+			return
+		default:
+		}
+		if errors.Is(err, net.ErrClosed) {
+			s.deaf(err)
+			return
+		}
+		pause = min(max(2*pause, acceptPause), acceptLimit)
+		s.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-h.quit:
+			t.Stop()
+			return
+		}
+	}
+}
+
+// deaf ends a server whose listener somebody else has closed. A client that is
+// connected stays.
+func (s *Server) deaf(err error) {
+	s.log.Error("cannot accept any more", "name", s.set.name, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sayLocked(Error, err) {
+		s.finishLocked(fail(ErrClosed, err, "the listener does not accept any more"))
+	}
+	s.single = true
+}
+
+// enter gives a handshake a place. Where there is none the one that has waited
+// longest gives way: an honest client is through in milliseconds.
+func (h *host) enter(conn net.Conn) *list.Element {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pending.Len() >= maxPending {
+		h.pending.Remove(h.pending.Front()).(net.Conn).Close()
+		h.refused.Add(1)
+	}
+	select {
+	case <-h.quit:
+		conn.Close()
+	default:
+	}
+	return h.pending.PushBack(conn)
+}
+
+func (h *host) exit(place *list.Element) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pending.Remove(place)
+}
+
+// greet takes one connection through the handshake, in at most helloTime
+// altogether, and seats it.
+func (s *Server) greet(conn net.Conn) {
+	pool := s.Connections
+	conn.SetDeadline(time.Now().Add(helloTime))
+	seated := false
+	admit := func() byte {
+		if seated = pool.claim(); !seated {
+			return reasonBusy
+		}
+		return 0
+	}
+	agreed, err := func() (*session, error) {
+		if !pool.room() {
+			writeRefusal(conn, reasonBusy)
+			return nil, fail(ErrRefused, nil, "there are as many clients as may be")
+		}
+		if ask := s.set.authorize; ask != nil {
+			if err := ask(peerOf(conn)); err != nil {
+				writeRefusal(conn, reasonUnauthorised)
+				return nil, fail(ErrRefused, err, "Authorize")
+			}
+		}
+		return serverHandshake(conn, s.set.terms(), newKey, admit)
+	}()
+	if err == nil {
+		conn.SetDeadline(time.Time{})
+		pool.seat(conn, agreed)
+		return
+	}
+	if seated {
+		pool.unclaim()
+	}
+	s.host.refused.Add(1)
+	s.log.Warn("a peer did not get in", "name", s.set.name, "peer", conn.RemoteAddr(), "err", err)
+	closeSlowly(conn, time.Now().Add(drainTime))
+}
+
+// terms are what this side brings to a handshake.
+func (s *settings) terms() *terms {
+	return &terms{name: s.name, secret: s.secret, encrypt: s.encrypt, limit: s.limit, allowV2: s.allowV2}
+}

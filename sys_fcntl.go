@@ -1,0 +1,21 @@
+// Unix systems whose locks belong to a process: two servers of one process are
+// kept apart by the probe of the socket alone.
+
+//go:build aix || (solaris && !illumos)
+
+package gipc
+
+import (
+	"os"
+	"syscall"
+)
+
+func lock(fd uintptr) error {
+	err := syscall.FcntlFlock(fd, syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK})
+	if err == syscall.EAGAIN || err == syscall.EACCES {
+		return errLocked
+	}
+	return err
+}
+
+func unlock(f *os.File) error { return f.Close() }
