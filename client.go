@@ -173,7 +173,7 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		conn.SetDeadline(time.Time{})
 		if err = ctx.Err(); err == nil {
 			c.made++
-			return c.newLink(conn, s, c.made), nil
+			return c.newLink(conn, c.set.serverOf(conn), s, c.made), nil
 		}
 	}
 	where := conn.RemoteAddr()
@@ -187,9 +187,9 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	return nil, err
 }
 
-// newLink is the connection that a handshake has agreed on.
-func (e *end) newLink(conn net.Conn, s *session, id uint64) *link {
-	l := &link{conn: conn, raw: rawConn(conn), peer: peerOf(conn), id: id, version: s.version, limit: e.set.limit,
+// newLink is the connection with peer that a handshake has agreed on.
+func (e *end) newLink(conn net.Conn, peer Peer, s *session, id uint64) *link {
+	l := &link{conn: conn, raw: rawConn(conn), peer: peer, id: id, version: s.version, limit: e.set.limit,
 		busy: e.set.busyPoll, born: time.Now(), pool: e.pool, cipher: s.in, leave: &e.leave, heartbeat: e.set.heartbeatFor(conn)}
 	if len(s.rest) > 0 {
 		l.in = e.pool.get(len(s.rest))

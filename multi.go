@@ -151,7 +151,7 @@ func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
 		s.single, s.lazy = true, true
 		ok = p.enroll(s)
 	}
-	if !ok || !s.attach(s.newLink(conn, agreed, id)) {
+	if !ok || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
 		conn.Close()
 	}
 	p.mu.Lock()

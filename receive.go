@@ -449,7 +449,7 @@ func (l *link) took() (outcome, error) {
 
 // endError says how the stream ended.
 func (l *link) endError(err error) error {
-	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+	if !isStreamEnd(err) {
 		return fmt.Errorf("gipc: read: %w", err)
 	}
 	if l.part.active || len(l.unread()) > 0 {

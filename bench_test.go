@@ -1,0 +1,318 @@
+// Benchmarks beside a raw socket: two processes, alternating rounds in one
+// run, the median of the rounds' ratios. What is measured against what stands
+// in the names; x is ours in time per message over the other's.
+
+package gipc
+
+import (
+	"bufio"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// talker is one side of a connection as the benchmarks need it.
+type talker interface {
+	send(data []byte) error
+	flush() error
+	recv() ([]byte, error) // valid until the next one
+	close()
+}
+
+// rawTalker is a net.Conn with a 4-byte length prefix, and, with seal, AES-256-GCM.
+type rawTalker struct {
+	conn  net.Conn
+	r     *bufio.Reader
+	w     *bufio.Writer // batches; nil: one write a message
+	seal  cipher.AEAD
+	out   []byte
+	in    []byte
+	plain []byte
+}
+
+func newRawTalker(conn net.Conn, kind string) *rawTalker {
+	t := &rawTalker{conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
+	if strings.Contains(kind, "batch") {
+		t.w = bufio.NewWriterSize(conn, 64<<10)
+	}
+	if strings.Contains(kind, "sealed") {
+		block, err := aes.NewCipher(make([]byte, 32))
+		if err != nil {
+			panic(err)
+		}
+		if t.seal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+			panic(err)
+		}
+	}
+	return t
+}
+
+func (t *rawTalker) send(data []byte) error {
+	n := len(data)
+	if t.seal != nil {
+		n += t.seal.Overhead()
+	}
+	t.out = binary.BigEndian.AppendUint32(t.out[:0], uint32(n))
+	if t.seal != nil {
+		t.out = t.seal.Seal(t.out, nil, data, nil)
+	} else {
+		t.out = append(t.out, data...)
+	}
+	if t.w != nil {
+		_, err := t.w.Write(t.out)
+		return err
+	}
+	_, err := t.conn.Write(t.out)
+	return err
+}
+
+func (t *rawTalker) flush() error {
+	if t.w == nil {
+		return nil
+	}
+	return t.w.Flush()
+}
+
+func (t *rawTalker) recv() ([]byte, error) {
+	head, err := t.r.Peek(4)
+	if err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint32(head))
+	t.r.Discard(4)
+	if cap(t.in) < n {
+		t.in = make([]byte, n)
+	}
+	t.in = t.in[:n]
+	if _, err := io.ReadFull(t.r, t.in); err != nil || t.seal == nil {
+		return t.in, err
+	}
+	t.plain, err = t.seal.Open(t.plain[:0], nil, t.in, nil)
+	return t.plain, err
+}
+
+func (t *rawTalker) close() { t.conn.Close() }
+
+// ourTalker is this library.
+type ourTalker struct {
+	e interface {
+		Write(int, []byte) error
+		Queue(int, []byte) error
+		Flush() error
+		ReadInto(context.Context, *Message) error
+		Close() error
+	}
+	queue bool
+	m     Message
+}
+
+func (t *ourTalker) send(data []byte) error {
+	if t.queue {
+		return t.e.Queue(1, data)
+	}
+	return t.e.Write(1, data)
+}
+
+func (t *ourTalker) flush() error {
+	if t.queue {
+		return t.e.Flush()
+	}
+	return nil
+}
+
+func (t *ourTalker) recv() ([]byte, error) {
+	for {
+		if err := t.e.ReadInto(context.Background(), &t.m); err != nil {
+			return nil, err
+		}
+		if t.m.MsgType > 0 {
+			return t.m.Data, nil
+		}
+		if t.m.Status == "Disconnected" {
+			return nil, io.EOF
+		}
+	}
+}
+
+func (t *ourTalker) close() { t.e.Close() }
+
+func benchEncryption(kind string) Encryption {
+	if strings.Contains(kind, "encrypted") {
+		return EncryptionOn
+	}
+	return EncryptionOff
+}
+
+func init() { testChildren["bench"] = benchChild }
+
+// benchChild serves one connection: it sends back every message, or with
+// "stream" in its kind none, and in any case those of one byte.
+func benchChild() {
+	kind, path := os.Getenv("GIPC_TEST_KIND"), os.Getenv("GIPC_TEST_PATH")
+	var t talker
+	if strings.HasPrefix(kind, "gipc") {
+		s, err := StartServer(&ServerConfig{Name: "bench", Address: path, Encryption: benchEncryption(kind)})
+		if err != nil {
+			panic(err)
+		}
+		t = &ourTalker{e: s}
+		fmt.Println("ready")
+	} else {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println("ready")
+		conn, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		t = newRawTalker(conn, strings.Replace(kind, "batch", "", 1))
+	}
+	for {
+		data, err := t.recv()
+		if err != nil {
+			t.close()
+			return
+		}
+		if !strings.Contains(kind, "stream") || len(data) == 1 {
+			if t.send(data) != nil {
+				return
+			}
+		}
+	}
+}
+
+// startTalker starts a child of the given kind and connects to it.
+func startTalker(b *testing.B, kind string) talker {
+	path := tempSocket(b)
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "GIPC_TEST_CHILD=bench", "GIPC_TEST_KIND="+kind, "GIPC_TEST_PATH="+path)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { child.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		b.Fatal(line, err)
+	}
+	var t talker
+	if strings.HasPrefix(kind, "gipc") {
+		c, err := StartClient(&ClientConfig{Name: "bench", Address: path, Encryption: benchEncryption(kind)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		t = &ourTalker{e: c, queue: strings.Contains(kind, "queue")}
+	} else {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		t = newRawTalker(conn, kind)
+	}
+	b.Cleanup(t.close)
+	return t
+}
+
+// round sends n messages and returns the time for each. Streaming counts until
+// the other side has the last one; otherwise each is answered.
+func round(b *testing.B, t talker, stream bool, data []byte, n int, times []time.Duration) time.Duration {
+	start := time.Now()
+	last := start
+	for i := range n {
+		if err := t.send(data); err != nil {
+			b.Fatal(err)
+		}
+		if stream {
+			continue
+		}
+		if _, err := t.recv(); err != nil {
+			b.Fatal(err)
+		}
+		now := time.Now()
+		times[i] = now.Sub(last)
+		last = now
+	}
+	if stream {
+		t.send(data[:1])
+		if err := t.flush(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := t.recv(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return time.Since(start) / time.Duration(n)
+}
+
+func BenchmarkBesideRaw(b *testing.B) {
+	const rounds = 9
+	for _, row := range []struct {
+		what      string
+		ours, raw string
+		size, n   int
+	}{
+		{"ping-pong-64B-encrypted", "gipc encrypted", "raw", 64, 4000},
+		{"ping-pong-64B-plain", "gipc", "raw", 64, 4000},
+		{"ping-pong-4KiB-encrypted", "gipc encrypted", "raw", 4 << 10, 3000},
+		{"ping-pong-1MiB-encrypted", "gipc encrypted", "raw sealed", 1 << 20, 40},
+		{"stream-64B-encrypted-Queue", "gipc stream encrypted queue", "raw stream batch sealed", 64, 200000},
+		{"stream-64B-plain-Queue", "gipc stream queue", "raw stream batch", 64, 1000000},
+		{"stream-64B-encrypted-Write", "gipc stream encrypted", "raw stream", 64, 40000},
+		{"stream-1MiB-encrypted", "gipc stream encrypted", "raw stream sealed", 1 << 20, 100},
+		{"stream-1MiB-plain", "gipc stream", "raw stream", 1 << 20, 200},
+	} {
+		b.Run(row.what+"-vs-"+strings.ReplaceAll(row.raw, " ", "-"), func(b *testing.B) {
+			data := make([]byte, row.size)
+			stream := strings.Contains(row.raw, "stream")
+			raw, ours := startTalker(b, row.raw), startTalker(b, row.ours)
+			times := make([]time.Duration, row.n)
+			p := func(q float64) time.Duration {
+				slices.Sort(times)
+				return times[int(q*float64(len(times)-1))]
+			}
+			for range 2 {
+				round(b, raw, stream, data, row.n/4, times)
+				round(b, ours, stream, data, row.n/4, times)
+			}
+			var x, x99, us, them []float64
+			for b.Loop() {
+				for range rounds {
+					r := round(b, raw, stream, data, row.n, times)
+					r50, r99 := p(0.5), p(0.99)
+					o := round(b, ours, stream, data, row.n, times)
+					if stream {
+						x = append(x, float64(o)/float64(r))
+					} else {
+						x = append(x, float64(p(0.5))/float64(r50))
+						x99 = append(x99, float64(p(0.99))/float64(r99))
+						r, o = r50, p(0.5)
+					}
+					them, us = append(them, float64(r)), append(us, float64(o))
+				}
+			}
+			median := func(v []float64) float64 { slices.Sort(v); return v[len(v)/2] }
+			b.ReportMetric(median(x), "x")
+			if !stream {
+				b.ReportMetric(median(x99), "x-p99")
+			}
+			b.ReportMetric(median(us), "ns/msg")
+			b.ReportMetric(median(them), "ns/msg-raw")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
