@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -40,6 +41,14 @@ func TestMain(m *testing.M) {
 }
 
 func quiet(uint64, uint64) {}
+
+// soon ends what would otherwise wait for ever, so that a defect fails its own
+// test.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
 
 func unixServer(socket string) *gipc.ServerConfig {
 	return &gipc.ServerConfig{Name: "copytree", Network: "unix", Address: socket}
@@ -145,7 +154,7 @@ func startServe(t *testing.T, config *gipc.ServerConfig, dir string) chan outcom
 	t.Helper()
 	served := make(chan outcome, 1)
 	go func() {
-		all, err := serve(t.Context(), config, dir, quiet)
+		all, err := serve(soon(t), config, dir, quiet)
 		served <- outcome{all, err}
 	}()
 	return served
@@ -178,8 +187,11 @@ func TestCopies(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if off := server.Encryption == gipc.EncryptionOff && client.Encryption == gipc.EncryptionOff; off != (mode == "plain") {
+					t.Errorf("encryption is %v and %v", server.Encryption, client.Encryption)
+				}
 				served := startServe(t, server, into)
-				sent, err := send(t.Context(), client, from, quiet)
+				sent, err := send(soon(t), client, from, quiet)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -211,7 +223,7 @@ func TestReceiverKilledHalfWay(t *testing.T) {
 	}
 	sent := make(chan outcome, 1)
 	go func() {
-		all, err := send(t.Context(), unixClient(socket), from, quiet)
+		all, err := send(soon(t), unixClient(socket), from, quiet)
 		sent <- outcome{all, err}
 	}()
 	if err := child.Wait(); err == nil {
@@ -252,7 +264,22 @@ func TestSenderGoneHalfWay(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sent, err := send(t.Context(), unixClient(socket), from, quiet)
+	// The rest of what the first one began may not complete it over another connection.
+	second, err := gipc.StartClient(unixClient(socket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDigest()
+	d.add(entry{kind: kindFile, name: "x"}, 0)
+	for _, m := range []raw{{msgPiece, "\x01"}, {msgEnd, "\x01\x02\x03\x04\x05\x06\x07\x08" + string(d.result().append(nil))}} {
+		if err := second.Write(m.msgType, []byte(m.data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := send(soon(t), unixClient(socket), from, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +374,7 @@ func TestSenderSeesRefusal(t *testing.T) {
 			}
 		}
 	}()
-	if all, err := send(t.Context(), unixClient(socket), from, quiet); err == nil || !strings.Contains(err.Error(), "disk full") {
+	if all, err := send(soon(t), unixClient(socket), from, quiet); err == nil || !strings.Contains(err.Error(), "disk full") {
 		t.Errorf("the sender ended with %v, %v; want the receiver's own words", all, err)
 	}
 }
@@ -355,8 +382,20 @@ func TestSenderSeesRefusal(t *testing.T) {
 func TestDestinationMustBeEmpty(t *testing.T) {
 	into := t.TempDir()
 	write(t, into, "mine", "precious", 0o600)
-	if _, err := serve(t.Context(), unixServer(tempSocket(t)), into, quiet); err == nil {
+	if _, err := serve(soon(t), unixServer(tempSocket(t)), into, quiet); err == nil {
 		t.Error("a directory with files in it was accepted")
+	}
+}
+
+func TestDigestIsAsDescribed(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "a", "one", 0o600)
+	write(t, dir, "b/c", "two", 0o644)
+	head := "\x00\x00\x00\x00\x00" // no mode, and the first byte of the name's length
+	sum := func(content string) string { s := sha256.Sum256([]byte(content)); return string(s[:]) }
+	want := totals{3, 6, sha256.Sum256([]byte("f" + head + "\x01a" + sum("one") + "d" + head + "\x01b" + sum("") + "f" + head + "\x03b/c" + sum("two")))}
+	if got, err := digestOf(os.DirFS(dir)); err != nil || got != want {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }
 

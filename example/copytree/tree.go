@@ -112,9 +112,9 @@ func parseTotals(data []byte) (t totals, err error) {
 	return t, nil
 }
 
-// A digest sums up a tree, entry by entry in the order of fs.WalkDir: kind,
-// name with its length before it, and the SHA-256 of the content. Permission
-// bits are not in it, since not every system keeps them.
+// A digest sums up a tree, entry by entry in the order of fs.WalkDir: kind, a
+// mode of 0, name with its length before it, and the SHA-256 of the content.
+// Permission bits are not in it, since not every system keeps them.
 type digest struct {
 	totals
 	all, content hash.Hash
