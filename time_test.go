@@ -1,0 +1,317 @@
+// Whatever depends on the clock, in bubbles where it is not the real one:
+// heartbeats, pings of a side whose queue is full, the watcher, goodbyes to a
+// peer that does not answer.
+
+package gipc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// rawClient shakes hands with s over net.Pipe by hand and returns what a client
+// has then, without any of its behaviour.
+func rawClient(t *testing.T, l *pipeListener, name string) (net.Conn, *session) {
+	t.Helper()
+	near, far := net.Pipe()
+	l.conns <- far
+	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize, encrypt: true}, newKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := hello.finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return near, s
+}
+
+// pipeServer starts a server over net.Pipe.
+func pipeServer(t *testing.T, config ServerConfig) (*Server, *pipeListener) {
+	t.Helper()
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	config.Name, config.Listener = "pipe", l
+	s, err := StartServer(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, l
+}
+
+// readFrame reads and opens one frame.
+func readFrame(t *testing.T, conn net.Conn, s *session) (typ uint32, data []byte, err error) {
+	t.Helper()
+	var prefix [prefixLen]byte
+	if _, err := io.ReadFull(conn, prefix[:]); err != nil {
+		return 0, nil, err
+	}
+	n, err := parsePrefix(prefix[:], sealGrowth, defaultMsgSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(conn, body); err != nil {
+		return 0, nil, err
+	}
+	plain, err := s.in.open(nil, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(plain[0])<<24 | uint32(plain[1])<<16 | uint32(plain[2])<<8 | uint32(plain[3]), plain[4:], nil
+}
+
+// writeFrame seals and writes one frame.
+func writeFrame(t *testing.T, conn net.Conn, s *session, typ byte, data ...byte) {
+	t.Helper()
+	sealed, err := s.out.seal(nil, append([]byte{0, 0, 0, typ}, data...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(append(appendPrefix(nil, len(sealed)), sealed...)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantStatus(t *testing.T, s interface{ Read() (*Message, error) }, status Status) *Message {
+	t.Helper()
+	m, err := s.Read()
+	if err != nil || m.MsgType != internalType || m.Status != status.String() {
+		t.Fatalf("got %+v, %v; want status %v", m, err, status)
+	}
+	return m
+}
+
+// A peer that is silent gets a ping after one interval, and is lost after two.
+func TestHeartbeatFindsSilentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{Heartbeat: 5 * time.Second})
+		defer s.Close()
+		conn, session := rawClient(t, l, "pipe")
+		defer conn.Close()
+		start := time.Now()
+		wantStatus(t, s, Connected)
+		typ, data, err := readFrame(t, conn, session)
+		if err != nil || typ != controlType || len(data) != 9 || data[0] != kindPing {
+			t.Fatal(typ, data, err)
+		}
+		if d := time.Since(start); d != 5*time.Second {
+			t.Errorf("pinged after %v, want 5s", d)
+		}
+		m := wantStatus(t, s, Disconnected)
+		if !errors.Is(m.Err, ErrTimeout) {
+			t.Errorf("lost for %v, want ErrTimeout", m.Err)
+		}
+		if d := time.Since(start); d != 10*time.Second {
+			t.Errorf("lost after %v, want 10s", d)
+		}
+	})
+}
+
+// Any frame counts as life, also one that is no pong.
+func TestHeartbeatCountsAnyFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{Heartbeat: 5 * time.Second})
+		defer s.Close()
+		conn, session := rawClient(t, l, "pipe")
+		defer conn.Close()
+		go func() {
+			for { // takes the pings, and answers none
+				if _, _, err := readFrame(t, conn, session); err != nil {
+					return
+				}
+			}
+		}()
+		wantStatus(t, s, Connected)
+		for range 10 {
+			<-time.After(9 * time.Second)
+			writeFrame(t, conn, session, 7)
+			if m, err := s.Read(); err != nil || m.MsgType != 7 {
+				t.Fatal(m, err)
+			}
+		}
+	})
+}
+
+// Two idle ends keep each other alive for a day, and nobody reads.
+func TestHeartbeatKeepsIdleConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := pipeEnds(t, ServerConfig{Heartbeat: time.Second}, ClientConfig{Heartbeat: 3 * time.Second}, nil)
+		<-time.After(24 * time.Hour)
+		if s.ID() != 1 || s.StatusCode() != Connected || c.StatusCode() != Connected {
+			t.Fatal(s.ID(), s.Status(), c.Status())
+		}
+		c.Close()
+		s.Close()
+	})
+}
+
+// A side whose queue is full pings each second, with any Heartbeat, and judges nobody.
+func TestFullQueuePings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{Heartbeat: -1})
+		defer s.Close()
+		conn, session := rawClient(t, l, "pipe")
+		defer conn.Close()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			sealed := make([]byte, queueSize)
+			writeFrame(t, conn, session, 1, sealed...)
+		}()
+		<-done
+		start := time.Now()
+		for i := range 30 {
+			typ, data, err := readFrame(t, conn, session)
+			if err != nil || typ != controlType || data[0] != kindPing {
+				t.Fatal(typ, data, err)
+			}
+			if d := time.Since(start); d != time.Duration(i+1)*time.Second {
+				t.Fatalf("ping %d after %v", i+1, d)
+			}
+		}
+		// Reading takes the full queue away, and the connection goes on.
+		wantStatus(t, s, Connected)
+		if m, err := s.Read(); err != nil || len(m.Data) != queueSize {
+			t.Fatal(m, err)
+		}
+		writeFrame(t, conn, session, 2)
+		if m, err := s.Read(); err != nil || m.MsgType != 2 {
+			t.Fatal(m, err)
+		}
+		go io.Copy(io.Discard, conn)
+	})
+}
+
+// A ping is answered with its bytes, whether or not anybody reads.
+func TestPingIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		defer s.Close()
+		conn, session := rawClient(t, l, "pipe")
+		defer conn.Close()
+		for i := range byte(10) {
+			writeFrame(t, conn, session, 0, kindPing, 1, 2, 3, 4, 5, 6, 7, i)
+			typ, data, err := readFrame(t, conn, session)
+			if err != nil || typ != controlType || data[0] != kindPong || data[8] != i {
+				t.Fatal(typ, data, err)
+			}
+			if i == 4 { // from here on somebody reads
+				go func() {
+					for {
+						if _, err := s.Read(); err != nil {
+							return
+						}
+					}
+				}()
+			}
+			synctest.Wait()
+		}
+		go io.Copy(io.Discard, conn)
+	})
+}
+
+// The watcher steps in within a second after the last read.
+func TestWatcherStepsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := pipeEnds(t, ServerConfig{}, ClientConfig{}, nil)
+		wantStatus(t, s, Connected)
+		go c.Write(1, nil)
+		if m, err := s.Read(); err != nil || m.MsgType != 1 {
+			t.Fatal(m, err)
+		}
+		start := time.Now()
+		if err := c.Write(2, nil); err != nil { // net.Pipe: somebody has read it
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("nobody read for %v", d)
+		}
+		c.Close()
+		s.Close()
+	})
+}
+
+// Close of a side whose peer never reads returns after its 5 seconds, with an error.
+func TestCloseOfStuckPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		conn, _ := rawClient(t, l, "pipe")
+		defer conn.Close()
+		wantStatus(t, s, Connected)
+		start := time.Now()
+		wrote := make(chan error, 1)
+		go func() { wrote <- s.Write(1, nil) }() // net.Pipe has no buffer: this blocks
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		if err := <-wrote; !errors.Is(err, ErrClosed) {
+			t.Errorf("Write: %v, want ErrClosed", err)
+		}
+		if d := time.Since(start); d > 100*time.Millisecond {
+			t.Errorf("Write returned %v after Close", d)
+		}
+		if m, err := s.Read(); err != nil || m.Status != "Closed" {
+			t.Error(m, err)
+		}
+		if s.StatusCode() != Closing {
+			t.Error(s.Status())
+		}
+		if err := <-closed; err == nil {
+			t.Error("Close returned nil, and the peer has read nothing")
+		}
+		if d := time.Since(start); d > 6*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+		if s.StatusCode() != Closed {
+			t.Error(s.Status())
+		}
+	})
+}
+
+// A context that has ended cuts at once.
+func TestShutdownCutsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		conn, _ := rawClient(t, l, "pipe")
+		defer conn.Close()
+		wantStatus(t, s, Connected)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		start := time.Now()
+		if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("Shutdown: %v, want context.Canceled", err)
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("Shutdown took %v", d)
+		}
+	})
+}
+
+// A handshake that stands still ends after 10 seconds, without a word.
+func TestSilentHandshakeEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		near, far := net.Pipe()
+		l.conns <- far
+		start := time.Now()
+		b, err := io.ReadAll(near)
+		if err != nil || len(b) != 103 {
+			t.Fatal(len(b), err)
+		}
+		if d := time.Since(start); d != helloTime {
+			t.Errorf("ended after %v, want %v", d, helloTime)
+		}
+		near.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if n := s.Stats().Refused; n != 1 {
+			t.Errorf("Refused is %d, want 1", n)
+		}
+	})
+}
