@@ -178,7 +178,7 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	}
 	where := conn.RemoteAddr()
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		closeSlowly(conn, time.Now().Add(drainTime)) // the server has yet to read why
+		closeSlowly(conn, time.Now().Add(drainTime), false) // the server has yet to read why
 	}
 	conn.Close()
 	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {

@@ -35,7 +35,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 		e.mu.Lock()
 	}
 	e.role = closing
-	l, err := e.link, e.cause
+	l := e.link
 	if l != nil {
 		if l.beat != nil {
 			l.beat.Stop()
@@ -58,12 +58,13 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	e.mu.Unlock()
 
 	defer context.AfterFunc(ctx, e.hurry)()
+	var err error
 	if l != nil {
 		err = l.farewell(ctx, code)
 		if ctx.Err() != nil {
 			l.conn.Close()
 		}
-		e.lost.Add(l.hangUp())
+		e.lost.Add(l.hangUp(false))
 	}
 	e.wg.Wait()
 	e.hurry()
@@ -144,12 +145,13 @@ func (e *end) part(l *link) {
 		defer cancel()
 		l.send.drain(ctx)
 	}
-	e.lost.Add(l.hangUp())
+	e.lost.Add(l.hangUp(true))
 }
 
 // hangUp closes the socket so that the peer gets what was written. It returns
-// how many messages of Queue were not.
-func (l *link) hangUp() (lost int64) {
+// how many messages of Queue were not. await is for a peer that has yet to
+// write, on a connection that cannot be half closed.
+func (l *link) hangUp(await bool) (lost int64) {
 	until := time.Now().Add(drainTime)
 	l.send.cutAt.Store(until.UnixNano())
 	l.conn.SetWriteDeadline(until)
@@ -160,7 +162,7 @@ func (l *link) hangUp() (lost int64) {
 	case <-late.C:
 	}
 	lost = l.send.bury()
-	closeSlowly(l.conn, until)
+	closeSlowly(l.conn, until, await)
 	if l.in != nil {
 		l.pool.put(l.in)
 		l.in = nil
@@ -170,10 +172,10 @@ func (l *link) hangUp() (lost int64) {
 
 // closeSlowly ends the sending half and reads until the peer has ended its own,
 // for closing with unread input would take from the peer what was sent to it.
-func closeSlowly(conn net.Conn, until time.Time) {
+func closeSlowly(conn net.Conn, until time.Time, await bool) {
 	defer conn.Close()
 	half, ok := conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if ok && half.CloseWrite() != nil || !ok && !await {
 		return
 	}
 	var b [512]byte
@@ -209,7 +211,7 @@ func (e *end) tick(l *link) {
 		return
 	}
 	switch interval := l.heartbeat; {
-	case e.role == stopped:
+	case e.role == stopped || e.held >= queueSize:
 		l.send.owe(nil)
 		e.beatLocked(l, fullPing)
 	case interval == 0:

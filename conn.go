@@ -108,7 +108,6 @@ type end struct {
 	head     int
 	held     int           // what is queued, in bytes
 	statuses int           // status messages in the queue
-	cause    error         // why the connection was lost while Close waited for the role
 	err      error         // final: what reads return once the queue is empty
 	done     chan struct{} // closed with err set
 	closed   chan struct{} // closed when Close is done
@@ -427,7 +426,7 @@ func (e *end) read(c *call, m *Message) error {
 			return e.err
 		}
 		switch {
-		case c.queued || c.poll && e.role != free:
+		case c.queued || c.poll && e.role != free && e.role != watched:
 			return ErrTimeout
 		case e.role == free:
 			e.role = reading
@@ -568,16 +567,31 @@ func (e *end) waitLocked(c *call) (w *waiter, why error) {
 		defer t.Stop()
 		passed = t.C
 	}
-	select {
-	case <-w.wake:
-	case <-ended:
-		why = contextError("read", c.ctx)
-	case <-passed:
-		why = ErrTimeout
+	if !c.poll {
+		select {
+		case <-w.wake:
+		case <-ended:
+			why = contextError("read", c.ctx)
+		case <-passed:
+			c.poll, why = true, ErrTimeout
+		}
 	}
 	e.mu.Lock()
-	if i := slices.Index(e.line, w); i >= 0 {
-		e.line = slices.Delete(e.line, i, i+1)
+	i := slices.Index(e.line, w)
+	if i < 0 {
+		return w, why
+	}
+	e.line = slices.Delete(e.line, i, i+1)
+	if c.poll && e.role == watched {
+		// It has no time, and still nobody has looked at the socket for it: the
+		// watcher, whom else nobody interrupts, makes way.
+		e.line = slices.Insert(e.line, 0, w)
+		e.link.wanted.Store(true)
+		e.link.interrupt()
+		e.mu.Unlock()
+		<-w.wake
+		e.mu.Lock()
+		return w, nil
 	}
 	return w, why
 }
@@ -668,30 +682,35 @@ func (e *end) watchLocked() {
 
 func (e *end) watch(l *link) {
 	defer e.wg.Done()
+	c := call{watch: true}
 	for {
-		var c call
 		m := new(Message)
 		out, err := l.receive(&c, m)
 		e.mu.Lock()
+		awaited := len(e.line) > 0
+		if out == delivered {
+			e.pushLocked(m)
+		}
+		full := e.held >= queueSize && l.fate.Load() == nil
 		switch {
 		case out == lost:
 			e.loseLocked(l, err)
-		case out == yielded:
+		case out == yielded, out == over, out == delivered && awaited && !e.eager:
+			l.wanted.Store(false)
 			e.releaseLocked()
-		case len(e.line) > 0 && !e.eager:
-			e.pushLocked(m)
-			e.releaseLocked()
-		default:
-			e.pushLocked(m)
-			if e.held < queueSize || l.fate.Load() != nil {
-				e.mu.Unlock()
-				continue
-			}
-			e.role = stopped
-			e.beatLocked(l, fullPing)
-			if e.leave.Load() {
+		case full && (out == tooLarge || e.held >= 2*queueSize):
+			if e.role = stopped; e.leave.Load() {
 				e.releaseLocked()
 			}
+		default:
+			// With a full queue it reads on for the peer's goodbye, as long as
+			// what comes is no larger than that.
+			if full && !c.tiny {
+				e.beatLocked(l, fullPing)
+			}
+			c.tiny = full
+			e.mu.Unlock()
+			continue
 		}
 		e.mu.Unlock()
 		return
@@ -766,8 +785,8 @@ func (e *end) attach(l *link) bool {
 
 // doom lets the reader of l go on for a while and then declare it lost.
 func (e *end) doom(l *link, err error, after time.Duration) {
-	if e.leave.Load() {
-		after = 0
+	if errors.Is(err, ErrClosed) {
+		after = 0 // Close has cut a frame: there will be no answer
 	}
 	l.fate.CompareAndSwap(nil, &fate{err, time.Now().Add(after)})
 	e.wake(l)
@@ -776,6 +795,11 @@ func (e *end) doom(l *link, err error, after time.Duration) {
 // loseLocked ends the connection whose role the caller holds: with an error, or
 // without one after the peer's goodbye.
 func (e *end) loseLocked(l *link, cause error) {
+	if e.leave.Load() { // Close takes it from here
+		l.bad = cause
+		e.releaseLocked()
+		return
+	}
 	e.cur.Store(nil)
 	e.link, e.role = nil, noSocket
 	if l.beat != nil {
@@ -790,11 +814,6 @@ func (e *end) loseLocked(l *link, cause error) {
 	e.log.Info("connection over", "name", e.set.name, "id", l.id, "err", cause)
 	e.wg.Add(1)
 	go e.part(l)
-	if e.leave.Load() {
-		e.cause, e.role = cause, closing
-		close(e.yield)
-		return
-	}
 	e.sayLocked(e.gone, cause)
 	if e.single {
 		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))

@@ -32,6 +32,7 @@ const (
 	kindPong    = 2
 	kindGoodbye = 3
 	kindAnswer  = 4
+	controlMax  = 9 // the longest data of a known kind, in bytes
 	byeUser     = 0 // what a goodbye says
 	byeShutdown = 1
 	firstFatal  = 16 // an unknown kind from here on must not be ignored

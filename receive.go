@@ -39,8 +39,9 @@ type link struct {
 	beat      *time.Timer   // guarded by the end's mu
 	heard     atomic.Int64  // when something came last, in nanoseconds after born
 
-	leave *atomic.Bool         // the end's: Close wants the role
-	fate  atomic.Pointer[fate] // a loss that the holder of the role is to declare
+	leave  *atomic.Bool         // the end's: Close wants the role
+	wanted atomic.Bool          // somebody without time wants the watcher's
+	fate   atomic.Pointer[fate] // a loss that the holder of the role is to declare
 
 	received, receivedSize, rekeys atomic.Uint64
 
@@ -89,6 +90,8 @@ type call struct {
 	poll   bool            // look once, do not wait
 	queued bool            // take what the queue has, do not look at the socket
 	shared bool            // somebody else watches over ctx
+	watch  bool            // makes way when wanted
+	tiny   bool            // takes no frame that is larger than control frames are
 	reuse  bool            // put data into the memory that the message has
 	stop   func() bool     // ends the watch over ctx
 }
@@ -100,6 +103,7 @@ const (
 	delivered                // the message is filled
 	over                     // the call ends with the error; the connection goes on
 	yielded                  // Close wants the role
+	tooLarge                 // the next frame is not tiny
 	lost                     // the connection is over: with an error, or after a goodbye without
 )
 
@@ -127,6 +131,9 @@ func (l *link) receive(c *call, m *Message) (outcome, error) {
 		}
 		if ok {
 			return delivered, nil
+		}
+		if c.tiny && l.need > prefixLen+sealGrowth+typeLen+controlMax {
+			return tooLarge, nil
 		}
 		if out, err := l.fill(c); out != proceed {
 			if l.part.lent { // its memory goes back to the caller, and the frame goes on
@@ -166,6 +173,10 @@ func (l *link) decode(c *call, m *Message) (bool, error) {
 			n, err := parsePrefix(have, growth, l.limit)
 			if err != nil {
 				return false, err
+			}
+			if c.tiny && n > sealGrowth+typeLen+controlMax {
+				l.need = prefixLen + n
+				return false, nil
 			}
 			large := growth == 0 && n >= directSize
 			if l.need = prefixLen + n; len(have) < l.need && !large {
@@ -354,6 +365,9 @@ func (l *link) fill(c *call) (outcome, error) {
 		}
 		if l.leave.Load() {
 			return yielded, nil
+		}
+		if c.watch && l.wanted.Load() {
+			return over, nil
 		}
 		if f := l.fate.Load(); f != nil && !time.Now().Before(f.at) {
 			return lost, f.err

@@ -123,8 +123,8 @@ func (h *host) stop() {
 		h.listener.Close()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for p := h.pending.Front(); p != nil; p = p.Next() {
-			p.Value.(net.Conn).Close()
+		for h.pending.Len() > 0 {
+			h.pending.Remove(h.pending.Front()).(net.Conn).Close()
 		}
 	})
 }
@@ -143,8 +143,7 @@ func (s *Server) accept() {
 			h.wg.Add(1)
 			go func() {
 				defer h.wg.Done()
-				defer h.exit(place)
-				s.greet(conn)
+				s.greet(conn, place)
 			}()
 			continue
 		}
@@ -198,15 +197,20 @@ func (h *host) enter(conn net.Conn) *list.Element {
 	return h.pending.PushBack(conn)
 }
 
-func (h *host) exit(place *list.Element) {
+// exit gives the place up. It returns false where it was taken, and the
+// connection closed with it.
+func (h *host) exit(place *list.Element) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	n := h.pending.Len()
 	h.pending.Remove(place)
+	return h.pending.Len() < n
 }
 
 // greet takes one connection through the handshake, in at most helloTime
 // altogether, and seats it.
-func (s *Server) greet(conn net.Conn) {
+func (s *Server) greet(conn net.Conn, place *list.Element) {
+	defer s.host.exit(place)
 	pool := s.Connections
 	conn.SetDeadline(time.Now().Add(helloTime))
 	seated := false
@@ -229,7 +233,7 @@ func (s *Server) greet(conn net.Conn) {
 		}
 		return serverHandshake(conn, s.set.terms(), newKey, admit)
 	}()
-	if err == nil {
+	if err == nil && s.host.exit(place) {
 		conn.SetDeadline(time.Time{})
 		pool.seat(conn, agreed)
 		return
@@ -239,7 +243,7 @@ func (s *Server) greet(conn net.Conn) {
 	}
 	s.host.refused.Add(1)
 	s.log.Warn("a peer did not get in", "name", s.set.name, "peer", conn.RemoteAddr(), "err", err)
-	closeSlowly(conn, time.Now().Add(drainTime))
+	closeSlowly(conn, time.Now().Add(drainTime), false)
 }
 
 // terms are what this side brings to a handshake.
