@@ -683,6 +683,7 @@ func (e *end) watchLocked() {
 func (e *end) watch(l *link) {
 	defer e.wg.Done()
 	c := call{watch: true}
+	most := 0 // what tiny frames may fill the queue to
 	for {
 		m := new(Message)
 		out, err := l.receive(&c, m)
@@ -698,7 +699,7 @@ func (e *end) watch(l *link) {
 		case out == yielded, out == over, out == delivered && awaited && !e.eager:
 			l.wanted.Store(false)
 			e.releaseLocked()
-		case full && (out == tooLarge || e.held >= 2*queueSize):
+		case full && c.tiny && (out == tooLarge || e.held >= most):
 			if e.role = stopped; e.leave.Load() {
 				e.releaseLocked()
 			}
@@ -706,6 +707,7 @@ func (e *end) watch(l *link) {
 			// With a full queue it reads on for the peer's goodbye, as long as
 			// what comes is no larger than that.
 			if full && !c.tiny {
+				most = e.held + queueSize
 				e.beatLocked(l, fullPing)
 			}
 			c.tiny = full

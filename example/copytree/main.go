@@ -108,9 +108,7 @@ func (o *options) server() (*gipc.ServerConfig, error) {
 			return nil, err
 		}
 		o.address = config.Listener.Addr().String()
-	}
-	if o.address != "" {
-		note("%s%s", announcement, o.address)
+		config.Address = o.address
 	}
 	return config, nil
 }
@@ -154,6 +152,8 @@ func progress(verb string) func(entries, size uint64) {
 	}
 }
 
+// announcement is what the receiver says before its address, and what the demo
+// looks for.
 const announcement = "listening at "
 
 // demo starts this program twice, as receiver and as sender, and compares what

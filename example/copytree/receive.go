@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig, dir string, progress 
 	}
 	defer server.Close()
 	defer context.AfterFunc(ctx, func() { server.Shutdown(ctx) })()
+	note("%s%s", announcement, cmp.Or(config.Address, config.Name))
 
 	t := &transfer{dir: dir}
 	defer func() { t.discard() }()
