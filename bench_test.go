@@ -161,7 +161,7 @@ func benchChild() {
 	kind, path := os.Getenv("GIPC_TEST_KIND"), os.Getenv("GIPC_TEST_PATH")
 	var t talker
 	if strings.HasPrefix(kind, "gipc") {
-		s, err := StartServer(&ServerConfig{Name: "bench", Address: path, Encryption: benchEncryption(kind)})
+		s, err := StartServer(&ServerConfig{Name: "bench", Network: "unix", Address: path, Encryption: benchEncryption(kind)})
 		if err != nil {
 			panic(err)
 		}
@@ -212,7 +212,7 @@ func startTalker(b *testing.B, kind string) talker {
 	}
 	var t talker
 	if strings.HasPrefix(kind, "gipc") {
-		c, err := StartClient(&ClientConfig{Name: "bench", Address: path, Encryption: benchEncryption(kind)})
+		c, err := StartClient(&ClientConfig{Name: "bench", Network: "unix", Address: path, Encryption: benchEncryption(kind)})
 		if err != nil {
 			b.Fatal(err)
 		}

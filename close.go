@@ -45,6 +45,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 			if ok, _ := l.next(&call{}, m); !ok {
 				break
 			}
+			e.countLocked(m)
 			e.pushLocked(m)
 		}
 	}
@@ -190,7 +191,7 @@ func closeSlowly(conn net.Conn, until time.Time, await bool) {
 
 // beatLocked has tick look at l after d.
 func (e *end) beatLocked(l *link, d time.Duration) {
-	if l.version == 2 {
+	if l.version == version2 {
 		return
 	}
 	if l.beat == nil {

@@ -117,7 +117,7 @@ type end struct {
 	calls    uint64 // reads that have held the role
 	callsAt  uint64 // calls when pause was set
 	eager    bool   // the watcher reads on, and does not leave for those in line
-	totals   Stats  // but for the counts of link
+	totals   Stats  // but for what link counts
 }
 
 // A waiter is a reader in line. It gets a message, or the role.
@@ -456,6 +456,9 @@ func (e *end) read(c *call, m *Message) error {
 		}
 		e.mu.Lock()
 		e.calls++
+		if out == delivered {
+			e.countLocked(m)
+		}
 		if out == lost {
 			e.loseLocked(l, err)
 			continue
@@ -465,6 +468,11 @@ func (e *end) read(c *call, m *Message) error {
 			return err
 		}
 	}
+}
+
+func (e *end) countLocked(m *Message) {
+	e.totals.Received++
+	e.totals.ReceivedBytes += uint64(len(m.Data))
 }
 
 // take gives a queued message to a reader.
@@ -690,6 +698,7 @@ func (e *end) watch(l *link) {
 		e.mu.Lock()
 		awaited := len(e.line) > 0
 		if out == delivered {
+			e.countLocked(m)
 			e.pushLocked(m)
 		}
 		full := e.held >= queueSize && l.fate.Load() == nil

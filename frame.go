@@ -57,13 +57,12 @@ func parsePrefix(prefix []byte, growth, limit int) (int, error) {
 	return int(n), nil
 }
 
-// parseType reads the type of a version 3 frame: control, or one of the user's.
-func parseType(body []byte) (uint32, error) {
-	t := binary.BigEndian.Uint32(body)
+// checkWireType refuses what is no type of a version 3 frame.
+func checkWireType(t uint32) error {
 	if t > maxType {
-		return 0, fail(ErrMalformed, nil, "message type %d is above %d", t, maxType)
+		return fail(ErrMalformed, nil, "message type %d is above %d", t, maxType)
 	}
-	return t, nil
+	return nil
 }
 
 // controlLen is the length that the data of a known control kind must have,

@@ -83,28 +83,28 @@ func refusalReason(err error) (reason byte, byPeer bool) {
 	return r.reason, r.byPeer
 }
 
-// advice is the sentinel of a reason, and what to do, told so that it helps on
-// either side.
-func advice(reason byte) (kind error, text string) {
+// advice is what to do about a reason, told so that it helps on either side,
+// and its sentinel.
+func advice(reason byte) (text string, kind error) {
 	switch reason {
 	case reasonVersion:
-		return ErrVersion, "the client does not speak the server's version: update the older side, or see Wire in ServerConfig and AllowWireV2 in ClientConfig"
+		return "the client does not speak the server's version: update the older side, or see Wire in ServerConfig and AllowWireV2 in ClientConfig", ErrVersion
 	case reasonEncryption:
-		return ErrEncryption, "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret"
+		return "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret", ErrEncryption
 	case reasonServerSecret:
-		return ErrSecret, "the server requires a secret and the client has none: set Secret in ClientConfig to the server's"
+		return "the server requires a secret and the client has none: set Secret in ClientConfig to the server's", ErrSecret
 	case reasonClientSecret:
-		return ErrSecret, "the client requires a secret and the server has none: set Secret in ServerConfig to the client's"
+		return "the client requires a secret and the server has none: set Secret in ServerConfig to the client's", ErrSecret
 	case reasonConfirmation:
-		return ErrSecret, "another Secret or another Name: both configs need the same of each, byte for byte"
+		return "another Secret or another Name: both configs need the same of each, byte for byte", ErrSecret
 	case reasonBusy:
-		return ErrRefused, "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig"
+		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorised:
-		return ErrRefused, "the Authorize of ServerConfig does not let this client in"
+		return "the Authorize of ServerConfig does not let this client in", ErrRefused
 	case reasonMalformed:
-		return ErrMalformed, "the hello broke the protocol: update the older side"
+		return "the hello broke the protocol: update the older side", ErrMalformed
 	}
-	return ErrRefused, fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, looksLike(reason))
+	return fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, looksLike(reason)), ErrRefused
 }
 
 // looksLike names the likely wrong peer by the first byte that it sends.
@@ -357,7 +357,7 @@ func (c *clientState) finish() (*session, error) {
 // this side saw is the news, not a failed write.
 func (x *exchange) refuse(reason byte, detail string, args ...any) error {
 	x.rw.Write([]byte{reason})
-	kind, text := advice(reason)
+	text, kind := advice(reason)
 	if detail != "" {
 		text = fmt.Sprintf(detail, args...)
 	}
@@ -366,7 +366,7 @@ func (x *exchange) refuse(reason byte, detail string, args ...any) error {
 
 // refused is the peer's reason as an error.
 func (x *exchange) refused(reason byte) error {
-	kind, text := advice(reason)
+	text, kind := advice(reason)
 	return &refusal{fail(kind, nil, "the %s refused: %s", x.peer, text), reason, true}
 }
 

@@ -43,7 +43,7 @@ type link struct {
 	wanted atomic.Bool          // somebody without time wants the watcher's
 	fate   atomic.Pointer[fate] // a loss that the holder of the role is to declare
 
-	received, receivedSize, rekeys atomic.Uint64
+	rekeys atomic.Uint64 // of cipher
 
 	// The role:
 	cipher   *cipherState // nil in plaintext
@@ -205,10 +205,13 @@ func (l *link) decode(c *call, m *Message) (bool, error) {
 			}
 			l.part = partial{}
 		}
+		if l.version == version3 {
+			if err := checkWireType(typ); err != nil {
+				return false, err
+			}
+		}
 		switch {
-		case l.version == 3 && typ > maxType:
-			return false, fail(ErrMalformed, nil, "message type %d is above %d", typ, maxType)
-		case l.version == 3 && typ == controlType:
+		case l.version == version3 && typ == controlType:
 			if stop, err := l.control(data); stop || err != nil {
 				return false, err
 			}
@@ -220,8 +223,6 @@ func (l *link) decode(c *call, m *Message) (bool, error) {
 				data = append(make([]byte, 0, len(data)), data...)
 			}
 			*m = Message{MsgType: int(typ), Data: data}
-			l.received.Add(1)
-			l.receivedSize.Add(uint64(len(data)))
 			return true, nil
 		}
 	}
@@ -245,7 +246,9 @@ func (l *link) open(c *call, m *Message, body []byte) (typ uint32, data []byte, 
 		if plain, err = l.cipher.open(dst, body); err != nil {
 			return 0, nil, false, err
 		}
-		l.rekeys.Store(l.cipher.rekeys)
+		if n := l.cipher.rekeys; n != l.rekeys.Load() {
+			l.rekeys.Store(n)
+		}
 	}
 	typ, data = binary.BigEndian.Uint32(plain), plain[typeLen:]
 	if own && c.reuse { // or the room in front would be lost with each use
@@ -469,18 +472,19 @@ func (l *link) endError(err error) error {
 	if l.part.active || len(l.unread()) > 0 {
 		return fail(ErrTruncated, nil, "the stream ended inside a frame")
 	}
-	if l.version == 2 {
+	if l.version == version2 {
 		return nil
 	}
 	return fail(ErrTruncated, nil, "the stream ended without a goodbye")
 }
 
-// stats are the totals of this connection.
+// stats are the totals of this connection but for what was received, which the
+// end counts.
 func (l *link) stats() Stats {
 	s := &l.send
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	total := Stats{Sent: s.sent, SentBytes: s.size, Received: l.received.Load(), ReceivedBytes: l.receivedSize.Load(), Rekeys: l.rekeys.Load()}
+	total := Stats{Sent: s.sent, SentBytes: s.size, Rekeys: l.rekeys.Load()}
 	if s.cipher != nil {
 		total.Rekeys += s.cipher.rekeys
 	}

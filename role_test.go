@@ -293,8 +293,8 @@ func TestWatcherAgainstReader(t *testing.T) {
 // socketEnds returns a server and a client that are connected by a unix socket.
 func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server, *Client) {
 	t.Helper()
-	server.Name, server.Address = "test", tempSocket(t)
-	client.Name, client.Address = "test", server.Address
+	server.Name, server.Network, server.Address = "test", "unix", tempSocket(t)
+	client.Name, client.Network, client.Address = "test", "unix", server.Address
 	s, err := StartServer(&server)
 	if err != nil {
 		t.Fatal(err)

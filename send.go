@@ -96,6 +96,14 @@ func (s *sender) write(ctx context.Context, typ int, data []byte, hold bool) err
 	}
 	direct := s.cipher == nil && len(data) >= directSize
 	s.mu.Lock()
+	if hold && s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) < batchSize && s.acceptLocked() == nil {
+		s.appendLocked(uint32(typ), len(data), data)
+		s.sent++
+		s.size += uint64(len(data))
+		s.queued++
+		s.mu.Unlock()
+		return nil
+	}
 	mine := false
 	if direct || s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) > batchSize {
 		// No room behind the others, or no copy wanted: wait for the turn, unsealed.
