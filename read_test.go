@@ -42,7 +42,8 @@ func TestReadTimedWaitsItsTime(t *testing.T) {
 			if m, err := e.ReadTimed(d); m != gipc.TimeoutMessage || err != nil {
 				t.Fatalf("%+v, %v; want TimeoutMessage", m, err)
 			}
-			if got := time.Since(start); got != want {
+			// A pipe has no descriptor: a look at it is a wait, of a moment.
+			if got := time.Since(start); got < want || got > want+2*time.Millisecond {
 				t.Errorf("ReadTimed(%v) took %v", d, got)
 			}
 		}
@@ -119,7 +120,7 @@ func TestReadTimedUnderLoad(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(20_000, 2_000)
+			n := count(10_000, 2_000)
 			more := make(chan bool, 1)
 			var timeouts int
 			together(t,
@@ -169,7 +170,7 @@ func TestReadConcurrently(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(20_000, 2_000)
+			n := count(10_000, 2_000)
 			const readers = 8
 			var got [readers][]int
 			var taken atomic.Int64
@@ -532,49 +533,67 @@ func TestReadIntoReusesTheCapacity(t *testing.T) {
 }
 
 // After an error nothing touches m.Data any more, also when a large frame was on
-// its way straight into it; and the message survives.
+// its way straight into it; and the message survives its reader's context.
 func TestReadIntoLeavesTheSliceAlone(t *testing.T) {
 	t.Parallel()
 	for _, link := range []string{"unix", "unix plain"} {
-		t.Run(link, func(t *testing.T) {
-			const size = 2 << 20
-			sc, cc := configs(t, link)
-			half, goOn := make(chan bool), make(chan bool)
-			cc.Dial = relay(t, sc, func(r *relayed) {
-				if r.toClient && r.n == 0 {
-					r.send(r.frame[:size/2])
-					half <- true
-					<-goOn
-					r.frame = r.frame[size/2:]
+		for _, how := range []string{"context", "Close"} {
+			t.Run(link+"/"+how, func(t *testing.T) {
+				const size = 2 << 20
+				sc, cc := configs(t, link)
+				half, goOn := make(chan bool), make(chan bool)
+				cc.Dial = relay(t, sc, func(r *relayed) {
+					if r.toClient && r.n == 0 {
+						r.send(r.frame[:size/2])
+						half <- true
+						<-goOn
+						r.frame = r.frame[size/2:]
+					}
+					r.send(r.frame)
+				})
+				server, client := startServer(t, sc), startClient(t, cc)
+				wantInternal(t, client, gipc.Connecting)
+				wantInternal(t, client, gipc.Connected)
+				sent := make(chan error, 1)
+				go func() { sent <- server.Write(1, payload(7, size)) }()
+				m := gipc.Message{Data: make([]byte, 0, size+100)}
+				mine := m.Data[:cap(m.Data)]
+				ctx, cancel := context.Background(), func() {}
+				if how == "context" {
+					ctx, cancel = context.WithCancel(ctx)
 				}
-				r.send(r.frame)
+				defer cancel()
+				read := make(chan error, 1)
+				go func() { read <- client.ReadInto(ctx, &m) }()
+				await(t, half) // more than the kernel holds, so the library has the most of it
+				closed := make(chan error, 1)
+				if how == "context" {
+					cancel()
+					wantErr(t, await(t, read), context.Canceled)
+				} else {
+					go func() { closed <- client.Close() }()
+					if err := await(t, read); err != nil || m.Status != "Closed" {
+						t.Fatalf("%+v, %v", m, err)
+					}
+				}
+				for i := range mine {
+					mine[i] = 0xEE
+				}
+				goOn <- true
+				must(t, await(t, sent))
+				if how == "context" {
+					wantUser(t, client, 1, string(payload(7, size)))
+				} else {
+					inbox(server) // so that it sees the goodbye at once
+					must(t, await(t, closed))
+				}
+				for i, b := range mine {
+					if b != 0xEE {
+						t.Fatalf("byte %d was written after the call", i)
+					}
+				}
 			})
-			server, client := startServer(t, sc), startClient(t, cc)
-			wantInternal(t, client, gipc.Connecting)
-			wantInternal(t, client, gipc.Connected)
-			sent := make(chan error, 1)
-			go func() { sent <- server.Write(1, payload(7, size)) }()
-			m := gipc.Message{Data: make([]byte, 0, size+100)}
-			ctx, cancel := context.WithCancel(t.Context())
-			read := make(chan error, 1)
-			go func() { read <- client.ReadInto(ctx, &m) }()
-			await(t, half) // more than the kernel holds, so the library has the most of it
-			cancel()
-			wantErr(t, await(t, read), context.Canceled)
-			mine := m.Data[:0:cap(m.Data)]
-			mine = mine[:cap(mine)]
-			for i := range mine {
-				mine[i] = 0xEE
-			}
-			goOn <- true
-			wantUser(t, client, 1, string(payload(7, size)))
-			must(t, await(t, sent))
-			for i, b := range mine {
-				if b != 0xEE {
-					t.Fatalf("byte %d was written after the error", i)
-				}
-			}
-		})
+		}
 	}
 }
 
