@@ -157,17 +157,21 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	}
 	// The context sets its end first and the deadline then; here the deadline
 	// comes first.
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(past) })()
-	var s *session
-	conn.SetDeadline(time.Now().Add(helloTime))
-	if err = ctx.Err(); err == nil {
-		var hello *clientState
-		if hello, err = clientHello(conn, c.set.terms(), newKey); err == nil {
-			conn.SetDeadline(time.Now().Add(helloTime))
-			if err = ctx.Err(); err == nil {
-				s, err = hello.finish()
-			}
+	hurry := func() { conn.SetDeadline(c.set.leaveBy()) }
+	defer context.AfterFunc(ctx, hurry)()
+	defer context.AfterFunc(c.cut, func() { conn.Close() })()
+	await := func() {
+		conn.SetDeadline(time.Now().Add(helloTime))
+		if ctx.Err() != nil {
+			hurry()
 		}
+	}
+	await()
+	var s *session
+	hello, err := clientHello(conn, c.set.terms(), newKey)
+	if err == nil {
+		await()
+		s, err = hello.finish()
 	}
 	if err == nil {
 		conn.SetDeadline(time.Time{})
@@ -177,8 +181,8 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		}
 	}
 	where := conn.RemoteAddr()
-	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		closeSlowly(conn, time.Now().Add(drainTime), false) // the server has yet to read why
+	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer || s != nil && s.version == version2 {
+		closeSlowly(conn, time.Now().Add(drainTime), false) // the server has yet to read what was written last
 	}
 	conn.Close()
 	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -195,8 +199,11 @@ func (e *end) newLink(conn net.Conn, peer Peer, s *session, id uint64) *link {
 		l.in = e.pool.get(len(s.rest))
 		l.in.b = append(l.in.b, s.rest...)
 	}
+	if l.version == version2 {
+		l.limit = min(l.limit, s.limit)
+	}
 	l.init()
-	l.send = sender{limit: s.limit, pool: e.pool, wg: &e.wg, cipher: s.out}
+	l.send = sender{version: s.version, limit: s.limit, pool: e.pool, wg: &e.wg, cipher: s.out}
 	l.send.init(conn, l.raw, func() { e.stalled(l) })
 	l.send.broke = func(err error) { e.doom(l, err, drainTime) }
 	return l

@@ -17,7 +17,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/gipc"
@@ -213,7 +212,7 @@ func TestClientBackOff(t *testing.T) {
 	}
 	for _, retry := range []time.Duration{0, 10 * time.Millisecond, 3 * time.Second, time.Millisecond} {
 		t.Run(retry.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				longest := retry
 				if retry == 0 {
 					longest = time.Second
@@ -249,7 +248,7 @@ func TestClientBackOff(t *testing.T) {
 // The pause starts again at zero only after a connection that lived longer than RetryTimer.
 func TestClientBackOffAfterShortConnections(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		raw := listenRaw(t)
 		start := time.Now()
 		const retry = time.Second
@@ -286,7 +285,7 @@ func TestClientBackOffAfterShortConnections(t *testing.T) {
 func TestClientTimeout(t *testing.T) {
 	t.Parallel()
 	t.Run("first", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			start := time.Now()
 			client, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Timeout: 3 * time.Second,
 				Dial: func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }})
@@ -299,7 +298,7 @@ func TestClientTimeout(t *testing.T) {
 		})
 	})
 	t.Run("a silent server", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			p := &pipes{}
 			l := p.listen()
 			var dials atomic.Int64
@@ -325,7 +324,7 @@ func TestClientTimeout(t *testing.T) {
 		})
 	})
 	t.Run("after a loss", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			sc, cc := configs(t, "pipe")
 			cc.Timeout = 30 * time.Second
 			server, client := startServer(t, sc), startClient(t, cc)
@@ -351,7 +350,7 @@ func TestClientTimeout(t *testing.T) {
 		})
 	})
 	t.Run("comes back in time", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			p := &pipes{}
 			sc := &gipc.ServerConfig{Name: "test", Listener: p.listen()}
 			server := startServer(t, sc)
@@ -373,7 +372,7 @@ func TestClientTimeout(t *testing.T) {
 // 0 is for ever.
 func TestClientWithoutTimeout(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		p := &pipes{}
 		p.listen().Close()
 		started := make(chan *gipc.Client, 1)
@@ -403,7 +402,7 @@ func TestStartClientContext(t *testing.T) {
 		"silent":   func(context.Context) (net.Conn, error) { here, _ := net.Pipe(); return here, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
 				defer cancel()
 				start := time.Now()
@@ -467,7 +466,7 @@ func TestClientFatalErrors(t *testing.T) {
 		}, gipc.ErrRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				sc, cc := configs(t, "pipe")
 				cc.Timeout = time.Hour
 				c.edit(sc, cc)
@@ -488,7 +487,7 @@ func TestClientFatalErrors(t *testing.T) {
 	}
 	for name, first := range map[string]byte{"version 4": 4, "version 2": 2, "version 255": 255, "HTTP": 'H'} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				p := &pipes{}
 				l := p.listen()
 				reply := make(chan byte, 1)
@@ -518,7 +517,7 @@ func TestClientFatalErrors(t *testing.T) {
 // A busy server is always retried.
 func TestClientOfABusyServer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		sc, cc := configs(t, "pipe")
 		server, first := startServer(t, sc), startClient(t, cc)
 		must(t, server.WaitConnected(t.Context()))
@@ -561,7 +560,7 @@ func TestClientOfABusyServer(t *testing.T) {
 // once before, and names the last reason at the end.
 func TestClientFatalErrorsAfterALoss(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		p := &pipes{}
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
 		client := startClient(t, &gipc.ClientConfig{Name: "test", Timeout: time.Minute, Dial: p.dial})
@@ -576,6 +575,7 @@ func TestClientFatalErrorsAfterALoss(t *testing.T) {
 
 		must(t, server.Close())
 		lost := time.Now()
+		pass(10 * time.Second) // nobody is there, and then the wrong one is
 		wrong = startServer(t, &gipc.ServerConfig{Name: "test", Encryption: gipc.EncryptionOff, Listener: p.listen()})
 		<-client.Done()
 		if d := time.Since(lost); d != time.Minute {
@@ -622,7 +622,7 @@ func TestClientComesBack(t *testing.T) {
 func TestClientErrorNamesTheAddress(t *testing.T) {
 	t.Parallel()
 	path := socketPath(t)
-	_, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "unix", Address: path, Timeout: 20 * time.Millisecond})
+	_, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "unix", Address: path, Timeout: time.Second / 2})
 	if !errors.Is(err, gipc.ErrTimeout) || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
 		t.Errorf("unix: %v", err)
 	}
@@ -633,7 +633,7 @@ func TestClientErrorNamesTheAddress(t *testing.T) {
 	must(t, err)
 	address := ln.Addr().String()
 	ln.Close()
-	_, err = gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "tcp", Address: address, Timeout: 20 * time.Millisecond})
+	_, err = gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "tcp", Address: address, Timeout: time.Second / 2})
 	if !errors.Is(err, gipc.ErrTimeout) || !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), address) {
 		t.Errorf("tcp: %v", err)
 	}
@@ -774,7 +774,7 @@ func TestHeartbeatKeepsIdle(t *testing.T) {
 	t.Parallel()
 	for _, beats := range [][2]time.Duration{{time.Second, time.Second}, {time.Second, -1}, {-1, 10 * time.Second}, {-1, -1}, {time.Hour, time.Second}} {
 		t.Run(fmt.Sprint(beats), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				sc, cc := configs(t, "pipe")
 				sc.Heartbeat, cc.Heartbeat = beats[0], beats[1]
 				server, client := startServer(t, sc), startClient(t, cc)
@@ -801,7 +801,7 @@ func TestHeartbeatFindsTheLoss(t *testing.T) {
 	t.Parallel()
 	for _, reading := range []bool{true, false} {
 		t.Run(fmt.Sprintf("reading=%t", reading), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				raw := listenRaw(t)
 				client, peer := raw.connect(&gipc.ClientConfig{Heartbeat: 10 * time.Second, RetryTimer: time.Hour})
 				var pings []time.Duration
@@ -859,7 +859,7 @@ func TestHeartbeatFindsTheLoss(t *testing.T) {
 // Pings are answered always, with their own bytes, whether or not anybody reads.
 func TestHeartbeatIsAnswered(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		raw := listenRaw(t)
 		client, peer := raw.connect(&gipc.ClientConfig{})
 		for i := range byte(10) {
@@ -887,7 +887,7 @@ func TestHeartbeatOfAFullQueue(t *testing.T) {
 	t.Parallel()
 	for _, beat := range []time.Duration{-1, 5 * time.Second} {
 		t.Run(beat.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				raw := listenRaw(t)
 				client, peer := raw.connect(&gipc.ClientConfig{Heartbeat: beat})
 				var pings atomic.Int64

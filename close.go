@@ -95,6 +95,9 @@ func (l *link) farewell(ctx context.Context, code byte) error {
 	l.send.cutAt.Store(cut.UnixNano())
 	l.conn.SetWriteDeadline(cut)
 	l.send.say(ErrClosed, [2]byte{kindGoodbye, code})
+	if l.version == version2 {
+		return l.farewell2(ctx)
+	}
 	l.asked, l.leave = true, new(atomic.Bool)
 	var m Message
 	var held byte // of the peer's messages that arrived too late: 0 none, 1 some are discarded

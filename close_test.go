@@ -229,19 +229,19 @@ func TestCloseEndsBlockedCalls(t *testing.T) {
 		}
 	}
 	t.Run("server without a peer", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			sc, _ := configs(t, "pipe")
 			server := startServer(t, sc)
 			run(t, server, waiting)
 		})
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			sc, _ := configs(t, "pipe")
 			run(t, startServer(t, sc), calls)
 		})
 	})
 	for _, which := range []string{"server", "client"} {
 		t.Run(which+" connected", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				server, client := connect(t, "pipe")
 				wantInternal(t, server, gipc.Connected)
 				wantInternal(t, client, gipc.Connecting)
@@ -255,7 +255,7 @@ func TestCloseEndsBlockedCalls(t *testing.T) {
 		})
 	}
 	t.Run("client reconnecting", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			server, client := connect(t, "pipe")
 			must(t, server.Close())
 			wantInternal(t, client, gipc.Connecting)
@@ -407,7 +407,7 @@ func TestCloseTwice(t *testing.T) {
 		})
 	}
 	t.Run("waits for the first", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			raw := listenRaw(t)
 			client, peer := raw.connect(&gipc.ClientConfig{})
 			first, second := make(chan error, 1), make(chan error, 1)
@@ -453,7 +453,7 @@ func TestCloseGivesUp(t *testing.T) {
 	} {
 		for _, reads := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/peer reads=%t", c.name, reads), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
 					raw := listenRaw(t)
 					client, peer := raw.connect(&gipc.ClientConfig{})
 					if reads {
@@ -492,7 +492,7 @@ func TestCloseGivesUp(t *testing.T) {
 // A peer that takes its time is waited for.
 func TestCloseWaitsForTheAnswer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		raw := listenRaw(t)
 		client, peer := raw.connect(&gipc.ClientConfig{})
 		must(t, client.Queue(3, []byte("queued")))
@@ -522,7 +522,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 		"no answer":  {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				raw := listenRaw(t)
 				client, peer := raw.connect(&gipc.ClientConfig{})
 				go func() {
@@ -581,45 +581,47 @@ func TestCloseWithAPeerThatHangsUp(t *testing.T) {
 // A write that the kernel has taken in part gets 50 ms and is then cut.
 func TestCloseDuringAStuckWrite(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		raw := listenRaw(t)
-		client, peer := raw.connect(&gipc.ClientConfig{})
-		stuck := make(chan error, 1)
-		go func() { stuck <- client.Write(1, make([]byte, 1<<20)) }()
-		if _, err := io.ReadFull(peer, make([]byte, 1000)); err != nil {
-			t.Fatal(err)
-		}
-		behind := make(chan error, 1)
-		go func() { behind <- client.Write(2, nil) }()
-		synctest.Wait()
-		start := time.Now()
-		var writer, second time.Duration
-		go func() {
-			if err := <-stuck; err == nil {
-				t.Error("the stuck Write returned nil")
+	t.Run("that stays", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			raw := listenRaw(t)
+			client, peer := raw.connect(&gipc.ClientConfig{})
+			stuck := make(chan error, 1)
+			go func() { stuck <- client.Write(1, make([]byte, 1<<20)) }()
+			if _, err := io.ReadFull(peer, make([]byte, 1000)); err != nil {
+				t.Fatal(err)
 			}
-			writer = time.Since(start)
-		}()
-		go func() {
-			wantErrIn(t, <-behind, gipc.ErrClosed)
-			second = time.Since(start)
-		}()
-		if err := client.Close(); err == nil {
-			t.Error("Close returned nil")
-		}
-		if d := time.Since(start); d > 2*time.Second {
-			t.Errorf("Close took %v", d)
-		}
-		synctest.Wait()
-		if writer < 50*time.Millisecond || writer > 100*time.Millisecond {
-			t.Errorf("the stuck Write returned after %v", writer)
-		}
-		if second > 100*time.Millisecond {
-			t.Errorf("the Write behind it returned after %v", second)
-		}
+			behind := make(chan error, 1)
+			go func() { behind <- client.Write(2, nil) }()
+			synctest.Wait()
+			start := time.Now()
+			var writer, second time.Duration
+			go func() {
+				if err := <-stuck; err == nil {
+					t.Error("the stuck Write returned nil")
+				}
+				writer = time.Since(start)
+			}()
+			go func() {
+				wantErrIn(t, <-behind, gipc.ErrClosed)
+				second = time.Since(start)
+			}()
+			if err := client.Close(); err == nil {
+				t.Error("Close returned nil")
+			}
+			if d := time.Since(start); d > 2*time.Second {
+				t.Errorf("Close took %v", d)
+			}
+			synctest.Wait()
+			if writer < 50*time.Millisecond || writer > 100*time.Millisecond {
+				t.Errorf("the stuck Write returned after %v", writer)
+			}
+			if second > 100*time.Millisecond {
+				t.Errorf("the Write behind it returned after %v", second)
+			}
+		})
 	})
 	t.Run("that gets through", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			raw := listenRaw(t)
 			client, peer := raw.connect(&gipc.ClientConfig{})
 			stuck := make(chan error, 1)
@@ -730,7 +732,7 @@ func TestCloseCrossing(t *testing.T) {
 	t.Parallel()
 	t.Run("bubble", func(t *testing.T) {
 		for range 20 {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				server, client := connect(t, "pipe")
 				start := time.Now()
 				together(t, server.Close, client.Close)
@@ -836,7 +838,7 @@ func TestCloseFromTheReader(t *testing.T) {
 // Close while the handshake of another is under way, and while a client is dialling.
 func TestCloseDuringHandshakes(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		pipes := &pipes{}
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: pipes.listen()})
 		for range 5 {
@@ -852,7 +854,7 @@ func TestCloseDuringHandshakes(t *testing.T) {
 		}
 	})
 	t.Run("client", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			sc, cc := configs(t, "pipe")
 			pipes := &pipes{}
 			sc.Listener, cc.Dial = pipes.listen(), pipes.dial
@@ -875,7 +877,7 @@ func TestCloseDuringHandshakes(t *testing.T) {
 // A listener that somebody else closed is the end of a server that has no client.
 func TestServerWhoseListenerIsClosed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		l := (&pipes{}).listen()
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: l})
 		writing := make(chan error, 1)
@@ -906,7 +908,7 @@ func TestServerWhoseListenerIsClosed(t *testing.T) {
 // Errors that may pass are no reason to stop serving.
 func TestServerOutlivesErrorsOfAccept(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		p := &pipes{}
 		l := &shakyListener{pipeListener: p.listen()}
 		l.errs.Store(20)

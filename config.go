@@ -71,7 +71,10 @@ type ServerConfig struct {
 	// latency for processor time. Default 0: it sleeps at once.
 	BusyPoll time.Duration
 	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for peers
-	// that exist, and not possible together with a Secret.
+	// that exist, and not possible together with a Secret. It authenticates nobody,
+	// permits replay and has no heartbeat; Close then cannot know what the peer has
+	// received. A known client for Node.js takes no frame over 65,536 bytes, which is
+	// Data of 65,500.
 	Wire Wire
 	// Listener is used instead of Network and Address. Close closes it, and leaves
 	// the file of a unix socket in place. Default nil.
@@ -121,7 +124,9 @@ type ClientConfig struct {
 	// on TCP, on Windows and with Dial.
 	AllowAnyUser bool
 	// AllowWireV2 goes on with a server that speaks version 2; who can change what
-	// is on the wire then chooses the version. Not possible together with a Secret. Default false.
+	// is on the wire then chooses the version. To leave during a handshake takes up
+	// to 2 s more, since existing servers do not bear one that is broken off. Not
+	// possible together with a Secret. Default false.
 	AllowWireV2 bool
 	// Dial is used instead of Network and Address, one call at a time. Default nil.
 	Dial func(ctx context.Context) (net.Conn, error)

@@ -269,6 +269,9 @@ type clientState struct {
 	limit        int
 	keys         *keys  // nil in plaintext
 	confirmation []byte // the client's
+
+	terms *terms // version 2
+	key   func() (*ecdh.PrivateKey, error)
 }
 
 // clientHello reads ServerHello and writes ClientHello, or a reason.
@@ -286,7 +289,7 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 		}
 		return nil, err
 	case v == version2 && t.allowV2:
-		c.version, c.pos = version2, 0
+		c.version, c.pos, c.terms, c.key = version2, 0, t, key
 		return c, nil
 	case v == 1 || v == version2:
 		return nil, c.refuse(reasonVersion, "the server's first byte is %#02x, an old version: update it, or set AllowWireV2 in ClientConfig, without a Secret, to go on with version 2", v)
@@ -331,6 +334,9 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 // finish reads ServerFinish. A client whose hello could not be written learns
 // it here, since the server may have left a reason.
 func (c *clientState) finish() (*session, error) {
+	if c.version == version2 {
+		return c.finish2()
+	}
 	if err := c.reply(); err != nil {
 		return nil, err
 	}

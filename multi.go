@@ -40,8 +40,8 @@ type ConnectionPool struct {
 	members map[*Server]*member // connected, or not read to the end
 	left    []*member           // the latter, in the order in which they left
 	totals  Stats               // of all that left
-	closed  bool
-	wake    chan struct{} // closed when there is news; nil while nobody waits for any
+	closed  bool                // no client comes any more
+	wake    chan struct{}       // closed when there is news; nil while nobody waits for any
 	serving map[*serving]struct{}
 
 	// Reading from all of them at once:
@@ -49,8 +49,9 @@ type ConnectionPool struct {
 	ready   []*member                      // that have something, for Messages, first come first
 	unasked []*member                      // whom the next ReadTimedFastest asks
 	latest  func(*Server, *Message, error) // the callback of its newest call
-	waiting []chan reply                   // its calls before their first callback, the newest last
-	timer   *time.Timer                    // ends the newest call's time
+	until   time.Time                      // when that call's time has passed
+	timer   *time.Timer                    // tells then
+	waiting []chan *member                 // its calls before their first callback, the newest last
 }
 
 // A member is a client as the pool sees it. The pool's mu guards it.
@@ -58,14 +59,8 @@ type member struct {
 	*Server
 	gone   bool // it has left
 	listed bool // it is in ready
-	asked  bool // ReadTimedFastest awaits its message
 	idle   bool // it is in unasked
-}
-
-// reply is what an asked client has: something to read, or nothing in time.
-type reply struct {
-	member *member
-	late   bool
+	asked  bool // ReadTimedFastest awaits its message
 }
 
 // serving is a call of Serve.
@@ -79,7 +74,9 @@ func newPool(s *Server) *ConnectionPool {
 	p := &ConnectionPool{server: s, members: map[*Server]*member{}, serving: map[*serving]struct{}{}}
 	p.timer = time.AfterFunc(time.Hour, p.late)
 	p.timer.Stop()
-	if !s.set.multi {
+	if s.set.multi {
+		s.notify, s.finished = func() {}, p.close
+	} else {
 		p.enroll(s)
 	}
 	return p
@@ -104,6 +101,7 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	for c := range p.serving {
 		c.start(s)
 	}
+	p.newsLocked()
 	return true
 }
 
@@ -144,30 +142,26 @@ func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
 	defer p.unclaim()
 	top := p.server
 	s, id := top, top.host.ids.Add(1)
-	ok := true
 	if top.set.multi {
 		s = &Server{Connections: p}
 		s.init(top.set, top.pool, Disconnected)
 		s.single, s.lazy = true, true
-		ok = p.enroll(s)
 	}
-	if !ok || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
+	if s != top && !p.enroll(s) || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
 		conn.Close()
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.newsLocked()
 }
 
 // leave notes, under its mu, that a client has left.
 func (p *ConnectionPool) leave(m *member) {
+	if m.Server == p.server {
+		p.close()
+		return
+	}
 	total := m.statsLocked()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m.gone = true
-	if !p.server.set.multi || p.members[m.Server] == nil {
-		return
-	}
 	p.totals.add(total)
 	if p.left = append(p.left, m); len(p.left) > maxLeft {
 		p.totals.Dropped++
@@ -185,10 +179,15 @@ func (p *ConnectionPool) remove(m *member) {
 
 func (p *ConnectionPool) removeLocked(m *member) {
 	delete(p.members, m.Server)
-	if i := slices.Index(p.left, m); i >= 0 {
-		p.left = slices.Delete(p.left, i, i+1)
+	for _, list := range []*[]*member{&p.left, &p.ready, &p.unasked} {
+		if i := slices.Index(*list, m); i >= 0 {
+			*list = slices.Delete(*list, i, i+1)
+		}
 	}
 	m.asked = false
+	if len(p.members) == 0 {
+		p.answerAllLocked(m)
+	}
 	p.newsLocked()
 }
 
@@ -200,15 +199,21 @@ func (p *ConnectionPool) newsLocked() {
 	}
 }
 
-// awaitLocked returns a channel that is closed when there is news.
-func (p *ConnectionPool) awaitLocked() <-chan struct{} {
+// awaitLocked waits until there is news or ctx ends. It gives up mu meanwhile.
+func (p *ConnectionPool) awaitLocked(ctx context.Context) {
 	if p.wake == nil {
 		p.wake = make(chan struct{})
 	}
-	return p.wake
+	news := p.wake
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	select {
+	case <-news:
+	case <-ctx.Done():
+	}
 }
 
-// overLocked says whether the server is closed and every client read to the end.
+// overLocked says whether nothing will come any more and everything is read.
 func (p *ConnectionPool) overLocked() bool { return p.closed && len(p.members) == 0 }
 
 // snapshot returns the clients that can be read, connected or not.
@@ -218,27 +223,23 @@ func (p *ConnectionPool) snapshot() []*Server {
 	return slices.Collect(maps.Keys(p.members))
 }
 
-// someone waits until there is a client and returns all that there are. It
-// calls back itself where there is none since the server is closed.
-func (p *ConnectionPool) someone(until time.Time, callback func(*Server, *Message, error)) []*Server {
-	t := time.NewTimer(time.Until(until))
-	defer t.Stop()
-	for {
-		p.mu.Lock()
-		clients, over, news := slices.Collect(maps.Keys(p.members)), p.overLocked(), p.awaitLocked()
-		p.mu.Unlock()
-		if over {
-			callback(p.server, nil, ErrClosed)
-		}
-		if over || len(clients) > 0 {
-			return clients
-		}
-		select {
-		case <-news:
-		case <-t.C:
-			return nil
+// someone waits until there is a client. It calls back itself where there will
+// be none since the server is closed.
+func (p *ConnectionPool) someone(until time.Time, callback func(*Server, *Message, error)) bool {
+	p.mu.Lock()
+	if len(p.members) == 0 {
+		ctx, cancel := context.WithDeadline(context.Background(), until)
+		defer cancel()
+		for len(p.members) == 0 && !p.closed && ctx.Err() == nil {
+			p.awaitLocked(ctx)
 		}
 	}
+	some, over := len(p.members) > 0, p.overLocked()
+	p.mu.Unlock()
+	if over {
+		callback(p.server, nil, ErrClosed)
+	}
+	return some
 }
 
 // addStats adds what all clients of a server of many have done.
@@ -257,12 +258,17 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	}
 }
 
-// shutdown closes every client at the same time.
-func (p *ConnectionPool) shutdown(ctx context.Context) error {
+// close lets no client in any more.
+func (p *ConnectionPool) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closed = true
 	p.newsLocked()
-	p.mu.Unlock()
+}
+
+// shutdown closes every client at the same time.
+func (p *ConnectionPool) shutdown(ctx context.Context) error {
+	p.close()
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
 	return each(clients, func(s *Server) error { return s.shutdown(ctx, byeShutdown) })
 }
@@ -286,7 +292,7 @@ func each(clients []*Server, f func(*Server) error) error {
 func (p *ConnectionPool) All() iter.Seq[*Server] {
 	return func(yield func(*Server) bool) {
 		for _, s := range p.snapshot() {
-			if s.cur.Load() != nil && !yield(s) {
+			if s.cur.Load() != nil && !s.leave.Load() && !yield(s) {
 				return
 			}
 		}
@@ -327,11 +333,13 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 // calls back once, with the server, no message, and ErrClosed.
 func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
-	each(p.someone(until, callback), func(s *Server) error {
-		m, err := s.ReadTimed(time.Until(until))
-		if err == nil || s == p.server {
-			callback(s, m, err)
-		} // else another reader took the last message of a client that has left
+	if !p.someone(until, callback) {
+		return
+	}
+	each(p.snapshot(), func(s *Server) error {
+		if m, err := s.ReadTimed(time.Until(until)); err == nil {
+			callback(s, m, nil)
+		} // else another reader took the last message
 		return nil
 	})
 }
@@ -344,33 +352,24 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 // may call Close, which does not wait for it.
 func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
 	c := &serving{ctx: ctx, handler: handler}
-	p.mu.Lock()
-	p.serving[c] = struct{}{}
-	for s := range p.members {
-		c.start(s)
-	}
-	p.mu.Unlock()
 	// One watch over ctx, instead of one for every read of every client.
-	stop := context.AfterFunc(ctx, func() {
+	defer context.AfterFunc(ctx, func() {
 		for _, s := range p.snapshot() {
 			if l := s.cur.Load(); l != nil {
 				l.interrupt()
 			}
 		}
-	})
+	})()
 	p.mu.Lock()
+	p.serving[c] = struct{}{}
+	for s := range p.members {
+		c.start(s)
+	}
 	for ctx.Err() == nil && !p.overLocked() {
-		news := p.awaitLocked()
-		p.mu.Unlock()
-		select {
-		case <-news:
-		case <-ctx.Done():
-		}
-		p.mu.Lock()
+		p.awaitLocked(ctx)
 	}
 	delete(p.serving, c)
 	p.mu.Unlock()
-	stop()
 	c.wg.Wait()
 	if ctx.Err() != nil {
 		return contextError("serve", ctx)
@@ -398,19 +397,14 @@ func (c *serving) start(s *Server) {
 func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Message] {
 	return func(yield func(*Server, *Message) bool) {
 		p.listen()
-		for ctx.Err() == nil {
+		for {
 			p.mu.Lock()
-			if len(p.ready) == 0 {
-				over, news := p.overLocked(), p.awaitLocked()
+			for len(p.ready) == 0 && !p.overLocked() && ctx.Err() == nil {
+				p.awaitLocked(ctx)
+			}
+			if len(p.ready) == 0 || ctx.Err() != nil {
 				p.mu.Unlock()
-				if over {
-					return
-				}
-				select {
-				case <-news:
-				case <-ctx.Done():
-				}
-				continue
+				return
 			}
 			m := p.ready[0]
 			p.ready = p.ready[1:]
@@ -450,9 +444,9 @@ func (p *ConnectionPool) notify(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case !p.fanIn:
+	case !p.fanIn || p.members[m.Server] == nil:
 	case m.asked:
-		p.replyLocked(reply{m, false})
+		p.replyLocked(m)
 	case !m.listed:
 		m.listed = true
 		p.ready = append(p.ready, m)
@@ -480,102 +474,98 @@ func (p *ConnectionPool) pop(m *member) *Message {
 // newer call's callback and d take the place of the older's.
 func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
-	if !p.occupied() && len(p.someone(until, callback)) == 0 {
-		return
-	}
 	p.listen()
-	first := make(chan reply, 1)
 	p.mu.Lock()
-	p.latest = callback
-	p.timer.Reset(max(0, time.Until(until)))
-	p.waiting = append(p.waiting, first)
-	unasked := p.unasked
-	p.unasked = nil
-	for _, m := range unasked {
-		m.idle = false
-		if p.members[m.Server] == nil {
-			continue
-		}
-		if m.asked = true; m.unread.Load() > 0 {
-			p.replyLocked(reply{m, false})
-		}
-	}
+	p.latest, p.until = callback, until
 	p.mu.Unlock()
-	for {
-		r := <-first
-		if r.member == nil || p.answer(r, callback) {
-			return
-		}
-		p.mu.Lock() // another reader was faster
+	first := make(chan *member, 1)
+	for p.someone(until, callback) {
+		p.mu.Lock()
 		p.waiting = append(p.waiting, first)
+		p.timer.Reset(time.Until(p.until))
+		unasked := p.unasked
+		p.unasked = nil
+		for _, m := range unasked {
+			m.idle = false
+			p.askLocked(m)
+		}
 		p.mu.Unlock()
+		if m := <-first; m == nil || p.answer(m) {
+			return
+		} // else another reader was faster
 	}
-}
-
-// occupied says whether there is a client; it is cheaper than someone.
-func (p *ConnectionPool) occupied() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.members) > 0
 }
 
 // idleLocked has the next ReadTimedFastest ask a client.
 func (p *ConnectionPool) idleLocked(m *member) {
-	if !m.idle && !m.asked {
+	if p.members[m.Server] != nil && !m.idle && !m.asked {
 		m.idle = true
 		p.unasked = append(p.unasked, m)
 	}
 }
 
-// replyLocked hands an asked client's reply to the newest call that waits;
-// where none does the newest callback runs by itself.
-func (p *ConnectionPool) replyLocked(r reply) {
-	r.member.asked = false
+// askLocked has a client's next message, or its first one, answer.
+func (p *ConnectionPool) askLocked(m *member) {
+	m.asked = p.members[m.Server] != nil
+	if m.asked && m.unread.Load() > 0 {
+		p.replyLocked(m)
+	}
+}
+
+// replyLocked hands an asked client, which has something or is out of time, to
+// the newest call that waits; where none does the callback runs by itself.
+func (p *ConnectionPool) replyLocked(m *member) {
+	m.asked = false
 	if n := len(p.waiting); n > 0 {
-		p.waiting[n-1] <- r
+		p.waiting[n-1] <- m
 		p.waiting = p.waiting[:n-1]
 		return
 	}
-	callback := p.latest
-	go p.answer(r, callback)
+	go p.answer(m)
 }
 
 // answer calls back with what a client has. It returns false where that was
 // nothing, since another reader took it: the client is still asked then.
-func (p *ConnectionPool) answer(r reply, callback func(*Server, *Message, error)) bool {
-	m := r.member
+func (p *ConnectionPool) answer(m *member) bool {
 	message := p.pop(m)
-	if message == nil && r.late {
+	p.mu.Lock()
+	callback := p.latest
+	if message == nil && p.members[m.Server] != nil && !time.Now().Before(p.until) {
 		message = TimeoutMessage
 	}
-	if message != nil {
-		callback(m.Server, message, nil)
+	if message == nil {
+		p.askLocked(m)
 	}
+	p.mu.Unlock()
+	if message == nil {
+		return false
+	}
+	callback(m.Server, message, nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.members[m.Server] == nil:
-	case message != nil: // asked again only now: one callback at a time for each client
-		p.idleLocked(m)
-	default:
-		if m.asked = true; m.unread.Load() > 0 {
-			p.replyLocked(reply{m, false})
-		}
-	}
-	return message != nil
+	p.idleLocked(m) // only now: one callback at a time for each client
+	return true
 }
 
 // late answers for all who have not, when the newest call's time has passed.
 func (p *ConnectionPool) late() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if time.Now().Before(p.until) {
+		return // of a call that a newer one has replaced meanwhile
+	}
 	for _, m := range p.members {
 		if m.asked {
-			p.replyLocked(reply{m, true})
+			p.replyLocked(m)
 		}
 	}
-	for _, first := range p.waiting { // the others are busy with callbacks
-		first <- reply{}
+	p.answerAllLocked(nil) // the others are busy with callbacks
+}
+
+// answerAllLocked hands m to every call that waits.
+func (p *ConnectionPool) answerAllLocked(m *member) {
+	for _, first := range p.waiting {
+		first <- m
 	}
 	p.waiting = nil
 }

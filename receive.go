@@ -148,6 +148,9 @@ func (l *link) receive(c *call, m *Message) (outcome, error) {
 // when there is no complete one, and when a goodbye or an answer came first.
 // After an error no byte is looked at any more.
 func (l *link) next(c *call, m *Message) (bool, error) {
+	if l.bad == nil && l.cipher.spent() {
+		l.goodbye, l.bad = true, spentError() // what was accepted is sent
+	}
 	if l.bad != nil {
 		return false, l.bad
 	}
@@ -205,7 +208,7 @@ func (l *link) decode(c *call, m *Message) (bool, error) {
 			}
 			l.part = partial{}
 		}
-		if l.version == version3 {
+		if l.version == version3 || int(typ) < 0 { // version 2 has larger ones, where an int holds them
 			if err := checkWireType(typ); err != nil {
 				return false, err
 			}
@@ -289,8 +292,9 @@ func (l *link) control(data []byte) (stop bool, err error) {
 	case kindPing:
 		l.send.owe(data[1:])
 	case kindGoodbye:
+		first := !l.goodbye
 		l.goodbye = true
-		return true, nil
+		return first, nil
 	case kindAnswer:
 		if !l.goodbye || !l.asked || l.answered {
 			return false, fail(ErrMalformed, nil, "an answer to a goodbye that nobody said")

@@ -143,7 +143,7 @@ func newCipherState(trafficSecret []byte) (*cipherState, error) {
 }
 
 // exhausted reports whether no number is left for anything but the goodbye.
-func (c *cipherState) exhausted() bool { return c.seq >= goodbyeSeq }
+func (c *cipherState) exhausted() bool { return c.seq >= goodbyeSeq || c.spent() }
 
 // seal appends nonce, ciphertext and tag of plaintext, 28 bytes more than it
 // has, and does not allocate where dst has room. plaintext must not overlap the

@@ -35,6 +35,8 @@ type sender struct {
 	pool  *bufferPool
 	wg    *sync.WaitGroup // counts this end's goroutines
 
+	version int // 2: no control frames; each frame in one write, which no context cuts
+
 	turn  chan struct{} // holds a token while somebody writes to the socket
 	stop  chan struct{} // closed with err set: users write no more
 	dead  chan struct{} // closed: nobody writes any more
@@ -94,9 +96,9 @@ func (s *sender) write(ctx context.Context, typ int, data []byte, hold bool) err
 	if len(data) > s.limit {
 		return &SizeError{len(data), s.limit}
 	}
-	direct := s.cipher == nil && len(data) >= directSize
+	direct := s.cipher == nil && len(data) >= directSize && s.version != version2
 	s.mu.Lock()
-	if hold && s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) < batchSize && s.acceptLocked() == nil {
+	if hold && s.version != version2 && s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) < batchSize && s.acceptLocked() == nil {
 		s.appendLocked(uint32(typ), len(data), data)
 		s.sent++
 		s.size += uint64(len(data))
@@ -135,7 +137,7 @@ func (s *sender) write(ctx context.Context, typ int, data []byte, hold bool) err
 	if hold {
 		s.queued++
 	}
-	batch, full := s.batch, direct || len(s.buf.b) >= batchSize
+	batch, full := s.batch, direct || len(s.buf.b) >= batchSize || s.cipher.spent()
 	s.mu.Unlock()
 	if hold && !mine && !full {
 		return nil
@@ -189,7 +191,7 @@ func (s *sender) take(ctx context.Context) error {
 // acceptLocked says whether one more user frame may be sealed.
 func (s *sender) acceptLocked() error {
 	if s.err == nil && s.cipher != nil && s.cipher.exhausted() {
-		return fail(ErrNotConnected, nil, "this connection has used up its sequence numbers: close it and connect again")
+		return fail(ErrNotConnected, nil, "this connection has used up its keys: close it and connect again")
 	}
 	return s.err
 }
@@ -285,11 +287,17 @@ func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
 	case err == nil && why == nil:
 		s.flushed = number
 		s.pool.put(b)
+		over := s.buf == nil && s.cipher.spent()
 		s.mu.Unlock()
+		if over {
+			s.broke(spentError())
+		}
 		return nil
-	case err == nil && n == 0:
+	case err == nil && (n == 0 || s.version == version2 && ctx.Err() != nil):
 		// The kernel has nothing of it: the stream stands at the end of a frame.
+		// Version 2 leaves none half-written, so there the rest still goes out.
 		defer s.mu.Unlock()
+		b.b = b.b[:copy(b.b, b.b[n:])]
 		s.queued += queued
 		return s.putBackLocked(b, o, why)
 	case err == nil:
@@ -485,7 +493,9 @@ func (s *sender) say(err error, frames ...[2]byte) {
 		return
 	}
 	for _, f := range frames {
-		s.controlLocked(f[0], f[1])
+		if s.version != version2 {
+			s.controlLocked(f[0], f[1])
+		}
 	}
 	s.kickLocked()
 }

@@ -187,7 +187,6 @@ func (h *host) enter(conn net.Conn) *list.Element {
 	defer h.mu.Unlock()
 	if h.pending.Len() >= maxPending {
 		h.pending.Remove(h.pending.Front()).(net.Conn).Close()
-		h.refused.Add(1)
 	}
 	select {
 	case <-h.quit:
@@ -220,18 +219,22 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		}
 		return 0
 	}
+	handshake, refuse := serverHandshake, writeRefusal
+	if s.set.wire == WireV2 {
+		handshake, refuse = serverHandshake2, silent
+	}
 	agreed, err := func() (*session, error) {
 		if !pool.room() {
-			writeRefusal(conn, reasonBusy)
+			refuse(conn, reasonBusy)
 			return nil, fail(ErrRefused, nil, "there are as many clients as may be")
 		}
 		if ask := s.set.authorize; ask != nil {
 			if err := ask(peerOf(conn)); err != nil {
-				writeRefusal(conn, reasonUnauthorised)
+				refuse(conn, reasonUnauthorised)
 				return nil, fail(ErrRefused, err, "Authorize")
 			}
 		}
-		return serverHandshake(conn, s.set.terms(), newKey, admit)
+		return handshake(conn, s.set.terms(), newKey, admit)
 	}()
 	if err == nil && s.host.exit(place) {
 		conn.SetDeadline(time.Time{})

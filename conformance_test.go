@@ -1,0 +1,1326 @@
+// The vectors of spec/vectors through the code in both roles, byte for byte,
+// and the ids of spec/README.md against what cites them.
+
+package gipc
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/sha512"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// ---- Loading
+
+// A vector is one file: what stands once, and the lines of the key that may
+// stand several times.
+type vector struct {
+	name   string
+	fields map[string]string
+	lines  []string
+}
+
+// vectorKeys are the keys of each kind of test, beside the four that all have;
+// the one with a star may be repeated.
+var vectorKeys = map[string]string{
+	"handshake": "name secret encryption client_encryption server_private client_private server_limit client_limit rekey_at " +
+		"shared_x transcript_hash client_confirm_key server_confirm_key client_traffic server_traffic client_key server_key " +
+		"server_hello client_hello server_finish frame*",
+	"server":  "name secret encryption server_private server_limit admit client_sends then server_writes rest",
+	"client":  "name secret client_encryption client_private client_limit server_sends then client_writes rest",
+	"receive": "traffic_secret sequence rekey_at limit said_goodbye stream then delivers* fails_after",
+	"session": "in_secret out_secret limit step*",
+	"config":  "name secret",
+
+	"legacy-handshake": "encryption server_private client_private server_limit client_limit shared_x key client_key " +
+		"server_hello client_reply server_point client_point limit_nonce limit_message client_end frame*",
+	"legacy-server":  "encryption server_private server_limit admit client_sends then server_writes limit_key rest",
+	"legacy-client":  "client_encryption client_private client_limit server_sends then client_writes rest",
+	"legacy-receive": "key limit stream then delivers* fails_after",
+}
+
+var vectorExpects = regexp.MustCompile(`^(ok|handshake (refuse \d+|refused \d+|unproven|malformed|full|cut)|(frame|type|control|close) malformed|` +
+	`record not-authentic|frame cut-(inside|boundary)|close (goodbye|undelivered)|config invalid)$`)
+
+var citation = regexp.MustCompile(`^[A-Z]-\d+$`)
+
+func parseVector(text string) (*vector, error) {
+	v := &vector{fields: map[string]string{}}
+	if !strings.HasSuffix(text, "\n") || strings.Contains(text, "\r") {
+		return nil, errors.New("lines do not end in LF")
+	}
+	all := map[string][]string{}
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		key, value, ok := strings.Cut(line, ": ")
+		if !ok || value == "" {
+			return nil, fmt.Errorf("no key and value: %q", line)
+		}
+		all[key] = append(all[key], value)
+	}
+	kind := ""
+	if k := all["test"]; len(k) == 1 {
+		kind = k[0]
+	}
+	keys, ok := vectorKeys[kind]
+	if !ok {
+		return nil, fmt.Errorf("unknown test %q", kind)
+	}
+	for _, key := range strings.Fields("comment cites test expect " + keys) {
+		bare, repeats := strings.CutSuffix(key, "*")
+		values := all[bare]
+		delete(all, bare)
+		switch {
+		case repeats:
+			v.lines = values
+		case len(values) != 1:
+			return nil, fmt.Errorf("key %q stands %d times", key, len(values))
+		default:
+			v.fields[key] = values[0]
+		}
+	}
+	for key := range all {
+		return nil, fmt.Errorf("unknown key %q", key)
+	}
+	if e := v.fields["expect"]; !vectorExpects.MatchString(e) {
+		return nil, fmt.Errorf("unknown expect %q", e)
+	}
+	for id := range strings.FieldsSeq(v.fields["cites"]) {
+		if !citation.MatchString(id) {
+			return nil, fmt.Errorf("cites %q", id)
+		}
+	}
+	return v, nil
+}
+
+// loadVectors returns the vectors of one kind of test, or all.
+func loadVectors(t testing.TB, kind string) (found []*vector) {
+	t.Helper()
+	paths, err := filepath.Glob("spec/vectors/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := parseVector(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		v.name = strings.TrimSuffix(filepath.Base(path), ".txt")
+		if kind == "" || v.fields["test"] == kind {
+			found = append(found, v)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("spec/vectors has no vector for %q", kind)
+	}
+	return found
+}
+
+func (v *vector) bytes(t testing.TB, key string) []byte {
+	t.Helper()
+	text, ok := v.fields[key]
+	if !ok {
+		t.Fatalf("no field %q", key)
+	}
+	return dashed(t, text)
+}
+
+func dashed(t testing.TB, text string) []byte {
+	t.Helper()
+	if text == "-" {
+		return nil
+	}
+	return unhex(t, text)
+}
+
+func (v *vector) number(t testing.TB, key string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(v.fields[key], 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", key, err)
+	}
+	return n
+}
+
+// choice says whether the field has the first of two values.
+func (v *vector) choice(t testing.TB, key, yes, no string) bool {
+	t.Helper()
+	if got := v.fields[key]; got != yes && got != no {
+		t.Fatalf("%s is %q, neither %q nor %q", key, got, yes, no)
+	}
+	return v.fields[key] == yes
+}
+
+func TestVectorLoaderIsStrict(t *testing.T) {
+	t.Parallel()
+	good := "comment: c\ncites: N-1\ntest: config\nexpect: ok\nname: 77\nsecret: -\n"
+	if _, err := parseVector(good); err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{
+		"empty":         "",
+		"unknown key":   good + "nam: 77\n",
+		"missing key":   strings.Replace(good, "name: 77\n", "", 1),
+		"twice":         good + "name: 77\n",
+		"no value":      strings.Replace(good, "name: 77", "name: ", 1),
+		"unknown test":  strings.Replace(good, "config", "confug", 1),
+		"no test":       strings.Replace(good, "test: config\n", "", 1),
+		"other expect":  strings.Replace(good, "ok", "okay", 1),
+		"cites no id":   strings.Replace(good, "N-1", "N1", 1),
+		"no last LF":    strings.TrimSuffix(good, "\n"),
+		"CR":            strings.ReplaceAll(good, "\n", "\r\n"),
+		"line of chaff": good + "chaff\n",
+	} {
+		if _, err := parseVector(text); err == nil {
+			t.Errorf("%s: loaded", what)
+		}
+	}
+}
+
+// ---- A second implementation of a direction, from the standard library alone
+
+type chain struct {
+	secret            []byte
+	seq, sum, rekeyAt uint64
+}
+
+func (c *chain) expand(info string, n int) []byte {
+	b, err := hkdf.Expand(sha512.New384, c.secret, info, n)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// next returns the cipher and the additional data of the next frame, whose
+// length field says n.
+func (c *chain) next(n int) (block cipher.Block, ad []byte) {
+	block, err := aes.NewCipher(c.expand("gipc/3 key", 32))
+	if err != nil {
+		panic(err)
+	}
+	ad = binary.BigEndian.AppendUint64(nil, c.seq)
+	c.seq++
+	if c.sum += uint64(n); c.sum >= c.rekeyAt {
+		c.secret, c.sum = c.expand("gipc/3 update", 48), 0
+	}
+	return block, ad
+}
+
+// seals says whether the plaintext, sealed with the nonce, is the frame. A chain
+// without a secret is plaintext.
+func (c *chain) seals(nonce, plain, frame []byte) bool {
+	if c.secret == nil {
+		return bytes.Equal(append(binary.BigEndian.AppendUint32(nil, uint32(len(plain))), plain...), frame)
+	}
+	n := len(plain) + 28
+	own := append(binary.BigEndian.AppendUint32(nil, uint32(n)), nonce...)
+	before := *c
+	block, ad := c.next(n)
+	if own = sealFixed(block, own, nonce, plain, ad); own != nil {
+		return bytes.Equal(own, frame)
+	}
+	opened, err := before.open(frame)
+	return err == nil && bytes.Equal(opened, plain) && bytes.Equal(frame[4:16], nonce)
+}
+
+// sealFixed seals with a given nonce, which a process that is held to approved
+// cryptography alone does not do: the result is then nil, and opening says as
+// much, since nonce and plaintext have one sealed form.
+func sealFixed(block cipher.Block, dst, nonce, plain, ad []byte) []byte {
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil
+	}
+	return aead.Seal(dst, nonce, plain, ad)
+}
+
+// openAny opens nonce, ciphertext and tag.
+func openAny(block cipher.Block, sealed, ad []byte) ([]byte, error) {
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Open(nil, nil, sealed, ad)
+}
+
+// open returns the plaintext of a whole frame.
+func (c *chain) open(frame []byte) ([]byte, error) {
+	if len(frame) < 4 || uint64(binary.BigEndian.Uint32(frame)) != uint64(len(frame)-4) {
+		return nil, fmt.Errorf("the length does not fit %d bytes", len(frame))
+	}
+	if c.secret == nil {
+		return frame[4:], nil
+	}
+	if len(frame) < 36 {
+		return nil, fmt.Errorf("a sealed frame of %d bytes", len(frame))
+	}
+	block, ad := c.next(len(frame) - 4)
+	return openAny(block, frame[4:], ad)
+}
+
+func plainBody(typ uint32, data []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, typ), data...)
+}
+
+// ---- Driving the receiving half by hand
+
+var testBuffers = new(bufferPool)
+
+// newReceiver is a link that is fed by hand. What it owes its peer is kept and
+// never written.
+func newReceiver(cipher *cipherState, limit int) *link {
+	l := &link{version: version3, limit: limit, pool: testBuffers, cipher: cipher}
+	l.init()
+	l.send.broken = true
+	return l
+}
+
+// drive gives the stream to a receiver in pieces, as reads of a socket would
+// bring them, and returns what it delivers, and after how many bytes it failed.
+// After its peer's goodbye it stops, unless it has said one itself.
+func drive(l *link, c *call, stream []byte, piece func() int) (got []Message, read int, err error) {
+	m := new(Message)
+	for {
+		for {
+			goodbye, answered := l.goodbye, l.answered
+			ok, err := l.next(c, m)
+			if err != nil {
+				return got, read, err
+			}
+			if ok {
+				got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data)})
+			} else if l.goodbye && !l.asked {
+				return got, read, nil
+			} else if l.goodbye == goodbye && l.answered == answered {
+				break
+			}
+		}
+		if len(stream) == 0 {
+			return got, read, nil
+		}
+		n := copy(l.space(), stream[:min(max(piece(), 1), len(stream))])
+		l.got, l.gotErr = n, nil
+		l.took()
+		read, stream = read+n, stream[n:]
+	}
+}
+
+func pieces(n int) func() int { return func() int { return n } }
+
+// held is the memory that a receiver keeps for what has arrived, in bytes.
+func held(l *link) int {
+	n := cap(l.part.data)
+	if l.in != nil {
+		n += cap(l.in.b)
+	}
+	return n
+}
+
+// appendFrame is a frame as the sending half makes it.
+func appendFrame(c *cipherState, typ uint32, data []byte) []byte {
+	s := sender{cipher: c, pool: testBuffers}
+	s.appendLocked(typ, len(data), data)
+	return bytes.Clone(s.buf.b)
+}
+
+// typeAndData reads "TYPE DATA".
+func typeAndData(t testing.TB, typ, data string) (uint32, []byte) {
+	t.Helper()
+	n, err := strconv.ParseUint(typ, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n), dashed(t, data)
+}
+
+func sameMessages(got, want []Message) bool {
+	return slices.EqualFunc(got, want, func(a, b Message) bool { return a.MsgType == b.MsgType && bytes.Equal(a.Data, b.Data) })
+}
+
+// failureOf is the part of an expect behind its layer.
+func failureOf(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrMalformed):
+		return "malformed"
+	case errors.Is(err, ErrNotAuthentic):
+		return "not-authentic"
+	case errors.Is(err, ErrTruncated) && strings.Contains(err.Error(), "inside a frame"):
+		return "cut-inside"
+	case errors.Is(err, ErrTruncated):
+		return "cut-boundary"
+	}
+	return err.Error()
+}
+
+// ---- Both roles' handshakes, and frames
+
+func (v *vector) serverTerms(t testing.TB) *terms {
+	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), limit: int(v.number(t, "server_limit"))}
+}
+
+func (v *vector) clientTerms(t testing.TB) *terms {
+	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), limit: int(v.number(t, "client_limit"))}
+}
+
+// key returns the private key of a field, and nil where there is none.
+func (v *vector) key(t testing.TB, field string) func() (*ecdh.PrivateKey, error) {
+	if scalar := v.bytes(t, field); scalar != nil {
+		return withKey(privateKey(t, hex.EncodeToString(scalar)))
+	}
+	return func() (*ecdh.PrivateKey, error) { return nil, errors.New("plaintext needs no key") }
+}
+
+func TestVectorsHandshake(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "handshake") {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			for _, chunk := range []int{0, 1, 50} {
+				v.handshake(t, chunk)
+			}
+			v.derived(t)
+		})
+	}
+}
+
+// A way is one direction between two sessions.
+type way struct {
+	out   *cipherState // the library's
+	in    *link
+	other chain // the same, of the second implementation
+	check chain
+	limit int
+}
+
+func (v *vector) handshake(t *testing.T, chunk int) {
+	fatal := func(err error) {
+		if err != nil {
+			t.Helper()
+			t.Fatal(err)
+		}
+	}
+	clientHelloBytes, finish := v.bytes(t, "client_hello"), v.bytes(t, "server_finish")
+	toServer := &script{sends: bytes.Clone(clientHelloBytes), end: errTooFar, chunk: chunk}
+	server, err := serverHandshake(toServer, v.serverTerms(t), v.key(t, "server_private"), func() byte { return 0 })
+	fatal(err)
+	if want := slices.Concat(v.bytes(t, "server_hello"), finish); !bytes.Equal(toServer.got.Bytes(), want) {
+		t.Errorf("the server writes\n%x, want\n%x", toServer.got.Bytes(), want)
+	}
+	toClient := &script{sends: slices.Concat(v.bytes(t, "server_hello"), finish), end: errTooFar, chunk: chunk}
+	half, err := clientHello(toClient, v.clientTerms(t), v.key(t, "client_private"))
+	fatal(err)
+	client, err := half.finish()
+	fatal(err)
+	if got := toClient.got.Bytes(); !bytes.Equal(got, clientHelloBytes) {
+		t.Errorf("the client writes\n%x, want\n%x", got, clientHelloBytes)
+	}
+	if len(server.rest)+len(client.rest)+len(toServer.sends)+len(toClient.sends) > 0 {
+		t.Error("bytes are left")
+	}
+	serverLimit, clientLimit := int(v.number(t, "server_limit")), int(v.number(t, "client_limit"))
+	if server.limit != clientLimit || client.limit != serverLimit {
+		t.Errorf("the limits are %d and %d", server.limit, client.limit)
+	}
+
+	rekeyAt := v.number(t, "rekey_at")
+	for _, c := range []*cipherState{server.in, server.out, client.in, client.out} {
+		if c != nil {
+			c.rekeyAt = rekeyAt
+		}
+	}
+	cs, ss := v.bytes(t, "client_traffic"), v.bytes(t, "server_traffic")
+	ways := map[string]*way{
+		"client": {client.out, newReceiver(server.in, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}, client.limit},
+		"server": {server.out, newReceiver(client.in, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}, server.limit},
+	}
+	if len(v.lines) < 4 {
+		t.Fatal("less than two frames each way")
+	}
+	for i, line := range v.lines {
+		f := strings.Fields(line)
+		if len(f) != 5 || ways[f[0]] == nil {
+			t.Fatalf("frame %q", line)
+		}
+		w := ways[f[0]]
+		typ, data := typeAndData(t, f[1], f[2])
+		wire := dashed(t, f[4])
+		if !w.other.seals(dashed(t, f[3]), plainBody(typ, data), wire) {
+			t.Fatalf("frame %d is not sealed as %x", i, wire)
+		}
+		// What the library makes is the same but for its random nonce.
+		made := appendFrame(w.out, typ, data)
+		if w.out == nil && !bytes.Equal(made, wire) || len(made) != len(wire) {
+			t.Fatalf("frame %d is made as\n%x, want\n%x", i, made, wire)
+		}
+		if plain, err := w.check.open(made); err != nil || !bytes.Equal(plain, plainBody(typ, data)) {
+			t.Fatalf("frame %d as the library makes it opens as %x, %v", i, plain, err)
+		}
+		got, _, err := drive(w.in, &call{}, wire, pieces(max(chunk, 1)))
+		if typ == controlType && err == nil && len(got) == 0 {
+			continue
+		}
+		if err != nil || !sameMessages(got, []Message{{MsgType: int(typ), Data: data}}) {
+			t.Fatalf("frame %d is received as %v, %v", i, got, err)
+		}
+	}
+}
+
+// derived checks the key schedule, step by step.
+func (v *vector) derived(t *testing.T) {
+	if v.fields["shared_x"] == "-" {
+		return
+	}
+	same := func(field string, got []byte) {
+		t.Helper()
+		if want := v.bytes(t, field); !bytes.Equal(got, want) {
+			t.Errorf("%s is\n%x, want\n%x", field, got, want)
+		}
+	}
+	s, _ := v.key(t, "server_private")()
+	c, _ := v.key(t, "client_private")()
+	z, err := s.ECDH(c.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("shared_x", z)
+	th := transcript(string(v.bytes(t, "name")), v.bytes(t, "server_hello"), v.bytes(t, "client_hello")[:103])
+	same("transcript_hash", th)
+	k, err := newKeys(v.bytes(t, "secret"), z, th)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("client_confirm_key", k.clientConfirm)
+	same("server_confirm_key", k.serverConfirm)
+	same("client_traffic", k.clientTraffic)
+	same("server_traffic", k.serverTraffic)
+	same("client_key", (&chain{secret: k.clientTraffic}).expand("gipc/3 key", 32))
+	same("server_key", (&chain{secret: k.serverTraffic}).expand("gipc/3 key", 32))
+}
+
+// checkHandshake compares how one side's handshake has ended.
+func (v *vector) checkHandshake(t *testing.T, s *session, err error, p *script, writes string) {
+	t.Helper()
+	if errors.Is(err, errTooFar) {
+		t.Fatal("it waits for more than it needs")
+	}
+	if got, want := p.got.Bytes(), v.bytes(t, writes); !bytes.Equal(got, want) {
+		t.Errorf("it writes\n%x, want\n%x", got, want)
+	}
+	expect := v.fields["expect"]
+	if (err == nil) != (expect == "ok") || (s == nil) != (err != nil) {
+		t.Fatalf("session %v, error %v; want %s", s, err, expect)
+	}
+	var layer, how string
+	var reason byte
+	fmt.Sscan(expect, &layer, &how, &reason)
+	switch how {
+	case "": // ok
+		if got, want := slices.Concat(s.rest, p.sends), v.bytes(t, "rest"); !bytes.Equal(got, want) {
+			t.Errorf("the rest is %x, want %x", got, want)
+		}
+	case "refuse":
+		checkRefusal(t, err, reason, false)
+	case "refused":
+		checkRefusal(t, err, reason, true)
+	case "malformed":
+		checkRefusal(t, err, reasonMalformed, false)
+	case "full":
+		if !errors.Is(err, ErrRefused) {
+			t.Errorf("the error is %v", err)
+		}
+	case "not-authentic":
+		if !errors.Is(err, ErrNotAuthentic) {
+			t.Errorf("the error is %v", err)
+		}
+	case "unproven":
+		checkRefusal(t, err, reasonConfirmation, false)
+	case "cut":
+		if !errors.Is(err, ErrTruncated) {
+			t.Errorf("the error is %v", err)
+		}
+	default:
+		t.Fatalf("expect %q", expect)
+	}
+}
+
+func (v *vector) script(t *testing.T, sends string, chunk int) *script {
+	end := io.EOF
+	if v.choice(t, "then", "open", "end") {
+		end = errTooFar
+	}
+	return &script{sends: v.bytes(t, sends), end: end, chunk: chunk}
+}
+
+func TestVectorsServer(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "server") {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			for _, chunk := range []int{0, 1, 50} {
+				p := v.script(t, "client_sends", chunk)
+				s, err := serverHandshake(p, v.serverTerms(t), v.key(t, "server_private"), func() byte { return byte(v.number(t, "admit")) })
+				v.checkHandshake(t, s, err, p, "server_writes")
+			}
+		})
+	}
+}
+
+func TestVectorsClient(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "client") {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			for _, chunk := range []int{0, 1, 50} {
+				p := v.script(t, "server_sends", chunk)
+				var s *session
+				c, err := clientHello(p, v.clientTerms(t), v.key(t, "client_private"))
+				if err == nil {
+					s, err = c.finish()
+				}
+				v.checkHandshake(t, s, err, p, "client_writes")
+			}
+		})
+	}
+}
+
+// ---- One direction
+
+// receiver makes the receiver of a receive vector.
+func (v *vector) receiver(t testing.TB) *link {
+	var c *cipherState
+	if secret := v.bytes(t, "traffic_secret"); secret != nil {
+		var err error
+		if c, err = newCipherState(secret); err != nil {
+			t.Fatal(err)
+		}
+		c.seq, c.rekeyAt = v.number(t, "sequence"), v.number(t, "rekey_at")
+	}
+	l := newReceiver(c, int(v.number(t, "limit")))
+	l.asked = v.choice(t, "said_goodbye", "yes", "no")
+	return l
+}
+
+func TestVectorsReceive(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "receive") {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			stream := v.bytes(t, "stream")
+			v.encodes(t, stream, v.receives(t, func() *link { return v.receiver(t) }))
+		})
+	}
+}
+
+// receives gives the stream to receivers, in pieces of several sizes, and
+// returns what they have to deliver.
+func (v *vector) receives(t *testing.T, receiver func() *link) (want []Message) {
+	stream := v.bytes(t, "stream")
+	for _, line := range v.lines {
+		f := strings.Fields(line)
+		typ, data := typeAndData(t, f[0], f[1])
+		want = append(want, Message{MsgType: int(typ), Data: data})
+	}
+	expect := strings.Fields(v.fields["expect"])
+	for _, piece := range []int{1, 2, 7, 4096, len(stream)} {
+		for _, c := range []*call{{}, {reuse: true}} {
+			l := receiver()
+			got, read, err := drive(l, c, stream, pieces(piece))
+			if err == nil && !l.goodbye && v.choice(t, "then", "end", "open") {
+				err = l.endError(io.EOF)
+			}
+			if !sameMessages(got, want) {
+				t.Errorf("pieces of %d: delivers %v, want %v", piece, got, want)
+			}
+			how := failureOf(err)
+			if err == nil && l.goodbye {
+				how = "goodbye"
+			}
+			if how != expect[len(expect)-1] {
+				t.Errorf("pieces of %d: %s (%v), want %s", piece, how, err, v.fields["expect"])
+			}
+			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
+				t.Errorf("fails after %d bytes, want %s", read, after)
+			}
+			if most := 4*len(stream) + 2*readSize; held(l) > most {
+				t.Errorf("pieces of %d: %d bytes of memory for %d that came", piece, held(l), len(stream))
+			}
+		}
+	}
+	return want
+}
+
+// encodes wants what was delivered to be the beginning of the stream again.
+func (v *vector) encodes(t *testing.T, stream []byte, got []Message) {
+	secret := v.bytes(t, "traffic_secret")
+	c := chain{secret: secret, seq: v.number(t, "sequence"), rekeyAt: v.number(t, "rekey_at")}
+	for len(got) > 0 {
+		n := prefixLen + int(binary.BigEndian.Uint32(stream))
+		frame := stream[:n]
+		stream = stream[n:]
+		var nonce []byte
+		before := c
+		if secret != nil {
+			nonce = frame[4:16]
+		}
+		plain, err := c.open(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plain[0] == 0 && binary.BigEndian.Uint32(plain) == controlType {
+			continue
+		}
+		body := plainBody(uint32(got[0].MsgType), got[0].Data)
+		if !before.seals(nonce, body, frame) {
+			t.Errorf("%x is not what %x is sealed as", frame, body)
+		}
+		if secret == nil && !bytes.Equal(appendFrame(nil, uint32(got[0].MsgType), got[0].Data), frame) {
+			t.Errorf("%x is not what the sending half makes of it", frame)
+		}
+		got = got[1:]
+	}
+}
+
+// ---- Whole sessions: a side and its application against a peer that is played
+
+// An application is what a session vector asks of a side.
+type application interface {
+	ReadTimed(time.Duration) (*Message, error)
+	Write(int, []byte) error
+	Close() error
+}
+
+// bareEnd is an end with a connection and nothing around it.
+type bareEnd struct{ end }
+
+func (e *bareEnd) Close() error { return e.shutdown(context.Background(), byeUser) }
+
+func TestVectorsSession(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "session") {
+		for _, role := range []string{"server", "client"} {
+			t.Run(v.name+"/"+role, func(t *testing.T) {
+				if v.fields["out_secret"] != "-" {
+					v.session(t, role) // random nonces may need a true clock, see FuzzSession
+					return
+				}
+				synctest.Test(t, func(t *testing.T) { v.session(t, role) })
+			})
+		}
+	}
+}
+
+// sessionEnds starts a side, through its handshake where that is in plaintext.
+func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer net.Conn) {
+	limit := int(v.number(t, "limit"))
+	hello := binary.BigEndian.AppendUint32([]byte{0, 0}, uint32(limit))
+	near, far := newRoad(nil, nil)
+	expectBytes := func(want []byte) {
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("the %s writes %x, %v; want %x", role, got, err, want)
+		}
+	}
+	l := &pipeListener{conns: make(chan net.Conn, 1), done: make(chan struct{})}
+	in, out := v.bytes(t, "in_secret"), v.bytes(t, "out_secret")
+	switch {
+	case in != nil:
+		set, err := (&ServerConfig{Name: "n", Listener: l, MaxMsgSize: limit}).settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &session{version: version3, limit: limit}
+		var ierr, oerr error
+		s.in, ierr = newCipherState(in)
+		s.out, oerr = newCipherState(out)
+		if err := errors.Join(ierr, oerr); err != nil {
+			t.Fatal(err)
+		}
+		e := new(bareEnd)
+		gone, start := Disconnected, Listening
+		if role == "client" {
+			gone, start = ReConnecting, Connecting
+		}
+		e.init(set, new(bufferPool), gone)
+		e.setLocked(start)
+		e.attach(e.newLink(near, Peer{}, s, 1))
+		return e, far
+	case role == "server":
+		s, err := StartServer(&ServerConfig{Name: "n", Listener: l, Encryption: EncryptionOff, MaxMsgSize: limit, MultiClient: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		l.conns <- near
+		hello[0] = version3
+		expectBytes(hello)
+		hello[0] = 0
+		far.Write(hello)
+		expectBytes([]byte{0})
+		synctest.Wait()
+		for one := range s.Connections.All() {
+			return one, far
+		}
+		t.Fatal("nobody is connected")
+	default:
+		played := make(chan struct{})
+		go func() {
+			defer close(played)
+			hello[0] = version3
+			far.Write(hello)
+			hello[0] = 0
+			expectBytes(hello)
+			far.Write([]byte{0})
+		}()
+		dialled := false
+		c, err := StartClient(&ClientConfig{Name: "n", Encryption: EncryptionOff, MaxMsgSize: limit, RetryTimer: time.Hour, Dial: func(context.Context) (net.Conn, error) {
+			if dialled {
+				return nil, errors.New("once is enough")
+			}
+			dialled = true
+			return near, nil
+		}})
+		<-played
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c, far
+	}
+	return nil, nil
+}
+
+func (v *vector) session(t *testing.T, role string) {
+	app, peer := v.sessionEnds(t, role)
+	defer app.Close()
+	defer peer.Close()
+	back := chain{secret: v.bytes(t, "out_secret"), rekeyAt: rekeyAfter}
+	peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+	closed := make(chan error, 1)
+	ended := false
+	message := func() *Message {
+		for {
+			m, err := app.ReadTimed(20 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.MsgType != internalType || m.Status != Connected.String() && m.Status != Connecting.String() {
+				return m
+			}
+		}
+	}
+	for i, step := range v.lines {
+		f := append(strings.Fields(step), "", "")
+		bad := func(format string, args ...any) {
+			t.Helper()
+			t.Fatalf("step %d, %q: %s", i+1, step, fmt.Sprintf(format, args...))
+		}
+		switch f[0] {
+		case "peer":
+			if _, err := peer.Write(dashed(t, f[1])); err != nil {
+				bad("%v", err)
+			}
+		case "peer-ends":
+			peer.(*roadEnd).CloseWrite()
+		case "delivers":
+			typ, data := typeAndData(t, f[1], f[2])
+			if m := message(); !sameMessages([]Message{*m}, []Message{{MsgType: int(typ), Data: data}}) {
+				bad("the application gets %v", m)
+			}
+		case "sends":
+			typ, data := typeAndData(t, f[1], f[2])
+			if err := app.Write(int(typ), data); err != nil {
+				bad("%v", err)
+			}
+		case "closes":
+			go func() { closed <- app.Close() }()
+		case "writes":
+			typ, data := typeAndData(t, f[1], f[2])
+			want := plainBody(typ, data)
+			frame := make([]byte, prefixLen+len(want))
+			if back.secret != nil {
+				frame = make([]byte, prefixLen+sealGrowth+len(want))
+			}
+			if n, err := io.ReadFull(peer, frame); err != nil {
+				bad("%x and %v", frame[:n], err)
+			}
+			if plain, err := back.open(frame); err != nil || !bytes.Equal(plain, want) {
+				bad("it writes %x, which is %x, %v", frame, plain, err)
+			}
+		case "writes-end":
+			if got, err := io.ReadAll(peer); err != nil || len(got) > 0 {
+				bad("it writes %x, %v", got, err)
+			}
+			ended = true
+			peer.Close()
+		case "ends":
+			m := message()
+			how := failureOf(m.Err)
+			if m.Err == nil && (m.Status == Disconnected.String() || m.Status == ReConnecting.String()) {
+				how = "goodbye"
+			}
+			if m.MsgType != internalType || how != f[1] {
+				bad("the application gets %v, %v", m, m.Err)
+			}
+		case "closed":
+			err := <-closed
+			if (err == nil) != (f[1] == "ok") || err != nil && !errors.Is(err, ErrNotConnected) {
+				bad("closing returns %v", err)
+			}
+		default:
+			bad("no such step")
+		}
+	}
+	if !ended {
+		synctest.Wait()
+		peer.SetReadDeadline(past.Add(time.Second))
+		if n := peer.(*roadEnd).waiting(); n > 0 {
+			t.Errorf("%d bytes more were written", n)
+		}
+	}
+}
+
+// ---- Names and secrets
+
+func TestVectorsConfig(t *testing.T) {
+	t.Parallel()
+	for _, v := range loadVectors(t, "config") {
+		t.Run(v.name, func(t *testing.T) {
+			name, secret := string(v.bytes(t, "name")), v.bytes(t, "secret")
+			_, serr := (&ServerConfig{Name: name, Secret: secret, Listener: &pipeListener{}}).settings()
+			_, cerr := (&ClientConfig{Name: name, Secret: secret, Dial: refuseToDial}).settings()
+			for _, err := range []error{serr, cerr} {
+				if want := v.fields["expect"] == "ok"; (err == nil) != want || !want && !errors.Is(err, ErrConfig) {
+					t.Errorf("the error is %v, want %s", err, v.fields["expect"])
+				}
+			}
+		})
+	}
+}
+
+// ---- What takes time or more than one connection
+
+// startPiped starts a server that accepts what is sent to conns.
+func startPiped(t *testing.T, config ServerConfig) (s *Server, conns chan<- net.Conn) {
+	t.Helper()
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	config.Name, config.Listener = "n", l
+	s, err := StartServer(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s, l.conns
+}
+
+func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
+	config.Name = "n"
+	config.Dial = func(ctx context.Context) (net.Conn, error) {
+		near, far := newRoad(nil, nil)
+		select {
+		case conns <- far:
+			return near, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return StartClient(&config)
+}
+
+func TestSilentClientsEndAndHinderNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		s, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
+		near, far := newRoad(nil, nil)
+		conns <- far
+		near.Write([]byte{0, 0}) // and nothing more
+		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff, Timeout: time.Second}, conns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("the good client has waited %v", d)
+		}
+		if n := s.Connections.Len(); n != 1 {
+			t.Errorf("%d clients, though one has only begun", n)
+		}
+		got, err := io.ReadAll(near)
+		if len(got) != 6 || err != nil {
+			t.Errorf("the silent one gets %x, %v; want ServerHello alone", got, err)
+		}
+		if d := time.Since(start); d != helloTime {
+			t.Errorf("it ends after %v", d)
+		}
+		near.Close()
+		c.Close()
+	})
+}
+
+func TestOldestHandshakeGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
+		var ends []net.Conn
+		for range 1025 {
+			near, far := newRoad(nil, nil)
+			conns <- far
+			synctest.Wait()
+			ends = append(ends, near)
+		}
+		for i, near := range ends {
+			b := make([]byte, 7)
+			near.SetReadDeadline(time.Now().Add(time.Millisecond))
+			n, err := io.ReadFull(near, b)
+			if gone := !errors.Is(err, os.ErrDeadlineExceeded); n != 6 || gone != (i == 0) {
+				t.Errorf("handshake %d of %d: %d bytes, %v", i+1, len(ends), n, err)
+			}
+			near.Close()
+		}
+	})
+}
+
+func TestRefusalsInPlaceOfTheHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := func(conns chan<- net.Conn, reason byte) {
+			t.Helper()
+			near, far := newRoad(nil, nil)
+			conns <- far
+			if got, err := io.ReadAll(near); !bytes.Equal(got, []byte{0, reason}) || err != nil {
+				t.Errorf("it writes %x, %v", got, err)
+			}
+			near.Close()
+		}
+		_, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
+		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff}, conns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		refused(conns, reasonBusy)
+		c.Close()
+		_, conns = startPiped(t, ServerConfig{Authorize: func(Peer) error { return errors.New("no") }})
+		refused(conns, reasonUnauthorised)
+	})
+}
+
+func TestClientWaitsTenSecondsForEachMessage(t *testing.T) {
+	for _, sent := range []int{0, 6} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			near, far := newRoad(nil, nil)
+			far.Write([]byte{3, 0, 0, 0, 4, 0}[:sent])
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				StartClientContext(ctx, &ClientConfig{Name: "n", Encryption: EncryptionOff, Dial: func(context.Context) (net.Conn, error) { return near, nil }})
+			}()
+			got, err := io.ReadAll(far)
+			if d := time.Since(start); d != 10*time.Second || len(got) != sent || err != nil {
+				t.Errorf("it ends after %v and %x, %v", d, got, err)
+			}
+			far.Close()
+			cancel()
+			<-done
+		})
+	}
+}
+
+func TestEachConnectionHasNewKeys(t *testing.T) {
+	_, conns := startPiped(t, ServerConfig{MultiClient: true})
+	seen := map[string]bool{}
+	for range 2 {
+		near, far := newRoad(nil, nil)
+		conns <- far
+		hello := make([]byte, 103)
+		if _, err := io.ReadFull(near, hello); err != nil {
+			t.Fatal(err)
+		}
+		seen["server"+string(hello)] = true
+		near.Close()
+
+		near, far = newRoad(nil, nil)
+		far.Write(hello)
+		far.(*roadEnd).CloseWrite()
+		ctx, cancel := context.WithCancel(t.Context())
+		dialled := false
+		c, err := StartClientContext(ctx, &ClientConfig{Name: "n", Dial: func(context.Context) (net.Conn, error) {
+			if dialled {
+				cancel()
+				return nil, ctx.Err()
+			}
+			dialled = true
+			return near, nil
+		}})
+		if c != nil || err == nil {
+			t.Fatal("connected to a server that ends")
+		}
+		answer, err := io.ReadAll(far)
+		if len(answer) != 151 || err != nil {
+			t.Fatalf("%x, %v", answer, err)
+		}
+		seen["client"+string(answer[:103])] = true
+		far.Close()
+	}
+	if len(seen) != 4 {
+		t.Errorf("%d different hellos of 4", len(seen))
+	}
+}
+
+func TestSenderKeepsThePeersLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, MaxMsgSize: 2000})
+		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff}, conns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		var size *SizeError
+		if err := c.Write(1, make([]byte, 2001)); !errors.As(err, &size) {
+			t.Errorf("the error is %v", err)
+		}
+		for _, typ := range []uint32{0, 1 << 31, 1<<32 - 1} {
+			if err := c.Write(int(typ), nil); !errors.Is(err, ErrReservedType) {
+				t.Errorf("type %d: %v", typ, err)
+			}
+		}
+		if err := c.Write(1, make([]byte, 2000)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			m, err := s.ReadTimed(time.Second)
+			if err != nil || m.MsgType != internalType {
+				if err != nil || len(m.Data) != 2000 {
+					t.Errorf("the server gets %v, %v", m, err)
+				}
+				return
+			}
+		}
+	})
+}
+
+func TestNewestPingIsAnswered(t *testing.T) {
+	near, far := newRoad(nil, nil)
+	var wg sync.WaitGroup
+	s := sender{limit: 1024, pool: testBuffers, wg: &wg, broke: func(error) {}}
+	s.init(near, nil, func() {})
+	s.turn <- struct{}{} // somebody is writing
+	s.owe([]byte("12345678"))
+	s.owe([]byte("abcdefgh"))
+	<-s.turn
+	wg.Wait()
+	near.Close()
+	got, err := io.ReadAll(far)
+	if want := "\x00\x00\x00\x0d\x00\x00\x00\x00\x02abcdefgh"; string(got) != want || err != nil {
+		t.Errorf("it writes %x, %v", got, err)
+	}
+	far.Close()
+}
+
+func TestAnyFrameIsASignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, Heartbeat: time.Second})
+		near, far := newRoad(nil, nil)
+		conns <- far
+		near.Write([]byte{0, 0, 0, 0, 4, 0})
+		drained := make(chan struct{})
+		go func() {
+			defer close(drained)
+			io.Copy(io.Discard, near)
+		}()
+		start := time.Now()
+		tick := time.NewTicker(1900 * time.Millisecond)
+		defer tick.Stop()
+		for range 10 {
+			<-tick.C
+			near.Write([]byte{0, 0, 0, 5, 0, 0, 0, 0, 9}) // a kind that is ignored
+		}
+		last := time.Now()
+		for {
+			m, err := s.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Status == Disconnected.String() {
+				if d := time.Since(start); !errors.Is(m.Err, ErrTimeout) || d != last.Sub(start)+2*time.Second {
+					t.Errorf("lost after %v: %v", d, m.Err)
+				}
+				break
+			}
+		}
+		near.Close()
+		<-drained
+	})
+}
+
+// ---- The text
+
+// citedByTests are the ids that tests of this package prove where a vector
+// cannot, or not all.
+var citedByTests = map[string]string{
+	"F-3":  "TestSenderKeepsThePeersLimit",
+	"F-5":  "FuzzFrame",
+	"F-6":  "TestSenderKeepsThePeersLimit",
+	"F-8":  "FuzzFrame",
+	"F-11": "FuzzSession",
+	"H-4":  "TestEachConnectionHasNewKeys",
+	"H-8":  "TestHandshakeWriteFails",
+	"R-4":  "TestLastSequenceNumber",
+	"L-1":  "TestSilentClientsEndAndHinderNobody",
+	"L-2":  "TestSilentClientsEndAndHinderNobody",
+	"L-3":  "TestOldestHandshakeGivesWay",
+	"L-5":  "TestClientWaitsTenSecondsForEachMessage",
+	"H-20": "TestRefusalsInPlaceOfTheHello",
+	"C-5":  "TestNewestPingIsAnswered",
+	"C-7":  "TestAnyFrameIsASignOfLife",
+}
+
+func specText(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("spec/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(text), "\r\n", "\n")
+}
+
+// testFunctions are the names of this folder's tests and fuzz targets.
+func testFunctions(t *testing.T) map[string]bool {
+	t.Helper()
+	paths, err := filepath.Glob("*_test.go")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no test files: %v", err)
+	}
+	found := map[string]bool{}
+	for _, path := range paths {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil {
+				found[f.Name.Name] = true
+			}
+		}
+	}
+	return found
+}
+
+func TestSpecEveryIDIsCited(t *testing.T) {
+	t.Parallel()
+	defined := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^- \[([A-Z]-\d+)\] `).FindAllStringSubmatch(specText(t), -1) {
+		if defined[m[1]] {
+			t.Errorf("%s is defined twice", m[1])
+		}
+		defined[m[1]] = true
+	}
+	if len(defined) < 50 {
+		t.Fatalf("the text defines %d ids", len(defined))
+	}
+	cited := map[string]bool{}
+	cite := func(id, by string) {
+		cited[id] = true
+		if !defined[id] {
+			t.Errorf("%s cites %s, which the text does not define", by, id)
+		}
+	}
+	for _, v := range loadVectors(t, "") {
+		for id := range strings.FieldsSeq(v.fields["cites"]) {
+			cite(id, v.name)
+		}
+	}
+	functions := testFunctions(t)
+	for id, test := range citedByTests {
+		if !functions[test] {
+			t.Errorf("%s is cited by %s, which is no test", id, test)
+		}
+		cite(id, test)
+	}
+	for id := range defined {
+		if !cited[id] {
+			t.Errorf("no vector and no test cites %s", id)
+		}
+	}
+}
+
+func TestSpecEveryMustHasAnID(t *testing.T) {
+	t.Parallel()
+	text := specText(t)
+	_, text, _ = strings.Cut(text, "\n## 2 ")
+	text, _, ok := strings.Cut(text, "\n## 14 ")
+	if !ok {
+		t.Fatal("sections 2 to 13 are not found")
+	}
+	id := regexp.MustCompile(`^- \[[A-Z]-\d+\] `)
+	blocks, musts := regexp.MustCompile(`\n\n|\n- `).Split(text, -1), 0
+	separators := regexp.MustCompile(`\n\n|\n- `).FindAllString(text, -1)
+	for i, b := range blocks {
+		if i > 0 && separators[i-1] == "\n- " {
+			b = "- " + b
+		}
+		if strings.Contains(b, "MUST") {
+			if musts++; !id.MatchString(b) {
+				t.Errorf("a MUST without an id:\n%s", b)
+			}
+		} else if id.MatchString(b) && !strings.Contains(b, "MAY") {
+			t.Errorf("an id without a MUST:\n%s", b)
+		}
+	}
+	if musts < 50 {
+		t.Fatalf("%d MUSTs", musts)
+	}
+}
+
+// TestSpecExamples wants each example of the text to stand in a vector.
+func TestSpecExamples(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	for _, v := range loadVectors(t, "") {
+		for _, f := range v.fields {
+			fmt.Fprintln(&all, f)
+		}
+		fmt.Fprintln(&all, strings.Join(v.lines, "\n"))
+	}
+	examples := regexp.MustCompile("(?s)```hex\n(.*?)```").FindAllStringSubmatch(specText(t), -1)
+	if len(examples) < 5 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	for _, m := range examples {
+		var b strings.Builder
+		for line := range strings.Lines(m[1]) {
+			line, _, _ = strings.Cut(line, "#")
+			b.WriteString(strings.Join(strings.Fields(line), ""))
+		}
+		unhex(t, b.String())
+		if !strings.Contains(all.String(), b.String()) {
+			t.Errorf("no vector has the example\n%s", m[1])
+		}
+	}
+}

@@ -1,0 +1,190 @@
+// Hub: a chat room. Every line that one client types reaches all the others,
+// with who came and who left. Give each its own terminal:
+//
+//	go run ./example/hub -serve
+//	go run ./example/hub -name Ada
+//	go run ./example/hub -name Bob
+//
+// Ctrl-C leaves, and so does the end of the input. To meet over TCP give all of
+// them -network tcp -address HOST:PORT; beyond this machine also the same
+// HUB_SECRET, 32 bytes or more, in the environment.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"example.com/gipc"
+)
+
+// The types of the messages. A program picks its own, from 1 up.
+const (
+	name = 1 // client to hub, first of all: who it is. hub to client: its number
+	line = 2 // client to hub: what it says. hub to all: whose it is, and what to show
+)
+
+const longest = 64 << 10 // of a line, in bytes
+
+func main() {
+	serving := flag.Bool("serve", false, "be the hub, until Ctrl-C")
+	who := flag.String("name", "", "take part under this name")
+	room := flag.String("room", "hub", "name of the connection")
+	network := flag.String("network", "", "unix or tcp (default: the library's)")
+	address := flag.String("address", "", "socket path, or host:port (default: derived from the room or the environment)")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "hub: a chat room; start one with -serve, and take part with -name X")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var secret []byte
+	if s := os.Getenv("HUB_SECRET"); s != "" {
+		secret = []byte(s)
+	}
+	var err error
+	switch {
+	case *serving == (*who != ""):
+		err = errors.New("give either -serve or -name X; -h tells more")
+	case *serving:
+		err = serve(ctx, &gipc.ServerConfig{Name: *room, Network: *network, Address: *address, Secret: secret, MultiClient: true, MaxMsgSize: longest + 1024})
+	default:
+		err = take(ctx, *who, &gipc.ClientConfig{Name: *room, Network: *network, Address: *address, Secret: secret})
+	}
+	if err != nil && ctx.Err() == nil {
+		fmt.Fprintln(os.Stderr, "hub:", err)
+		os.Exit(1)
+	}
+}
+
+// A hub knows who is in the room.
+type hub struct {
+	pool  *gipc.ConnectionPool
+	mu    sync.Mutex
+	names map[*gipc.Server]string
+}
+
+// serve passes on what is said until ctx ends.
+func serve(ctx context.Context, config *gipc.ServerConfig) error {
+	server, err := gipc.StartServer(config)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	fmt.Println("the room is open; Ctrl-C closes it")
+	h := &hub{pool: server.Connections, names: map[*gipc.Server]string{}}
+	err = h.pool.Serve(ctx, h.handle)
+	if ctx.Err() != nil {
+		return server.Close()
+	}
+	return err
+}
+
+// handle runs on a goroutine of its own for each client, one message after the other.
+func (h *hub) handle(srv *gipc.Server, message *gipc.Message) {
+	h.mu.Lock()
+	who, known := h.names[srv]
+	h.mu.Unlock()
+	switch {
+	case message.MsgType == name && !known:
+		who = clean(message.Data)
+		h.mu.Lock()
+		here := slices.Sorted(maps.Values(h.names))
+		h.names[srv] = who
+		h.mu.Unlock()
+		srv.Write(name, fmt.Append(nil, srv.ID())) // if it has left, its Disconnected comes next
+		h.tell(srv, "* "+who+" came; here: "+strings.Join(append(here, who), ", "))
+	case message.MsgType == line && known:
+		h.tell(srv, who+": "+clean(message.Data))
+	case message.Status == gipc.Disconnected.String() && known:
+		h.mu.Lock()
+		delete(h.names, srv)
+		h.mu.Unlock()
+		h.tell(srv, "* "+who+" left")
+	}
+}
+
+// tell has all show something. It is marked as whose it is: who said it knows.
+func (h *hub) tell(from *gipc.Server, text string) {
+	fmt.Println(text)
+	err := h.pool.Broadcast(context.Background(), line, fmt.Appendf(nil, "%d %s", from.ID(), text))
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			var stuck *gipc.ClientError
+			if errors.As(err, &stuck) { // it has not read for a second: it is put out
+				fmt.Println("*", err)
+				go stuck.Server.Close()
+			}
+		}
+	}
+}
+
+// take takes part: what is typed goes to the hub, what comes from it is shown.
+func take(ctx context.Context, who string, config *gipc.ClientConfig) error {
+	client, err := gipc.StartClientContext(ctx, config) // waits until the hub is there
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+
+	say := sync.OnceFunc(func() {
+		go func() {
+			defer leave()
+			in := bufio.NewScanner(os.Stdin)
+			in.Buffer(nil, longest)
+			for in.Scan() {
+				if err := client.Write(line, in.Bytes()); err != nil {
+					fmt.Println("* not said:", err)
+				}
+			}
+			if err := in.Err(); err != nil {
+				fmt.Println("* your input:", err)
+			}
+		}()
+	})
+	number := ""
+	for {
+		message, err := client.ReadContext(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return client.Close() // returns when the hub has every line
+		case err != nil:
+			return err
+		case message.Status == gipc.Connected.String(): // also when it comes back
+			client.Write(name, []byte(who)) // if the hub is gone again, Reconnecting comes next
+		case message.Status == gipc.ReConnecting.String():
+			fmt.Println("* the hub is gone; waiting for it to come back")
+		case message.MsgType == name:
+			number = string(message.Data)
+			fmt.Println("* you are in the room as", who)
+			say()
+		case message.MsgType == line && number != "":
+			if from, text, _ := strings.Cut(string(message.Data), " "); from != number || strings.HasPrefix(text, "* ") {
+				fmt.Println(text)
+			}
+		}
+	}
+}
+
+// clean is text without what could play tricks on a terminal.
+func clean(data []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, string(data))
+}

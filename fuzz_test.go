@@ -1,0 +1,889 @@
+// Fuzz targets, with properties and not only crashes, and the road in memory
+// on which two ends meet bad weather.
+
+package gipc
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdh"
+	"crypto/fips140"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+)
+
+// ---- The road
+
+// Weather is what happens to one direction of a road.
+type weather struct {
+	room  int           // bytes that are taken before a writer waits; 0 is a megabyte
+	chunk int           // most bytes of one read; 0 is no limit
+	delay time.Duration // from a write to its read
+	cut   int           // both directions break when so many bytes were written; 0 is never
+	flip  int           // the bit that arrives changed, counted from 1; 0 is none
+}
+
+// A roadEnd is one side of a connection in memory. It behaves as a socket does,
+// also in that closing with unread input takes from the peer what is on its way.
+type roadEnd struct {
+	*road
+	side int
+}
+
+type road struct {
+	mu   sync.Mutex // guards what follows
+	news sync.Cond
+	cut  bool
+	way  [2]direction // by who writes
+}
+
+type direction struct {
+	weather
+	parts         []part
+	size, written int
+	shut          bool // nothing is written any more
+	closed        bool // by its writer, for reading too
+	reads, writes time.Time
+}
+
+type part struct {
+	at time.Time
+	b  []byte
+}
+
+// newRoad returns two ends; a is the weather of what the first writes.
+func newRoad(a, b *weather) (net.Conn, net.Conn) {
+	r := new(road)
+	r.news.L = &r.mu
+	for i, w := range []*weather{a, b} {
+		if w != nil {
+			r.way[i].weather = *w
+		}
+		if r.way[i].room == 0 {
+			r.way[i].room = 1 << 20
+		}
+	}
+	return &roadEnd{r, 0}, &roadEnd{r, 1}
+}
+
+func (e *roadEnd) Read(b []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	own, from := &e.way[e.side], &e.way[1-e.side]
+	for {
+		now := time.Now()
+		switch {
+		case own.closed:
+			return 0, net.ErrClosed
+		case !own.reads.IsZero() && !now.Before(own.reads):
+			return 0, os.ErrDeadlineExceeded
+		case len(from.parts) > 0 && !now.Before(from.parts[0].at):
+			p := &from.parts[0]
+			if from.chunk > 0 {
+				b = b[:min(len(b), from.chunk)]
+			}
+			n := copy(b, p.b)
+			if p.b = p.b[n:]; len(p.b) == 0 {
+				from.parts = from.parts[1:]
+			}
+			from.size -= n
+			e.news.Broadcast()
+			return n, nil
+		case len(from.parts) > 0:
+			e.wakeAt(from.parts[0].at)
+		case e.cut:
+			return 0, syscall.ECONNRESET
+		case from.shut || from.closed:
+			return 0, io.EOF
+		}
+		e.news.Wait()
+	}
+}
+
+func (e *roadEnd) Write(b []byte) (n int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	own := &e.way[e.side]
+	for {
+		switch room := own.room - own.size; {
+		case own.closed:
+			return n, net.ErrClosed
+		case own.shut || e.cut || e.way[1-e.side].closed:
+			return n, syscall.EPIPE
+		case !own.writes.IsZero() && !time.Now().Before(own.writes):
+			return n, os.ErrDeadlineExceeded
+		case len(b) == 0:
+			return n, nil
+		case room > 0:
+			k := min(room, len(b))
+			if own.weather.cut > 0 {
+				k = min(k, own.weather.cut-own.written)
+			}
+			p := part{time.Now().Add(own.delay), bytes.Clone(b[:k])}
+			if at := own.flip - 1 - 8*own.written; own.flip > 0 && at >= 0 && at < 8*k {
+				p.b[at/8] ^= 1 << (at % 8)
+			}
+			if k > 0 {
+				own.parts = append(own.parts, p)
+			}
+			own.size, own.written, n, b = own.size+k, own.written+k, n+k, b[k:]
+			if own.weather.cut > 0 && own.written >= own.weather.cut {
+				e.cut = true
+			}
+			e.news.Broadcast()
+			continue
+		}
+		e.news.Wait()
+	}
+}
+
+func (e *roadEnd) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	own, from := &e.way[e.side], &e.way[1-e.side]
+	if own.closed {
+		return net.ErrClosed
+	}
+	own.closed = true
+	if from.size > 0 {
+		e.cut, own.parts, own.size = true, nil, 0
+	}
+	from.parts, from.size = nil, 0
+	e.news.Broadcast()
+	return nil
+}
+
+func (e *roadEnd) CloseWrite() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.way[e.side].shut = true
+	e.news.Broadcast()
+	return nil
+}
+
+// waiting is how many bytes the peer has written that were not read.
+func (e *roadEnd) waiting() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.way[1-e.side].size
+}
+
+// wakeAt has those who wait look again.
+func (e *roadEnd) wakeAt(t time.Time) {
+	time.AfterFunc(time.Until(t), func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.news.Broadcast()
+	})
+}
+
+func (e *roadEnd) deadline(of *time.Time, t time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if *of = t; !t.IsZero() {
+		e.wakeAt(t)
+	}
+	e.news.Broadcast()
+	return nil
+}
+
+func (e *roadEnd) SetReadDeadline(t time.Time) error {
+	return e.deadline(&e.way[e.side].reads, t)
+}
+
+func (e *roadEnd) SetWriteDeadline(t time.Time) error {
+	return e.deadline(&e.way[e.side].writes, t)
+}
+
+func (e *roadEnd) SetDeadline(t time.Time) error {
+	e.SetReadDeadline(t)
+	return e.SetWriteDeadline(t)
+}
+
+func (e *roadEnd) LocalAddr() net.Addr  { return pipeAddr{} }
+func (e *roadEnd) RemoteAddr() net.Addr { return pipeAddr{} }
+
+func TestRoadIsLikeASocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newRoad(&weather{room: 3, chunk: 2, delay: time.Second, flip: 9}, nil)
+		start := time.Now()
+		done := make(chan error)
+		go func() {
+			_, err := a.Write([]byte("abcd"))
+			done <- err
+		}()
+		got := make([]byte, 4)
+		n, err := b.Read(got)
+		if n != 2 || err != nil || string(got[:2]) != "ac" || time.Since(start) != time.Second {
+			t.Errorf("%q, %v after %v", got[:n], err, time.Since(start))
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		b.SetReadDeadline(past)
+		if _, err := b.Read(got); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a passed deadline: %v", err)
+		}
+		b.SetReadDeadline(time.Time{})
+		a.(*roadEnd).CloseWrite()
+		if rest, err := io.ReadAll(b); string(rest) != "cd" || err != nil {
+			t.Errorf("%q, %v", rest, err)
+		}
+		b.Write([]byte("x"))
+		a.Close() // with unread input
+		if _, err := b.Read(got); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the end is %v", err)
+		}
+		b.Close()
+
+		a, b = newRoad(&weather{cut: 3}, nil)
+		if n, err := a.Write([]byte("abcd")); n != 3 || !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("%d, %v", n, err)
+		}
+		if rest, err := io.ReadAll(b); string(rest) != "abc" || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%q, %v", rest, err)
+		}
+		a.Close()
+		b.Close()
+	})
+}
+
+// ---- Frames
+
+// piecesOf are pieces of the sizes that a string of bytes says.
+func piecesOf(sizes []byte) func() int {
+	i := 0
+	return func() int {
+		if len(sizes) == 0 {
+			return 1 << 20
+		}
+		i++
+		return 1 + 7*int(sizes[(i-1)%len(sizes)])
+	}
+}
+
+// plainFrames takes a plaintext stream apart, without the library: whole frames,
+// up to the first that is malformed or not there to its end.
+func plainFrames(stream []byte, limit int) (frames [][]byte, malformed bool) {
+	for len(stream) >= 4 {
+		n := uint64(binary.BigEndian.Uint32(stream))
+		if n < 4 || n > uint64(limit)+4 {
+			return frames, true
+		}
+		if uint64(len(stream)) < 4+n {
+			return frames, false
+		}
+		frame := stream[:4+n]
+		if typ, data := binary.BigEndian.Uint32(frame[4:]), frame[8:]; typ > 1<<31-1 || typ == 0 && !controlFits(data) {
+			return frames, true
+		}
+		frames = append(frames, frame)
+		stream = stream[4+n:]
+	}
+	return frames, false
+}
+
+func controlFits(data []byte) bool {
+	switch {
+	case len(data) == 0:
+		return false
+	case data[0] == 1 || data[0] == 2:
+		return len(data) == 9
+	case data[0] == 3:
+		return len(data) == 2
+	case data[0] == 4: // nobody has said goodbye here
+		return false
+	}
+	return data[0] < 16
+}
+
+func FuzzFrame(f *testing.F) {
+	for _, v := range loadVectors(f, "receive") {
+		stream := v.bytes(f, "stream")
+		if v.fields["traffic_secret"] != "-" {
+			stream = appendFrame(nil, 1, stream)
+		}
+		f.Add(stream, int(v.number(f, "limit")), []byte{0, 3}, uint32(len(stream)*5))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, limit int, sizes []byte, bit uint32) {
+		limit = min(max(limit, minMsgSize), maxMsgSize)
+		frames, malformed := plainFrames(stream, limit)
+		var want []Message
+		goodbye := false
+		for i, frame := range frames {
+			typ, data := binary.BigEndian.Uint32(frame[4:]), frame[8:]
+			if again := appendFrame(nil, typ, data); !bytes.Equal(again, frame) {
+				t.Fatalf("%x becomes %x", frame, again)
+			}
+			if typ != controlType {
+				want = append(want, Message{MsgType: int(typ), Data: data})
+			} else if data[0] == kindGoodbye {
+				goodbye, frames = true, frames[:i+1]
+				break
+			}
+		}
+		check := func(l *link, err error, got []Message) {
+			t.Helper()
+			if !sameMessages(got, want) || l.goodbye != goodbye {
+				t.Fatalf("it delivers %v and goodbye %v, want %v and %v", got, l.goodbye, want, goodbye)
+			}
+			if !goodbye && (err != nil) != malformed || goodbye && err != nil || err != nil && !errors.Is(err, ErrMalformed) {
+				t.Fatalf("the error is %v, malformed is %v", err, malformed)
+			}
+			if err == nil {
+				return
+			}
+			m := &Message{MsgType: 77}
+			if ok, again := l.next(&call{}, m); ok || again != err || m.MsgType != 77 || m.Data != nil {
+				t.Fatalf("after an error: %v, %v, %v", ok, again, m)
+			}
+		}
+		for _, c := range []*call{{}, {reuse: true}} {
+			for _, piece := range []func() int{piecesOf(nil), piecesOf(sizes), pieces(max(1, len(stream)/100))} {
+				l := newReceiver(nil, limit)
+				got, read, err := drive(l, c, stream, piece)
+				check(l, err, got)
+				if held(l) > 2*readSize+8*read {
+					t.Fatalf("%d bytes of memory for %d that came", held(l), read)
+				}
+			}
+		}
+
+		// Sealed, it is the same; and one bit that is changed in any frame ends
+		// it there: nothing of that frame or behind it is delivered.
+		if len(frames) > 50 {
+			return
+		}
+		secret := bytes.Repeat([]byte{7}, hashLen)
+		newState := func() *cipherState {
+			c, err := newCipherState(secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.rekeyAt = 100
+			return c
+		}
+		out := newState()
+		var sealed []byte
+		starts := []int{0}
+		for _, frame := range frames {
+			sealed = append(sealed, appendFrame(out, binary.BigEndian.Uint32(frame[4:]), frame[8:])...)
+			starts = append(starts, len(sealed))
+		}
+		malformed = false
+		l := newReceiver(newState(), limit)
+		got, _, err := drive(l, &call{}, sealed, piecesOf(sizes))
+		check(l, err, got)
+		if len(sealed) == 0 {
+			return
+		}
+		at := int(bit % uint32(8*len(sealed)))
+		sealed[at/8] ^= 1 << (at % 8)
+		hit, _ := slices.BinarySearch(starts, at/8+1)
+		want = slices.DeleteFunc(plainMessages(frames[:hit-1]), func(m Message) bool { return m.MsgType == controlType })
+		l = newReceiver(newState(), limit)
+		got, _, err = drive(l, &call{}, sealed, piecesOf(sizes))
+		if !sameMessages(got, want) || l.goodbye {
+			t.Fatalf("frame %d of %d is changed, and it delivers %v", hit, len(frames), got)
+		}
+		if err != nil && !errors.Is(err, ErrNotAuthentic) && !errors.Is(err, ErrMalformed) || err == nil && at/8-starts[hit-1] >= prefixLen {
+			t.Fatalf("frame %d of %d is changed in byte %d: %v", hit, len(frames), at/8-starts[hit-1], err)
+		}
+	})
+}
+
+func plainMessages(frames [][]byte) (all []Message) {
+	for _, f := range frames {
+		all = append(all, Message{MsgType: int(binary.BigEndian.Uint32(f[4:])), Data: f[8:]})
+	}
+	return all
+}
+
+// ---- Handshakes
+
+// fuzzedTerms are the terms that a byte says.
+func fuzzedTerms(b byte) *terms {
+	t := &terms{name: "weather", limit: defaultMsgSize, encrypt: b&1 != 0}
+	if b&2 != 0 {
+		t.secret = bytes.Clone(vectorSecret)
+	}
+	if b&4 != 0 {
+		t.limit = minMsgSize
+	}
+	return t
+}
+
+var vectorSecret = []byte("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f")
+
+// fuzzKeys are the private keys of most vectors.
+func fuzzKeys(f *testing.F) (server, client *ecdh.PrivateKey) {
+	for _, v := range loadVectors(f, "handshake") {
+		if v.name == "handshake_secret" {
+			if !bytes.Equal(v.bytes(f, "secret"), vectorSecret) {
+				f.Fatal("handshake_secret has another secret")
+			}
+			return privateKey(f, v.fields["server_private"]), privateKey(f, v.fields["client_private"])
+		}
+	}
+	f.Fatal("no vector handshake_secret")
+	return nil, nil
+}
+
+// termsByte is the byte whose terms are those of a vector, as far as it can.
+func termsByte(f *testing.F, v *vector, encryption, on string) (b byte) {
+	if v.fields[encryption] == on {
+		b = 1
+	}
+	if v.fields["secret"] != "-" {
+		b |= 2
+	}
+	if n := v.fields["client_limit"]; n == "1024" {
+		b |= 4
+	}
+	return b
+}
+
+// handshakeRun is what one run of a role has come to.
+type handshakeRun struct {
+	s      *session
+	err    error
+	wrote  []byte
+	unread []byte
+}
+
+func (r *handshakeRun) same(o *handshakeRun) bool {
+	if (r.err == nil) != (o.err == nil) || r.err != nil && r.err.Error() != o.err.Error() || !bytes.Equal(r.wrote, o.wrote) {
+		return false
+	}
+	return r.s == nil && o.s == nil || r.s != nil && o.s != nil && r.s.limit == o.s.limit && bytes.Equal(r.unread, o.unread)
+}
+
+func runRole(input []byte, piece int, role func(io.ReadWriter) (*session, error)) *handshakeRun {
+	p := &script{sends: bytes.Clone(input), end: io.EOF, chunk: piece}
+	r := new(handshakeRun)
+	r.s, r.err = role(p)
+	r.wrote, r.unread = p.got.Bytes(), p.sends
+	if r.s != nil {
+		r.unread = slices.Concat(r.s.rest, p.sends)
+	}
+	return r
+}
+
+// checkRun has the properties that both roles share. behind is how much of the
+// input an encrypted handshake that succeeds has in the points, limits and
+// confirmations: any bit of it that changes has it fail.
+func checkRun(t *testing.T, input []byte, size byte, bit uint32, role func(io.ReadWriter) (*session, error)) *handshakeRun {
+	r := runRole(input, 0, role)
+	if (r.s == nil) != (r.err != nil) {
+		t.Fatalf("session %v with error %v", r.s, r.err)
+	}
+	if r.err != nil {
+		checkText(t, r.err)
+	}
+	if o := runRole(input, 1+int(size), role); !r.same(o) {
+		t.Fatalf("in one piece %v %x %v, in pieces of %d %v %x %v", r.s, r.wrote, r.err, 1+int(size), o.s, o.wrote, o.err)
+	}
+	if r.err == nil && r.s.in != nil {
+		taken := len(input) - len(r.unread)
+		changed := bytes.Clone(input)
+		at := int(bit % uint32(8*taken))
+		changed[at/8] ^= 1 << (at % 8)
+		if o := runRole(changed, 0, role); o.err == nil {
+			t.Fatalf("bit %d of %d bytes is changed, and it succeeds", at, taken)
+		}
+		if o := runRole(input[:taken-1], 0, role); !errors.Is(o.err, ErrTruncated) {
+			t.Fatalf("without its last byte: %v", o.err)
+		}
+	}
+	return r
+}
+
+func FuzzHandshakeServer(f *testing.F) {
+	key, _ := fuzzKeys(f)
+	for _, v := range loadVectors(f, "handshake") {
+		f.Add(v.bytes(f, "client_hello"), termsByte(f, v, "encryption", "on")&3, byte(0), byte(0), uint32(0))
+	}
+	for _, v := range loadVectors(f, "server") {
+		f.Add(v.bytes(f, "client_sends"), termsByte(f, v, "encryption", "on")&3, byte(v.number(f, "admit")), byte(1), uint32(900))
+	}
+	f.Fuzz(func(t *testing.T, input []byte, how, admit, size byte, bit uint32) {
+		own := fuzzedTerms(how)
+		hello, _, _ := newHello(version3, own.flags(), own.limit, withKey(key))
+		admitted := 0
+		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
+			return serverHandshake(rw, own, withKey(key), func() byte { admitted++; return admit })
+		})
+		said, ok := bytes.CutPrefix(r.wrote, hello)
+		switch {
+		case !ok:
+			t.Fatalf("it writes %x", r.wrote)
+		case r.err != nil && (len(said) > 1 || len(said) == 1 && (said[0] == 0 || len(input) == 0 || input[0] != 0)):
+			t.Fatalf("it refuses with %x, to %x", said, input)
+		case r.err != nil:
+			return
+		case admit != 0 || admitted == 0:
+			t.Fatal("it was not admitted")
+		}
+		// What was taken is what a client's hello with this limit is.
+		taken := input[:len(input)-len(r.unread)]
+		head := append([]byte{0, own.flags()}, binary.BigEndian.AppendUint32(nil, uint32(r.s.limit))...)
+		if own.flags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.flags() == 0] {
+			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.limit, said)
+		}
+	})
+}
+
+func FuzzHandshakeClient(f *testing.F) {
+	_, key := fuzzKeys(f)
+	for _, v := range loadVectors(f, "handshake") {
+		f.Add(slices.Concat(v.bytes(f, "server_hello"), v.bytes(f, "server_finish")), termsByte(f, v, "client_encryption", "required"), byte(0), uint32(0))
+	}
+	for _, v := range loadVectors(f, "client") {
+		f.Add(v.bytes(f, "server_sends"), termsByte(f, v, "client_encryption", "required"), byte(1), uint32(900))
+	}
+	f.Fuzz(func(t *testing.T, input []byte, how, size byte, bit uint32) {
+		own := fuzzedTerms(how)
+		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
+			c, err := clientHello(rw, own, withKey(key))
+			if err != nil {
+				return nil, err
+			}
+			return c.finish()
+		})
+		switch n := len(r.wrote); {
+		case n == 1 && (r.err == nil || r.wrote[0] == 0 || len(input) == 0 || input[0] == 0):
+			t.Fatalf("it writes %x to %x", r.wrote, input)
+		case n > 1 && !(n == 6 && own.flags() == 0 || n == 151) || n > 1 && r.wrote[0] != 0:
+			t.Fatalf("its hello is %x", r.wrote)
+		}
+		if r.err != nil {
+			return
+		}
+		flags := input[1]
+		if flags&own.flags() != own.flags() || (flags&2 != 0) != (own.flags()&2 != 0) || r.s.limit != int(binary.BigEndian.Uint32(input[2:])) {
+			t.Fatalf("with flags %d it follows a server with %x and limit %d", own.flags(), input[:6], r.s.limit)
+		}
+	})
+}
+
+// ---- A whole conversation
+
+// A program is fuzzed bytes, read one after the other; behind them are zeros.
+type program struct{ b []byte }
+
+func (p *program) next() int {
+	if len(p.b) == 0 {
+		return 0
+	}
+	b := p.b[0]
+	p.b = p.b[1:]
+	return int(b)
+}
+
+func (p *program) wide() int { return p.next()<<8 | p.next() }
+
+func (p *program) weather() *weather {
+	w := &weather{room: 1 << (p.next() % 17), chunk: p.next() * 16, delay: time.Duration(p.next()) * time.Millisecond}
+	if kind := p.next(); kind&1 != 0 {
+		w.cut = 1 + p.wide()
+	} else if kind&2 != 0 {
+		w.flip = 1 + p.wide()
+	}
+	return w
+}
+
+// speaker is one end of a session under way.
+type speaker struct {
+	e interface {
+		application
+		Queue(int, []byte) error
+		Flush() error
+		Stats() Stats
+		ID() uint64
+	}
+	sent map[uint32]uint64 // accepted messages, and the connection that each belongs to
+	got  []uint32
+	last string // the status that came last, before Closed
+	err  error  // of closing
+	id   uint64
+}
+
+const fuzzTypes = 1000
+
+// numbered is the message with a number; its data says which one it is.
+func numberedMessage(n uint32, size int) (int, []byte) {
+	data := make([]byte, 4+size)
+	binary.BigEndian.PutUint32(data, n)
+	for i := range data[4:] {
+		data[4+i] = byte(n) + byte(i)
+	}
+	return 1 + int(n%fuzzTypes), data
+}
+
+// talk does what the program says, with messages from 1 on.
+func (c *speaker) talk(p *program) {
+	for n := uint32(1); len(p.b) > 0 && n < 200; n++ {
+		op := p.next()
+		size := p.next()
+		if op&4 != 0 {
+			size <<= 8
+		}
+		typ, data := numberedMessage(n, size)
+		id := c.e.ID()
+		var err error
+		switch op & 3 {
+		case 0, 1:
+			err = c.e.Write(typ, data)
+		case 2:
+			err = c.e.Queue(typ, data)
+		case 3:
+			<-time.After(time.Duration(size) * time.Millisecond)
+			c.e.Flush()
+			continue
+		}
+		clear(data) // it is ours again
+		if err == nil && c.e.ID() == id {
+			c.sent[n] = id
+		} else if err == nil {
+			c.sent[n] = 0 // accepted, and a connection was lost meanwhile
+		}
+	}
+}
+
+// listen reads to the end. sure is false where bits may have changed unnoticed.
+func (c *speaker) listen(t *testing.T, sure bool) {
+	for {
+		m, err := c.e.ReadTimed(time.Hour)
+		if err != nil {
+			return
+		}
+		if m.MsgType == internalType {
+			if m.Status != Closed.String() {
+				c.last = m.Status
+			}
+			continue
+		}
+		if len(m.Data) < 4 {
+			if sure {
+				t.Errorf("a message of %d bytes that nobody sent", len(m.Data))
+			}
+			continue
+		}
+		n := binary.BigEndian.Uint32(m.Data)
+		c.got = append(c.got, n)
+		if typ, data := numberedMessage(n, len(m.Data)-4); sure && (typ != m.MsgType || !bytes.Equal(data, m.Data)) {
+			t.Errorf("message %d arrives changed: type %d, %x", n, m.MsgType, m.Data)
+		}
+	}
+}
+
+// check compares what c has sent with what its peer got. Where nothing was
+// changed unnoticed, each arrives once and in order, and a nil from closing
+// means that all of the last connection has arrived.
+func (c *speaker) check(t *testing.T, who string, peer *speaker, calm bool) {
+	t.Helper()
+	arrived := map[uint32]bool{}
+	for i, n := range peer.got {
+		if i > 0 && n <= peer.got[i-1] {
+			t.Errorf("%s: message %d arrives behind %d", who, n, peer.got[i-1])
+		}
+		arrived[n] = true
+	}
+	if c.err != nil || c.last != Connected.String() { // the latter is the notice that messages may be lost
+		return
+	}
+	for n, id := range c.sent {
+		if (id == c.id || calm) && !arrived[n] {
+			t.Errorf("%s: closing returned nil, and message %d has not arrived", who, n)
+		}
+	}
+}
+
+func FuzzSession(f *testing.F) {
+	for i, v := range loadVectors(f, "session") {
+		f.Add(append([]byte{byte(i), byte(i / 3)}, []byte(strings.Join(v.lines, " "))...))
+	}
+	calm := []byte{3, 0, 0, 1, 0, 16, 0, 0, 0, 16, 0, 0, 0}
+	talk := []byte{0, 9, 2, 200, 4, 100, 6, 255, 1, 0, 3, 1, 2, 2, 2, 2, 3, 3, 0, 77}
+	for mode := range byte(3) {
+		for order := range byte(3) {
+			for _, weather := range []string{"\x10\x00\x00\x00", "\x04\x01\x02\x00", "\x10\x03\x00\x01\x01\x40", "\x09\x00\x05\x02\x0f\x21", "\x0c\x00\x00\x01\x00\x70"} {
+				calm[0], calm[1] = mode, order
+				f.Add(slices.Concat([]byte{mode, order, 0, 20}, []byte(weather), []byte("\x10\x00\x01\x00"), talk, talk))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > 1000 {
+			return
+		}
+		synctest.Test(t, func(t *testing.T) { converse(t, &program{b}) })
+	})
+}
+
+func converse(t *testing.T, p *program) {
+	server, client := ServerConfig{}, ClientConfig{Timeout: time.Minute}
+	mode := p.next() % 3
+	if fips140.Enabled() {
+		mode = 0 // its random source takes its entropy from a clock that runs, which a bubble's does not
+	}
+	switch mode {
+	case 0:
+		server.Encryption, client.Encryption = EncryptionOff, EncryptionOff
+	case 2:
+		server.Secret, client.Secret = vectorSecret, vectorSecret
+	}
+	order := p.next() % 3
+	beats := p.next()&1 != 0
+	if beats {
+		server.Heartbeat, client.Heartbeat = time.Second, 2*time.Second
+	}
+	parting := p.next()
+	var storms [2][2]*weather // of the first connections; later ones are calm
+	for i := range storms {
+		storms[i] = [2]*weather{p.weather(), p.weather()}
+	}
+	still, sure := true, server.Encryption == EncryptionOn
+	for _, s := range storms {
+		for _, w := range s {
+			if beats { // or one frame takes longer than a peer may be silent
+				w.room = max(w.room, batchSize)
+			}
+			fast := w.delay == 0 || w.room >= batchSize // what is under way arrives before closing gives up
+			still = still && w.cut == 0 && w.flip == 0 && fast
+		}
+	}
+	sure = sure || still
+
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	server.Name, server.Listener = "n", l
+	s, err := StartServer(&server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialled := 0
+	client.Name, client.Dial = "n", func(ctx context.Context) (net.Conn, error) {
+		var w [2]*weather
+		if dialled < len(storms) {
+			w = storms[dialled]
+		}
+		dialled++
+		near, far := newRoad(w[0], w[1])
+		select {
+		case l.conns <- far:
+			return near, nil
+		case <-l.done:
+		case <-ctx.Done():
+		}
+		return nil, errors.New("no server")
+	}
+	c, err := StartClient(&client)
+	if err != nil {
+		if c != nil || still {
+			t.Errorf("no connection: %v, %v", c, err)
+		}
+		s.Close()
+		return
+	}
+
+	ends := [2]*speaker{{e: s, sent: map[uint32]uint64{}}, {e: c, sent: map[uint32]uint64{}}}
+	half := len(p.b) / 2
+	programs := [2]*program{{p.b[:half]}, {p.b[half:]}}
+	var readers, writers sync.WaitGroup
+	for i, e := range ends {
+		readers.Go(func() { e.listen(t, sure) })
+		writers.Go(func() { e.talk(programs[i]) })
+	}
+	if parting&1 == 0 {
+		writers.Wait()
+	} else {
+		<-time.After(time.Duration(parting) * time.Millisecond) // in the middle of it
+	}
+	closeEnd := func(e *speaker) {
+		e.id = e.e.ID()
+		e.err = e.e.Close()
+		if again := e.e.Close(); again != nil {
+			t.Errorf("closing again: %v", again)
+		}
+	}
+	switch order {
+	case 0:
+		closeEnd(ends[0])
+		closeEnd(ends[1])
+	case 1:
+		closeEnd(ends[1])
+		closeEnd(ends[0])
+	case 2:
+		var both sync.WaitGroup
+		for _, e := range ends {
+			both.Go(func() { closeEnd(e) })
+		}
+		both.Wait()
+	}
+	writers.Wait()
+	readers.Wait()
+	if sure && parting&1 == 0 {
+		ends[0].check(t, "server", ends[1], false)
+		ends[1].check(t, "client", ends[0], still && order == 1)
+	}
+	if still && order == 1 && parting&1 == 0 && ends[1].err != nil {
+		t.Errorf("in calm weather the client's closing returns %v", ends[1].err)
+	}
+}
+
+// ---- Names
+
+func FuzzName(f *testing.F) {
+	for _, v := range loadVectors(f, "config") {
+		f.Add(string(v.bytes(f, "name")), "weather")
+	}
+	for _, v := range loadVectors(f, "handshake") {
+		f.Add(string(v.bytes(f, "name")), string(v.bytes(f, "name")))
+	}
+	for _, name := range []string{".", "..", "a/b", `a\b`, "a\x00", "weather\n"} {
+		f.Add(name, name+" ")
+	}
+	f.Fuzz(func(t *testing.T, name, other string) {
+		valid := len(name) >= 1 && len(name) <= 255 && name != "." && name != ".."
+		for i := 0; i < len(name); { // by the bytes, not by the library's functions
+			r, n := utf8.DecodeRuneInString(name[i:])
+			valid = valid && !(r == utf8.RuneError && n == 1) && r != '/' && r != '\\' && r != 0
+			i += n
+		}
+		server, serr := (&ServerConfig{Name: name, Listener: &pipeListener{}}).settings()
+		client, cerr := (&ClientConfig{Name: name, Dial: refuseToDial}).settings()
+		for _, err := range []error{serr, cerr} {
+			if (err == nil) != valid || err != nil && !errors.Is(err, ErrConfig) {
+				t.Fatalf("%q is valid: %v, and the error is %v", name, valid, err)
+			}
+		}
+		if !valid {
+			if server != nil || client != nil {
+				t.Fatal("settings with an error")
+			}
+			return
+		}
+		if server.name != name || client.name != name {
+			t.Fatalf("%q becomes %q and %q", name, server.name, client.name)
+		}
+		// No two pairs of name and hello are the same transcript.
+		hello := []byte("hello")
+		if len(other) <= 255 && (name == other) != bytes.Equal(transcript(name, hello, hello), transcript(other, hello, hello)) {
+			t.Fatalf("%q and %q", name, other)
+		}
+		if bytes.Equal(transcript(name, hello, hello), transcript(name+"h", []byte("ello"), hello)) && len(name) < 255 {
+			t.Fatalf("%q runs into what follows it", name)
+		}
+	})
+}
