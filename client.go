@@ -62,8 +62,9 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 // Close is Shutdown with 5 seconds. Unlike that of net.Conn it is graceful: it
 // returns nil when the peer has received every message that was written since
 // the last Connected. Reads in progress end at once, with the complete messages
-// that this process holds, one message Closed, and then ErrClosed. A second
-// call waits for the first and returns nil.
+// that this process holds, one message Closed, and then ErrClosed. Where the
+// peer's application does not read, its library does within a second, and Close
+// takes that long. A second call waits for the first and returns nil.
 func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
 
 // Shutdown closes the client as Close does, for as long as ctx allows, and at
@@ -206,5 +207,8 @@ func (e *end) newLink(conn net.Conn, peer Peer, s *session, id uint64) *link {
 	l.send = sender{version: s.version, limit: s.limit, pool: e.pool, wg: &e.wg, cipher: s.out}
 	l.send.init(conn, l.raw, func() { e.stalled(l) })
 	l.send.broke = func(err error) { e.doom(l, err, drainTime) }
+	if l.heartbeat > 0 {
+		l.send.heard = l.hear
+	}
 	return l
 }

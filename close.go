@@ -41,12 +41,14 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 			l.beat.Stop()
 		}
 		for { // what this process holds is its application's
-			m := new(Message)
-			if ok, _ := l.next(&call{}, m); !ok {
+			m, r := new(Message), l.r
+			ok, _ := l.next(&call{}, m)
+			if ok {
+				e.countLocked(m)
+				e.pushLocked(m)
+			} else if l.r == r {
 				break
 			}
-			e.countLocked(m)
-			e.pushLocked(m)
 		}
 	}
 	if e.err == nil {
@@ -241,6 +243,8 @@ func (e *end) tick(l *link) {
 // listened.
 func (e *end) heardLocked() {
 	if l := e.link; l != nil {
-		l.heard.Store(int64(time.Since(l.born)))
+		l.hear()
 	}
 }
+
+func (l *link) hear() { l.heard.Store(int64(time.Since(l.born))) }

@@ -63,8 +63,8 @@ type ServerConfig struct {
 	// refuses it. It may run concurrently, and is not interrupted. Default nil:
 	// everybody who can connect and holds the Secret is served.
 	Authorize func(Peer) error
-	// Heartbeat is how long nothing need come from a client before it is pinged;
-	// after twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
+	// Heartbeat is how long a client may be silent before it is pinged; after twice
+	// that it is lost. 1 s or more; negative is none. Default 0: 15 s on
 	// TCP, none elsewhere.
 	Heartbeat time.Duration
 	// BusyPoll is how long a reader polls the socket before it sleeps: lower
@@ -103,8 +103,8 @@ type ClientConfig struct {
 	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
 	// Default 0: 3145728.
 	MaxMsgSize int
-	// Heartbeat is how long nothing need come from the server before it is pinged;
-	// after twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
+	// Heartbeat is how long the server may be silent before it is pinged; after
+	// twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
 	// TCP, none elsewhere.
 	Heartbeat time.Duration
 	// BusyPoll is how long a reader polls the socket before it sleeps: lower

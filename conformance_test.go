@@ -417,7 +417,6 @@ type way struct {
 	in    *link
 	other chain // the same, of the second implementation
 	check chain
-	limit int
 }
 
 func (v *vector) handshake(t *testing.T, chunk int) {
@@ -458,8 +457,8 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	}
 	cs, ss := v.bytes(t, "client_traffic"), v.bytes(t, "server_traffic")
 	ways := map[string]*way{
-		"client": {client.out, newReceiver(server.in, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}, client.limit},
-		"server": {server.out, newReceiver(client.in, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}, server.limit},
+		"client": {client.out, newReceiver(server.in, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}},
+		"server": {server.out, newReceiver(client.in, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}},
 	}
 	if len(v.lines) < 4 {
 		t.Fatal("less than two frames each way")
@@ -731,7 +730,7 @@ func TestVectorsSession(t *testing.T) {
 					v.session(t, role) // random nonces may need a true clock, see FuzzSession
 					return
 				}
-				synctest.Test(t, func(t *testing.T) { v.session(t, role) })
+				bubble(t, func(t *testing.T) { v.session(t, role) })
 			})
 		}
 	}
@@ -955,7 +954,7 @@ func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
 }
 
 func TestSilentClientsEndAndHinderNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		start := time.Now()
 		s, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
 		near, far := newRoad(nil, nil)
@@ -984,7 +983,7 @@ func TestSilentClientsEndAndHinderNobody(t *testing.T) {
 }
 
 func TestOldestHandshakeGivesWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		_, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
 		var ends []net.Conn
 		for range 1025 {
@@ -1006,7 +1005,7 @@ func TestOldestHandshakeGivesWay(t *testing.T) {
 }
 
 func TestRefusalsInPlaceOfTheHello(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		refused := func(conns chan<- net.Conn, reason byte) {
 			t.Helper()
 			near, far := newRoad(nil, nil)
@@ -1031,7 +1030,7 @@ func TestRefusalsInPlaceOfTheHello(t *testing.T) {
 
 func TestClientWaitsTenSecondsForEachMessage(t *testing.T) {
 	for _, sent := range []int{0, 6} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			start := time.Now()
 			near, far := newRoad(nil, nil)
 			far.Write([]byte{3, 0, 0, 0, 4, 0}[:sent])
@@ -1094,7 +1093,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 }
 
 func TestSenderKeepsThePeersLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, MaxMsgSize: 2000})
 		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff}, conns)
 		if err != nil {
@@ -1144,7 +1143,7 @@ func TestNewestPingIsAnswered(t *testing.T) {
 }
 
 func TestAnyFrameIsASignOfLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, Heartbeat: time.Second})
 		near, far := newRoad(nil, nil)
 		conns <- far

@@ -18,7 +18,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode/utf8"
 )
@@ -215,7 +214,7 @@ func (e *roadEnd) LocalAddr() net.Addr  { return pipeAddr{} }
 func (e *roadEnd) RemoteAddr() net.Addr { return pipeAddr{} }
 
 func TestRoadIsLikeASocket(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		a, b := newRoad(&weather{room: 3, chunk: 2, delay: time.Second, flip: 9}, nil)
 		start := time.Now()
 		done := make(chan error)
@@ -714,21 +713,21 @@ func FuzzSession(f *testing.F) {
 	for i, v := range loadVectors(f, "session") {
 		f.Add(append([]byte{byte(i), byte(i / 3)}, []byte(strings.Join(v.lines, " "))...))
 	}
-	calm := []byte{3, 0, 0, 1, 0, 16, 0, 0, 0, 16, 0, 0, 0}
+	// Both close at the same moment, behind a connection that was cut.
+	f.Add([]byte("\x10\x057(ose#002600000000 L!yLLLZ8009wri98.Yy 1l\"sed\"xk"))
 	talk := []byte{0, 9, 2, 200, 4, 100, 6, 255, 1, 0, 3, 1, 2, 2, 2, 2, 3, 3, 0, 77}
 	for mode := range byte(3) {
 		for order := range byte(3) {
-			for _, weather := range []string{"\x10\x00\x00\x00", "\x04\x01\x02\x00", "\x10\x03\x00\x01\x01\x40", "\x09\x00\x05\x02\x0f\x21", "\x0c\x00\x00\x01\x00\x70"} {
-				calm[0], calm[1] = mode, order
-				f.Add(slices.Concat([]byte{mode, order, 0, 20}, []byte(weather), []byte("\x10\x00\x01\x00"), talk, talk))
+			for _, w := range []string{"\x10\x00\x00\x00", "\x04\x01\x02\x00", "\x10\x03\x00\x01\x01\x40", "\x09\x00\x05\x02\x0f\x21", "\x0c\x00\x00\x01\x00\x70"} {
+				f.Add(slices.Concat([]byte{mode, order, 0, 20}, []byte(w), []byte("\x10\x00\x01\x00"), talk, talk))
 			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > 1000 {
+		if len(b) > 500 {
 			return
 		}
-		synctest.Test(t, func(t *testing.T) { converse(t, &program{b}) })
+		bubble(t, func(t *testing.T) { converse(t, &program{b}) })
 	})
 }
 

@@ -5,6 +5,7 @@ package gipc
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"flag"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -138,4 +140,15 @@ func tempSocket(t testing.TB) string {
 		}
 	})
 	return filepath.Join(dir, "s")
+}
+
+// bubble runs f where the clock is not the real one. The approved random source
+// of FIPS mode measures the real one when it starts, and panics there: what is
+// tested in bubbles is tested in the other mode.
+func bubble(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	if fips140.Enabled() {
+		t.Skip("the random source of this mode does not start in a bubble")
+	}
+	synctest.Test(t, f)
 }

@@ -90,6 +90,10 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	s.spent = func() { p.remove(m) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if s != p.server {
+		p.claimed-- // the place is its own now
+		s.lazy = len(p.serving) > 0
+	}
 	if p.closed {
 		return false
 	}
@@ -139,16 +143,17 @@ func (p *ConnectionPool) unclaim() {
 
 // seat makes a client of a connection that has its place.
 func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
-	defer p.unclaim()
 	top := p.server
 	s, id := top, top.host.ids.Add(1)
 	if top.set.multi {
 		s = &Server{Connections: p}
 		s.init(top.set, top.pool, Disconnected)
-		s.single, s.lazy = true, true
+		s.single = true
+	} else {
+		defer p.unclaim()
 	}
 	if s != top && !p.enroll(s) || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
-		conn.Close()
+		closeSlowly(conn, time.Now().Add(drainTime), false)
 	}
 }
 

@@ -214,11 +214,10 @@ func write(t testing.TB, e interface{ Write(int, []byte) error }, numbers ...uin
 
 // A ledger notes what comes from each client and finds what is out of order.
 type ledger struct {
-	t     testing.TB
-	mu    sync.Mutex
-	of    map[*Server][]string
-	over  []error
-	first *Server // who was called back first since the last take
+	t    testing.TB
+	mu   sync.Mutex
+	of   map[*Server][]string
+	over []error
 }
 
 func newLedger(t testing.TB) *ledger { return &ledger{t: t, of: map[*Server][]string{}} }
@@ -271,7 +270,7 @@ func (l *ledger) want(pairs ...any) {
 func inBubble(t *testing.T, f func(t *testing.T, c *crowd, read func(time.Duration, func(*Server, *Message, error)))) {
 	for _, name := range []string{"ReadTimed", "ReadTimedFastest"} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				c := gatherPipe(t, ServerConfig{})
 				read := c.s.Connections.ReadTimed
 				if name == "ReadTimedFastest" {
@@ -476,7 +475,7 @@ func TestTimedReadsAfterClose(t *testing.T) {
 }
 
 func TestReadTimedWaitsForTheSlowest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		one, a := c.member()
 		c.member() // has nothing
@@ -501,20 +500,23 @@ func TestReadTimedWaitsForTheSlowest(t *testing.T) {
 // Who has left in the middle of a call, and was read by another reader, is not
 // called back for.
 func TestReadTimedWhenAnotherReaderIsFaster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		one, a := c.member()
+		// Whether one of them reads itself or all are in line: it is not the last.
+		read := make(chan string, 2)
+		for range 2 {
+			go func() {
+				m, err := a.Read()
+				read <- fmt.Sprint(m, err)
+			}()
+			synctest.Wait()
+		}
 		l := newLedger(t)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			c.s.Connections.ReadTimed(time.Hour, l.note) // reads itself
-		}()
-		synctest.Wait()
-		read := make(chan string, 1)
-		go func() {
-			m, err := a.Read() // is in line for what comes
-			read <- fmt.Sprint(m, err)
+			c.s.Connections.ReadTimed(time.Hour, l.note)
 		}()
 		synctest.Wait()
 		start := time.Now()
@@ -524,15 +526,15 @@ func TestReadTimedWhenAnotherReaderIsFaster(t *testing.T) {
 			t.Errorf("the call took %v", took)
 		}
 		l.want()
-		if got := <-read; !strings.Contains(got, "Disconnected") {
-			t.Errorf("the other reader has %s", got)
+		if got := <-read + <-read; strings.Count(got, "Disconnected") != 1 {
+			t.Errorf("the other readers have %s", got)
 		}
 	})
 }
 
 // Nobody has asked one who joins late, and still it is read.
 func TestFastestOfOneThatJoinsLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		c.member()
@@ -560,7 +562,7 @@ func TestFastestOfOneThatJoinsLate(t *testing.T) {
 }
 
 func TestFastestOfManyCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		one, a := c.member()
@@ -605,7 +607,7 @@ func TestFastestOfManyCalls(t *testing.T) {
 }
 
 func TestFastestAsksOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		one, a := c.member()
@@ -629,7 +631,7 @@ func TestFastestAsksOnce(t *testing.T) {
 
 // A callback that does not return holds up neither the calls nor other clients.
 func TestFastestWithASlowCallback(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		one, a := c.member()
@@ -671,7 +673,7 @@ func TestFastestWithASlowCallback(t *testing.T) {
 // What another reader takes from an asked client leaves the call in wait for
 // the next, and the end of the last client ends it.
 func TestFastestWhenAnotherReaderIsFaster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		one, a := c.member()
@@ -716,7 +718,7 @@ func TestFastestWhenAnotherReaderIsFaster(t *testing.T) {
 }
 
 func TestPoolOfOneClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, one := pipeEnds(t, ServerConfig{}, ClientConfig{}, nil)
 		p := s.Connections
 		synctest.Wait()
@@ -759,7 +761,7 @@ func TestPoolOfOneClient(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		one, a := c.member()
@@ -829,7 +831,7 @@ func TestServe(t *testing.T) {
 
 func TestCloseInsideAHandler(t *testing.T) {
 	for _, top := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			c := gatherPipe(t, ServerConfig{})
 			clients := c.joinMany(3)
 			served := make(chan error, 1)
@@ -872,7 +874,7 @@ func TestCloseInsideAHandler(t *testing.T) {
 
 // A client that floods has no more turns than one that says a word.
 func TestMessagesAreFair(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		const n = 10
 		clients := c.joinMany(n)
@@ -908,7 +910,7 @@ func TestMessagesAreFair(t *testing.T) {
 }
 
 func TestMessagesBreakOffAndEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		const n = 50
@@ -1072,7 +1074,7 @@ func timed(ctx context.Context, read func(time.Duration, func(*Server, *Message,
 }
 
 func TestBroadcast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		clients := c.joinMany(3)
@@ -1176,12 +1178,6 @@ func TestBroadcastCutsInMidFrame(t *testing.T) {
 	raw.Close()
 }
 
-// frame is a plaintext frame, for peers that are not the library's.
-func frame(typ uint32, data string) []byte {
-	b := appendPrefix(nil, typeLen+len(data))
-	return append(binary.BigEndian.AppendUint32(b, typ), data...)
-}
-
 func TestManyDialAtOnce(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
@@ -1199,20 +1195,14 @@ func TestManyDialAtOnce(t *testing.T) {
 			ids := map[uint64]bool{}
 			for srv := range c.s.Connections.All() {
 				ids[srv.ID()] = true
-				if ids[0] || srv.ID() > uint64(n) {
-					t.Fatalf("the ID of one of %d is %d", n, srv.ID())
-				}
 			}
-			if len(ids) != n {
+			if len(ids) != n || ids[0] {
 				t.Errorf("%d clients have %d IDs", n, len(ids))
 			}
 			for _, one := range clients {
 				if s := one.Stats(); s.Reconnects != 0 || one.StatusCode() != Connected {
 					t.Fatalf("a client is %v after %d reconnects", one.Status(), s.Reconnects)
 				}
-			}
-			if s := c.s.Stats(); s.Refused != 0 {
-				t.Errorf("%d were refused", s.Refused)
 			}
 		})
 	}
@@ -1437,7 +1427,7 @@ func TestAuthorize(t *testing.T) {
 }
 
 func TestTopOfMany(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		c.joinMany(2)
 		s := c.s
@@ -1467,7 +1457,7 @@ func TestTopOfMany(t *testing.T) {
 }
 
 func TestStatsAreTheSum(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		for i := range uint64(4) {
 			one, srv := c.member()
@@ -1500,7 +1490,7 @@ func TestStatsAreTheSum(t *testing.T) {
 }
 
 func TestThoseWhoLeftAreKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		p := c.s.Connections
 		for range p.Messages(past1(t)) { // from here on the watchers read
@@ -1565,7 +1555,10 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 		defer close(served)
 		way(context.Background(), c.s.Connections, func(srv *Server, m *Message) {
 			if m.MsgType == 1 {
-				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				ctx, cancel := context.Background(), context.CancelFunc(func() {})
+				if len(m.Data) > 100 { // of a flooder
+					ctx, cancel = context.WithTimeout(ctx, patience)
+				}
 				defer cancel()
 				if err := srv.WriteContext(ctx, 1, m.Data); err != nil && len(m.Data) < 100 {
 					t.Errorf("a good client, %d, has no answer: %v", srv.ID(), err)
@@ -1585,7 +1578,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 					t.Errorf("good client %d: %v", i, err)
 					return
 				}
-				if m, err := one.ReadTimed(20 * time.Second); err != nil || m.MsgType != 1 || string(m.Data) != data {
+				if m, err := one.ReadTimed(time.Minute); err != nil || m.MsgType != 1 || string(m.Data) != data {
 					t.Errorf("good client %d: %+v, %v; want %q", i, m, err, data)
 					return
 				}
@@ -1665,7 +1658,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 
 // The silent ones hold all places; the one that has waited longest gives way.
 func TestTooManyHandshakes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		var conns []net.Conn
 		for range maxPending {
@@ -1721,7 +1714,7 @@ func (l *stingy) Accept() (net.Conn, error) {
 
 func TestAcceptErrors(t *testing.T) {
 	for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ECONNABORTED, errors.New("unknown")} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			pipes := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 			l := &stingy{Listener: pipes, fails: 12, err: err}
 			s, err := StartServer(&ServerConfig{Name: "stingy", MultiClient: true, Listener: l})
@@ -1745,7 +1738,7 @@ func TestAcceptErrors(t *testing.T) {
 		})
 	}
 	// Close ends a pause, too.
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, err := StartServer(&ServerConfig{Name: "stingy", MultiClient: true,
 			Listener: &stingy{Listener: &pipeListener{done: make(chan struct{})}, fails: 1000, err: syscall.EMFILE}})
 		if err != nil {
@@ -1761,7 +1754,7 @@ func TestAcceptErrors(t *testing.T) {
 
 // A listener that somebody else has closed: who is there is served to the end.
 func TestListenerIsGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		one, srv := c.member()
 		served := make(chan error, 1)
@@ -1788,6 +1781,9 @@ func TestListenerIsGone(t *testing.T) {
 func TestCloseWithManyBusyClients(t *testing.T) {
 	n := thousand
 	needFiles(t, 2*uint64(n)+100)
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // the poller has descriptors of its own
+		l.Close()
+	}
 	before := goroutines(nil)
 	files := openFDs(t)
 	c := gatherPlain(t, ServerConfig{})
@@ -1804,12 +1800,9 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 	var wg sync.WaitGroup
 	for i, one := range clients {
 		wg.Go(func() {
-			for one.Write(1, make([]byte, 1000)) == nil {
-			}
-		})
-		wg.Go(func() {
 			skipStatus(t, one, 2)
 			for {
+				one.Write(1, make([]byte, 1000)) // fails behind the goodbye, of which Read tells
 				m, err := one.Read()
 				if err != nil {
 					t.Errorf("client %d: %v", i, err)
@@ -1825,15 +1818,13 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 		})
 	}
 	eventually(t, "they are busy", func() bool { return c.s.Stats().Received > 3*uint64(n) })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the machine may be busy, too
+	defer cancel()
 	start := time.Now()
-	if err := c.s.Close(); err != nil {
-		t.Errorf("Close: %v", err)
+	if err := c.s.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
 	}
-	if took := time.Since(start); took > 8*time.Second {
-		t.Errorf("Close took %v, its bound is 5s", took)
-	} else {
-		t.Logf("Close took %v", took)
-	}
+	t.Logf("Shutdown took %v", time.Since(start))
 	if err := <-served; !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
@@ -1842,9 +1833,30 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 	if left := leftOver(before, 20*time.Second); len(left) > 0 {
 		t.Errorf("%d goroutines are left:\n%s", len(left), left[0])
 	}
-	if after := openFDs(t); after > files {
-		t.Errorf("%d descriptors before, %d after", files, after)
-	}
+	eventually(t, "descriptors return", func() bool { return openFDs(t) <= files })
+}
+
+// All that do not answer the goodbye are waited for together.
+func TestCloseHasABound(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := gatherPipe(t, ServerConfig{})
+		const n = 100
+		for range n {
+			c.raw()
+		}
+		synctest.Wait()
+		start := time.Now()
+		err := c.s.Close()
+		if took := time.Since(start); took < closeTime || took > closeTime+2*time.Second {
+			t.Errorf("Close took %v, its bound is 5s", took)
+		}
+		if n1 := strings.Count(fmt.Sprint(err), "gipc: client "); n1 != n || !errors.As(err, new(*ClientError)) {
+			t.Errorf("%d errors of clients, want %d: %v", n1, n, err)
+		}
+		if err := c.s.Close(); err != nil {
+			t.Errorf("a second Close returns %v", err)
+		}
+	})
 }
 
 func init() { testChildren["crowd"] = crowdChild }

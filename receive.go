@@ -463,7 +463,7 @@ func (l *link) took() (outcome, error) {
 		l.in.b = l.in.b[:len(l.in.b)+l.got]
 	}
 	if l.heartbeat > 0 {
-		l.heard.Store(int64(time.Since(l.born)))
+		l.hear()
 	}
 	return proceed, nil
 }
@@ -471,7 +471,7 @@ func (l *link) took() (outcome, error) {
 // endError says how the stream ended.
 func (l *link) endError(err error) error {
 	if !isStreamEnd(err) {
-		return fmt.Errorf("gipc: read: %w", err)
+		return fmt.Errorf("gipc: read: %w", plain(err))
 	}
 	if l.part.active || len(l.unread()) > 0 {
 		return fail(ErrTruncated, nil, "the stream ended inside a frame")

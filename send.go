@@ -20,6 +20,7 @@ const (
 	directSize = 16 << 10              // plaintext data from here on is written from the caller's slice
 	cutGrace   = 50 * time.Millisecond // what Close leaves a write that the kernel has begun to take
 	stallAfter = 10 * time.Millisecond // a write that is blocked for so long has the watcher read
+	sliceSize  = 64 << 10              // what one blocking write takes where progress counts, in bytes
 )
 
 // past is a deadline that has passed whatever the clock says.
@@ -44,6 +45,7 @@ type sender struct {
 
 	stalled *time.Timer // runs while a write waits for the kernel
 	broke   func(error) // told once that the socket takes no more
+	heard   func()      // told that the peer takes something in the middle of a long write; nil without heartbeat
 
 	// The holder of the turn uses these.
 	try func(fd uintptr) bool // writes out without waiting
@@ -391,21 +393,31 @@ func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why,
 		}
 		var m int
 		if n >= len(b) {
-			m, err = s.conn.Write(tail[n-len(b):])
+			m, err = s.conn.Write(s.slice(tail[n-len(b):]))
 		} else if tail == nil {
-			m, err = s.conn.Write(b[n:])
+			m, err = s.conn.Write(s.slice(b[n:]))
 		} else {
-			s.two = [2][]byte{b[n:], tail}
+			s.two = [2][]byte{b[n:], s.slice(tail)}
 			s.vec = s.two[:]
 			var wide int64
 			wide, err = s.vec.WriteTo(s.conn)
 			m, s.two = int(wide), [2][]byte{}
 		}
-		n += m
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, nil, err
+		if n += m; m > 0 && n < len(b)+len(tail) && s.heard != nil {
+			s.heard() // no ping fits into a long frame: that it moves must do for the pong
+		}
+		if n == len(b)+len(tail) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, nil, plain(err)
 		}
 	}
+}
+
+// slice is how much of b is written at a time.
+func (s *sender) slice(b []byte) []byte {
+	if s.heard == nil {
+		return b
+	}
+	return b[:min(len(b), sliceSize)]
 }
 
 // kick has what is buffered or owed written by a goroutine that ends when it

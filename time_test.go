@@ -88,7 +88,7 @@ func wantStatus(t *testing.T, s interface{ Read() (*Message, error) }, status St
 
 // A peer that is silent gets a ping after one interval, and is lost after two.
 func TestHeartbeatFindsSilentPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{Heartbeat: 5 * time.Second})
 		defer s.Close()
 		conn, session := rawClient(t, l, "pipe")
@@ -114,7 +114,7 @@ func TestHeartbeatFindsSilentPeer(t *testing.T) {
 
 // Any frame counts as life, also one that is no pong.
 func TestHeartbeatCountsAnyFrame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{Heartbeat: 5 * time.Second})
 		defer s.Close()
 		conn, session := rawClient(t, l, "pipe")
@@ -139,7 +139,7 @@ func TestHeartbeatCountsAnyFrame(t *testing.T) {
 
 // Two idle ends keep each other alive for a day, and nobody reads.
 func TestHeartbeatKeepsIdleConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{Heartbeat: time.Second}, ClientConfig{Heartbeat: 3 * time.Second}, nil)
 		<-time.After(24 * time.Hour)
 		if s.ID() != 1 || s.StatusCode() != Connected || c.StatusCode() != Connected {
@@ -152,7 +152,7 @@ func TestHeartbeatKeepsIdleConnection(t *testing.T) {
 
 // A side whose queue is full pings each second, with any Heartbeat, and judges nobody.
 func TestFullQueuePings(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{Heartbeat: -1})
 		defer s.Close()
 		conn, session := rawClient(t, l, "pipe")
@@ -189,7 +189,7 @@ func TestFullQueuePings(t *testing.T) {
 
 // A ping is answered with its bytes, whether or not anybody reads.
 func TestPingIsAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		defer s.Close()
 		conn, session := rawClient(t, l, "pipe")
@@ -217,7 +217,7 @@ func TestPingIsAnswered(t *testing.T) {
 
 // The watcher steps in within a second after the last read.
 func TestWatcherStepsIn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{}, ClientConfig{}, nil)
 		wantStatus(t, s, Connected)
 		go c.Write(1, nil)
@@ -238,7 +238,7 @@ func TestWatcherStepsIn(t *testing.T) {
 
 // Close of a side whose peer never reads returns after its 5 seconds, with an error.
 func TestCloseOfStuckPeer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		conn, _ := rawClient(t, l, "pipe")
 		defer conn.Close()
@@ -275,7 +275,7 @@ func TestCloseOfStuckPeer(t *testing.T) {
 
 // A context that has ended cuts at once.
 func TestShutdownCutsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		conn, _ := rawClient(t, l, "pipe")
 		defer conn.Close()
@@ -294,7 +294,7 @@ func TestShutdownCutsAtOnce(t *testing.T) {
 
 // A handshake that stands still ends after 10 seconds, without a word.
 func TestSilentHandshakeEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		near, far := net.Pipe()
 		l.conns <- far

@@ -538,7 +538,7 @@ func TestWire2LargeTypeOn32Bits(t *testing.T) {
 func TestWire2FrameIsOneWrite(t *testing.T) {
 	t.Parallel()
 	each := func(t *testing.T, encrypted bool) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			near, far := net.Pipe()
 			started := dialPipe(near, ClientConfig{Encryption: encryption(encrypted)})
 			p := oldKind{name: "N", whole: true}.new(t, far).asServer(encrypted, 1<<20)
@@ -579,7 +579,7 @@ func TestWire2FrameIsNotAbandoned(t *testing.T) {
 	t.Parallel()
 	for _, encrypted := range []bool{true, false} {
 		t.Run(fmt.Sprint("encrypted=", encrypted), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				near, far := net.Pipe()
 				started := dialPipe(near, ClientConfig{Encryption: encryption(encrypted)})
 				p := oldA.new(t, far).asServer(encrypted, 1<<20)
@@ -612,7 +612,7 @@ func TestWire2FrameIsNotAbandoned(t *testing.T) {
 // Close reads while it writes, or two sides that both write would wait for each other.
 func TestWire2CloseWhileThePeerWrites(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		started := dialPipe(near, ClientConfig{})
 		p := oldA.new(t, far).asServer(true, 1<<20)
@@ -635,7 +635,7 @@ func TestWire2CloseWhileThePeerWrites(t *testing.T) {
 // Close tells when the peer does not take what was written.
 func TestWire2CloseOnSilence(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		started := dialPipe(near, ClientConfig{})
 		oldA.new(t, far).asServer(true, 1<<20)
@@ -1031,7 +1031,7 @@ func TestWire2HandshakeTimes(t *testing.T) {
 	t.Parallel()
 	for _, sends := range [][]byte{nil, {0}, {0, 4}, append([]byte{0}, testClientKey().PublicKey().Bytes()...)} {
 		t.Run(fmt.Sprint("server after ", len(sends)), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 				s, err := StartServer(&ServerConfig{Name: "two", Listener: l, Wire: WireV2})
 				if err != nil {
@@ -1051,7 +1051,7 @@ func TestWire2HandshakeTimes(t *testing.T) {
 	}
 	for n, sends := range [][]byte{nil, {2}, {2, 1}, {2, 1, 4}, oldServerBytes(t, testServerKey(), testClientKey(), false, 5000)[:110]} {
 		t.Run(fmt.Sprint("client after ", len(sends)), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				busy := "said nothing"
 				_, err := StartClient(&ClientConfig{Name: "two", AllowWireV2: true, Timeout: 15 * time.Second, RetryTimer: time.Minute,
 					Dial: func(ctx context.Context) (net.Conn, error) {
@@ -1074,7 +1074,7 @@ func TestWire2LeavingCompletesTheHandshake(t *testing.T) {
 	t.Parallel()
 	for stage := range 4 {
 		t.Run(fmt.Sprint("stage ", stage), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				near, far := net.Pipe()
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
@@ -1110,7 +1110,7 @@ func TestWire2LeavingCompletesTheHandshake(t *testing.T) {
 		})
 	}
 	t.Run("not for ever", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			near, _ := net.Pipe()
 			before := time.Now()
 			_, err := StartClient(&ClientConfig{Name: "two", AllowWireV2: true, Timeout: 3 * time.Second,
@@ -1121,7 +1121,7 @@ func TestWire2LeavingCompletesTheHandshake(t *testing.T) {
 		})
 	})
 	t.Run("end meets deadline", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			near, _ := net.Pipe()
 			conn := &cancelling{Conn: near, cancel: cancel, hurried: make(chan struct{}, 9)}
@@ -1154,7 +1154,7 @@ func TestWire2LeavingCompletesTheHandshake(t *testing.T) {
 		}
 	})
 	t.Run("cut", func(t *testing.T) { // by a Shutdown that has no time
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			near, far := net.Pipe()
 			silent, _ := net.Pipe()
 			conns := []net.Conn{near, silent}
@@ -1299,7 +1299,7 @@ func TestWire2Migration(t *testing.T) {
 // No heartbeat, whatever the configuration says, and nobody is declared lost.
 func TestWire2NoHeartbeat(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{Wire: WireV2, Heartbeat: time.Second}, ClientConfig{AllowWireV2: true, Heartbeat: time.Second}, nil)
 		skipStatus(t, s, 1)
 		skipStatus(t, c, 2)
@@ -1421,7 +1421,7 @@ func TestWire2KeyIsSpentAlone(t *testing.T) {
 // One who waits for the peer is told, too.
 func TestWire2KeyIsSpentWhileReading(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{Wire: WireV2}, ClientConfig{AllowWireV2: true}, nil)
 		skipStatus(t, s, 1)
 		skipStatus(t, c, 2)
