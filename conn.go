@@ -429,6 +429,15 @@ func (e *end) read(c *call, m *Message) error {
 		case c.queued || c.poll && e.role != free && e.role != watched:
 			return ErrTimeout
 		case e.role == free:
+			// What is here already, and small, is worth no change of the role.
+			if n := len(e.link.unread()); n > 0 && n <= readSize {
+				if ok, _ := e.link.next(c, m); ok {
+					e.calls++
+					e.countLocked(m)
+					e.freeLocked()
+					return nil
+				}
+			}
 			e.role = reading
 		default:
 			w, why := e.waitLocked(c)
@@ -618,15 +627,21 @@ func (e *end) releaseLocked() {
 	case e.link.fate.Load() != nil || e.eager:
 		e.watchLocked()
 	default:
-		e.role = free
-		if !e.armed {
-			e.armed, e.callsAt = true, e.calls
-			if e.pause == nil {
-				e.pause = time.AfterFunc(e.idle, e.paused)
-			} else {
-				e.pause.Reset(e.idle)
-			}
-		}
+		e.freeLocked()
+	}
+}
+
+// freeLocked leaves the role to whoever comes, and at last to the watcher.
+func (e *end) freeLocked() {
+	e.role = free
+	if e.armed {
+		return
+	}
+	e.armed, e.callsAt = true, e.calls
+	if e.pause == nil {
+		e.pause = time.AfterFunc(e.idle, e.paused)
+	} else {
+		e.pause.Reset(e.idle)
 	}
 }
 

@@ -243,7 +243,8 @@ func (l *link) open(c *call, m *Message, body []byte) (typ uint32, data []byte, 
 			case c.reuse && cap(m.Data) >= size:
 				dst, own = m.Data[:0], true
 			case !c.reuse || cap(m.Data) < size-typeLen:
-				dst, own = make([]byte, 0, size), true
+				// Room for the type once more: whoever reuses this memory needs it.
+				dst, own = make([]byte, 0, size+typeLen), true
 			}
 		}
 		if plain, err = l.cipher.open(dst, body); err != nil {
