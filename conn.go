@@ -431,11 +431,14 @@ func (e *end) read(c *call, m *Message) error {
 		case e.role == free:
 			// What is here already, and small, is worth no change of the role.
 			if n := len(e.link.unread()); n > 0 && n <= readSize {
-				if ok, _ := e.link.next(c, m); ok {
+				if ok, err := e.link.next(c, m); ok {
 					e.calls++
 					e.countLocked(m)
 					e.freeLocked()
 					return nil
+				} else if err != nil || e.link.goodbye {
+					e.loseLocked(e.link, err)
+					continue
 				}
 			}
 			e.role = reading
