@@ -316,3 +316,182 @@ func BenchmarkBesideRaw(b *testing.B) {
 		})
 	}
 }
+
+// manyServer is the child of the benchmarks of many clients: it sends back what
+// each of them sends.
+func manyServer() {
+	kind, path := os.Getenv("GIPC_TEST_KIND"), os.Getenv("GIPC_TEST_PATH")
+	if kind == "raw sealed" {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println("ready")
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				panic(err)
+			}
+			go func() {
+				t := newRawTalker(conn, kind)
+				for {
+					data, err := t.recv()
+					if err != nil || t.send(data) != nil {
+						t.close()
+						return
+					}
+				}
+			}()
+		}
+	}
+	s, err := StartServer(&ServerConfig{Name: "bench", Network: "unix", Address: path, MultiClient: true})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("ready")
+	reply := func(srv *Server, m *Message) {
+		if m.MsgType > 0 {
+			srv.Write(m.MsgType, m.Data)
+		}
+	}
+	switch kind {
+	case "gipc Serve":
+		s.Connections.Serve(context.Background(), reply)
+	case "gipc Messages":
+		for srv, m := range s.Connections.Messages(context.Background()) {
+			reply(srv, m)
+		}
+	case "gipc ReadTimedFastest":
+		for {
+			s.Connections.ReadTimedFastest(time.Second, func(srv *Server, m *Message, err error) { reply(srv, m) })
+		}
+	}
+}
+
+func init() { testChildren["many"] = manyServer }
+
+// startMany starts a server of the given kind and connects n clients to it.
+func startMany(b *testing.B, kind string, n int) []talker {
+	path := tempSocket(b)
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "GIPC_TEST_CHILD=many", "GIPC_TEST_KIND="+kind, "GIPC_TEST_PATH="+path)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		child.Process.Kill()
+		child.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		b.Fatal(line, err)
+	}
+	clients := make([]talker, n)
+	for i := range clients {
+		if kind == "raw sealed" {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			clients[i] = newRawTalker(conn, kind)
+		} else {
+			c, err := StartClient(&ClientConfig{Name: "bench", Network: "unix", Address: path})
+			if err != nil {
+				b.Fatal(err)
+			}
+			clients[i] = &ourTalker{e: c}
+		}
+	}
+	b.Cleanup(func() { // after the server's end, so that nobody waits for answers
+		child.Process.Kill()
+		for _, c := range clients {
+			c.close()
+		}
+	})
+	return clients
+}
+
+// trips has each client make its share of about n round trips at the same time
+// and returns how many there are in a second.
+func trips(b *testing.B, clients []talker, n int) float64 {
+	data := make([]byte, 64)
+	each := max(1, n/len(clients))
+	errs := make(chan error, len(clients))
+	start := time.Now()
+	for _, c := range clients {
+		go func() {
+			for range each {
+				if err := c.send(data); err != nil {
+					errs <- err
+					return
+				}
+				if _, err := c.recv(); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			b.Fatal(err)
+		}
+	}
+	return float64(each*len(clients)) / time.Since(start).Seconds()
+}
+
+// BenchmarkManyClients has all clients of a server ping-pong 64 B at once; x is
+// our server's round trips a second over those of a raw sealed server with a
+// goroutine for each client.
+func BenchmarkManyClients(b *testing.B) {
+	for _, n := range []int{100, 1000} {
+		for _, kind := range []string{"gipc Serve", "gipc Messages"} {
+			b.Run(fmt.Sprintf("%d-%s", n, kind[5:]), func(b *testing.B) {
+				raw, ours := startMany(b, "raw sealed", n), startMany(b, kind, n)
+				trips(b, raw, 2*n)
+				trips(b, ours, 2*n)
+				var x, rate []float64
+				for b.Loop() {
+					for range 7 {
+						r, o := trips(b, raw, 20000), trips(b, ours, 20000)
+						x, rate = append(x, o/r), append(rate, o)
+					}
+				}
+				slices.Sort(x)
+				slices.Sort(rate)
+				b.ReportMetric(x[len(x)/2], "x")
+				b.ReportMetric(rate[len(rate)/2], "trips/s")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// BenchmarkOneAmongSilent has one client ping-pong while others are connected
+// and silent; x is its round trips a second over those of a client that is alone.
+func BenchmarkOneAmongSilent(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		for _, kind := range []string{"gipc Serve", "gipc ReadTimedFastest"} {
+			b.Run(fmt.Sprintf("%d-%s", n, kind[5:]), func(b *testing.B) {
+				alone, among := startMany(b, kind, 1), startMany(b, kind, 1+n)
+				trips(b, alone, 1000)
+				trips(b, among[:1], 1000)
+				var x []float64
+				for b.Loop() {
+					for range 7 {
+						a, o := trips(b, alone, 4000), trips(b, among[:1], 4000)
+						x = append(x, o/a)
+					}
+				}
+				slices.Sort(x)
+				b.ReportMetric(x[len(x)/2], "x")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
