@@ -53,7 +53,7 @@ type Stats struct {
 	Sent, Received           uint64 // messages
 	SentBytes, ReceivedBytes uint64 // their Data, in bytes
 	Reconnects               uint64 // connections after the first
-	Refused                  uint64 // server: peers that did not get past the handshake
+	Refused                  uint64 // server: peers that did not get in, and errors of accept
 	Rekeys                   uint64 // changes of a traffic key, both directions
 	Dropped                  uint64 // status messages, or clients that left, that nobody read in time
 }

@@ -156,6 +156,7 @@ func (s *Server) accept() {
 			s.deaf(err)
 			return
 		}
+		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
 		s.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
 		t := time.NewTimer(pause)

@@ -1,0 +1,317 @@
+// Tests of the client in spec/node, which is written from the text of the
+// protocol alone, against this server: what both understand is what the text says.
+
+package gipc_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/gipc"
+)
+
+// nodeScript does what its second argument says, with the options of its first, and writes a line for each thing that happens.
+const nodeScript = `
+import { connect, Client } from './gipc.mjs';
+const [given, mode, n] = JSON.parse(process.env.GIPC_TEST), say = (...s) => { console.error(performance.now()|0, ...s); console.log(s.join(' ')); };
+const options = { ...given, secret: given.secret ? Buffer.from(given.secret, 'hex') : null };
+process.on('unhandledRejection', (e) => { say('unhandled', e.stack); process.exit(1); });
+const close = (client) => client.close().then(() => say('held'), (e) => say(e.code));
+if (mode === 'refused') await connect(options).then(() => say('connected'), (e) => say(e.code, e.reason));
+if (mode === 'send') {
+  const client = await connect(options), all = [];
+  for (let i = 0; i < n; i++) all.push(client.write(1 + i, Buffer.alloc(i * 7 % 3000, i)));
+  if (n > 1) await Promise.all(all);
+  await close(client);
+}
+if (mode === 'echo' || mode === 'count') {
+  const client = new Client(options);
+  let got = 0;
+  client.on('status', (status, error) => say(status, error?.code ?? '-'));
+  for await (const { type, data } of client) {
+    got++;
+    if (mode === 'echo' && type !== 99) { await client.write(type, data); continue; }
+    if (mode === 'count' && got % 100 === 0) await new Promise((r) => setTimeout(r, 10));
+    if (type === 99) { say('got', got); if (data.length) break; }
+  }
+  await close(client);
+}
+`
+
+type nodeOptions struct {
+	Name              string `json:"name"`
+	Address           string `json:"address"`
+	Secret            string `json:"secret,omitempty"`
+	RequireEncryption bool   `json:"requireEncryption"`
+	Timeout           int    `json:"timeout"`
+}
+
+const nodeSecret = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+
+// nodeRun is the client as a child process.
+type nodeRun struct {
+	t     *testing.T
+	lines *bufio.Scanner
+}
+
+func needNode(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("node is not there")
+	}
+}
+
+func startNode(t *testing.T, o nodeOptions, mode string, n int) *nodeRun {
+	t.Helper()
+	o.Timeout = 20000
+	given, err := json.Marshal([]any{o, mode, n})
+	must(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // t.Context ends before cleanups do
+	cmd := exec.CommandContext(ctx, "node", "--input-type=module", "-e", nodeScript)
+	cmd.Dir = filepath.Join("spec", "node") // what the script imports is relative to it
+	cmd.Env = append(os.Environ(), "GIPC_TEST="+string(given))
+	var stderr bytes.Buffer
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		if t.Failed() {
+			cancel()
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("node: %v\n%s", err, stderr.String())
+		}
+		cancel()
+	})
+	return &nodeRun{t, bufio.NewScanner(out)}
+}
+
+// says fails where the client does not say these lines next.
+func (n *nodeRun) says(want ...string) {
+	n.t.Helper()
+	for _, w := range want {
+		if !n.lines.Scan() {
+			n.t.Fatalf("node has ended, want %q", w)
+		}
+		if n.lines.Text() != w {
+			n.t.Fatalf("node says %q, want %q", n.lines.Text(), w)
+		}
+	}
+}
+
+func (n *nodeRun) ends() {
+	n.t.Helper()
+	if n.lines.Scan() {
+		n.t.Fatalf("node says %q, want its end", n.lines.Text())
+	}
+}
+
+// nodeServer is a server with the options of its client.
+func nodeServer(t *testing.T, o nodeOptions) *gipc.Server {
+	t.Helper()
+	c := &gipc.ServerConfig{Name: o.Name, Network: "unix", Address: o.Address, Encryption: gipc.EncryptionOff}
+	if o.RequireEncryption {
+		c.Encryption = gipc.EncryptionOn
+	}
+	if o.Secret != "" {
+		c.Secret = slices.Repeat([]byte{0}, 32)
+		for i := range c.Secret {
+			c.Secret[i] = byte(i)
+		}
+	}
+	s, err := gipc.StartServer(c)
+	must(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func nodeDir(t *testing.T) nodeOptions {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gipc")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return nodeOptions{Name: "weather", Address: filepath.Join(dir, "s"), RequireEncryption: true}
+}
+
+// nodeRead reads until a message of the user, or until a status where one is wanted.
+func nodeRead(t *testing.T, s *gipc.Server, status string) *gipc.Message {
+	t.Helper()
+	for {
+		m, err := s.Read()
+		must(t, err)
+		if m.MsgType == -1 && m.Status == status || m.MsgType != -1 && status == "" {
+			return m
+		}
+	}
+}
+
+func nodeKinds(t *testing.T, f func(t *testing.T, o nodeOptions)) {
+	needNode(t)
+	for _, kind := range []string{"encrypted", "plaintext", "secret"} {
+		t.Run(kind, func(t *testing.T) {
+			o := nodeDir(t)
+			o.RequireEncryption = kind != "plaintext"
+			if kind == "secret" {
+				o.Secret = nodeSecret
+			}
+			f(t, o)
+		})
+	}
+}
+
+// Empty, small, large and many messages go both ways, and the server says goodbye to a client that then closes.
+func TestNodeExchange(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "echo", 0)
+		n.says("Connected -")
+		nodeRead(t, s, "Connected")
+		sizes := []int{0, 5, 1 << 20, 3145728, 1}
+		for i := range 500 {
+			sizes = append(sizes, i)
+		}
+		go func() {
+			for i, size := range sizes {
+				if err := s.Write(100+i, payload(i, size)); err != nil {
+					t.Errorf("message %d: %v", i, err)
+				}
+			}
+		}()
+		for i, size := range sizes {
+			if m := nodeRead(t, s, ""); m.MsgType != 100+i || !bytes.Equal(m.Data, payload(i, size)) {
+				t.Fatalf("message %d came back with type %d and %d bytes", i, m.MsgType, len(m.Data))
+			}
+		}
+		must(t, s.Write(99, []byte("stop")))
+		n.says("got 506", "Closing -", "Closed -", "held")
+		n.ends()
+	})
+}
+
+// The client closes right after its last message: the server has all of them.
+func TestNodeGoodbyeOfClient(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "send", 2000)
+		for i := range 2000 {
+			want := bytes.Repeat([]byte{byte(i)}, i*7%3000)
+			if m := nodeRead(t, s, ""); m.MsgType != 1+i || !bytes.Equal(m.Data, want) {
+				t.Fatalf("message %d has type %d and %d bytes", i, m.MsgType, len(m.Data))
+			}
+		}
+		nodeRead(t, s, "Disconnected")
+		n.says("held")
+		n.ends()
+	})
+}
+
+// The server closes right after its last message, and a client that reads slowly has all of them. Then another server
+// comes, and the client with it.
+func TestNodeGoodbyeOfServer(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "count", 0)
+		n.says("Connected -")
+		nodeRead(t, s, "Connected")
+		for i := range 1999 {
+			must(t, s.Write(1, payload(i, i)))
+		}
+		must(t, s.Write(99, nil))
+		must(t, s.Close())
+		var seen []string
+		for range 2 {
+			if !n.lines.Scan() {
+				t.Fatal("node has ended")
+			}
+			seen = append(seen, n.lines.Text())
+		}
+		slices.Sort(seen) // a status does not wait until the messages before it were read
+		if want := "Reconnecting goodbye,got 2000"; strings.Join(seen, ",") != want {
+			t.Fatalf("node says %q, want %q", seen, want)
+		}
+
+		s = nodeServer(t, o)
+		n.says("Connected -")
+		nodeRead(t, s, "Connected")
+		must(t, s.Write(99, []byte("stop")))
+		n.says("got 2001", "Closing -", "Closed -", "held")
+		n.ends()
+	})
+}
+
+// Clients that cannot prove themselves are refused, and the first that the server knows is the one that can.
+func TestNodeRefused(t *testing.T) {
+	needNode(t)
+	o := nodeDir(t)
+	o.Secret = nodeSecret
+	s := nodeServer(t, o)
+	for _, c := range []struct {
+		change func(o *nodeOptions)
+		want   string
+	}{
+		{func(o *nodeOptions) { o.Secret = strings.Repeat("ab", 32) }, "refused 6"},
+		{func(o *nodeOptions) { o.Name = "Weather" }, "refused 6"},
+		{func(o *nodeOptions) { o.Secret = "" }, "refuse 4"},
+	} {
+		other := o
+		c.change(&other)
+		n := startNode(t, other, "refused", 0)
+		n.says(c.want)
+		n.ends()
+	}
+	n := startNode(t, o, "send", 1)
+	connected := 0
+	for {
+		m, err := s.Read()
+		must(t, err)
+		if m.MsgType == -1 && m.Status == "Connected" {
+			connected++
+		}
+		if m.MsgType == 1 {
+			break
+		}
+	}
+	if connected != 1 {
+		t.Fatalf("%d clients were connected, want 1", connected)
+	}
+	n.says("held")
+	n.ends()
+}
+
+// A server without a secret, and one without encryption, are refused by a client that requires them.
+func TestNodeRefuses(t *testing.T) {
+	needNode(t)
+	for _, c := range []struct {
+		encrypted bool
+		secret    string
+		want      string
+	}{{true, nodeSecret, "refuse 5"}, {false, nodeSecret, "refuse 2"}, {false, "", "refuse 2"}} {
+		o := nodeDir(t)
+		o.RequireEncryption = c.encrypted
+		nodeServer(t, o)
+		o.RequireEncryption, o.Secret = true, c.secret
+		n := startNode(t, o, "refused", 0)
+		n.says(c.want)
+		n.ends()
+	}
+}
+
+// The client passes the vectors that concern it.
+func TestNodeVectors(t *testing.T) {
+	needNode(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "node", filepath.Join("spec", "node", "vectors.mjs")).CombinedOutput()
+	t.Logf("%s", out)
+	must(t, err)
+}
