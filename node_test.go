@@ -22,7 +22,7 @@ import (
 // nodeScript does what its second argument says, with the options of its first, and writes a line for each thing that happens.
 const nodeScript = `
 import { connect, Client } from './gipc.mjs';
-const [given, mode, n] = JSON.parse(process.env.GIPC_TEST), say = (...s) => { console.error(performance.now()|0, ...s); console.log(s.join(' ')); };
+const [given, mode, n] = JSON.parse(process.env.GIPC_TEST), say = (...s) => console.log(s.join(' '));
 const options = { ...given, secret: given.secret ? Buffer.from(given.secret, 'hex') : null };
 process.on('unhandledRejection', (e) => { say('unhandled', e.stack); process.exit(1); });
 const close = (client) => client.close().then(() => say('held'), (e) => say(e.code));
@@ -80,7 +80,7 @@ func startNode(t *testing.T, o nodeOptions, mode string, n int) *nodeRun {
 	cmd.Dir = filepath.Join("spec", "node") // what the script imports is relative to it
 	cmd.Env = append(os.Environ(), "GIPC_TEST="+string(given))
 	var stderr bytes.Buffer
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
@@ -193,6 +193,7 @@ func TestNodeExchange(t *testing.T) {
 			}
 		}
 		must(t, s.Write(99, []byte("stop")))
+		nodeRead(t, s, "Disconnected")
 		n.says("got 506", "Closing -", "Closed -", "held")
 		n.ends()
 	})

@@ -333,14 +333,14 @@ export function configure({ name, address, network = 'unix', secret = null, requ
  *   checkOwner          true: without a secret the socket file must be this user's or root's (section 13)
  */
 export class Client extends EventEmitter {
-  #o; #connection = null; #wire = null; #waiting = []; #unread = []; #bytes = 0; #wanted = []; #finished = null; #closed = null; #awake = () => {}; #first = true;
+  #o; #connection = null; #wire = null; #waiting = []; #unread = []; #bytes = 0; #wanted = []; #finished = null; #closed = null; #awake = () => {}; #first = true; #connected; #fail; #running;
   status = 'Connecting';
   constructor(options) {
     super();
     this.#o = configure(options);
-    this.ready = new Promise((resolve, reject) => Object.assign(this, { _ok: resolve, _fail: reject })); // the first connection
+    this.ready = new Promise((resolve, reject) => { this.#connected = resolve; this.#fail = reject; }); // the first connection
     this.ready.catch(() => {});
-    this.running = this.#run();
+    this.#running = this.#run();
   }
   #set(status, error) { if (status !== this.status) { this.status = status; this.emit('status', status, error); } }
 
@@ -350,7 +350,7 @@ export class Client extends EventEmitter {
     const timer = setTimeout(() => { wire.failure ??= new GipcError('timeout', 'the server was silent for 10 s'); wire.destroy(); }, 10000); // [L-5]
     try {
       owned();
-      await new Promise((resolve, reject) => { wire.once('connect', resolve).once('close', () => reject(wire.failure)); wire.connect(target); });
+      await new Promise((resolve, reject) => { wire.once('connect', resolve).once('close', () => reject(wire.failure ?? new GipcError('cut', 'the client was closed while connecting'))); wire.connect(target); });
       owned();
       wire.setNoDelay(true);
       timer.refresh();
@@ -373,7 +373,7 @@ export class Client extends EventEmitter {
         const at = Date.now();
         this.#first = false;
         this.#set('Connected');
-        this._ok(this);
+        this.#connected(this);
         await c.done;
         this.#connection = null;
         this.#waiting.unshift(...c.queue.splice(0)); // not begun: they go to the next connection
@@ -393,7 +393,7 @@ export class Client extends EventEmitter {
   }
   #stop(status, error) {
     this.#finished ??= { error };
-    this._fail(error ?? new GipcError('closed', 'the client is closed'));
+    this.#fail(error ?? new GipcError('closed', 'the client is closed'));
     this.#set(status, error);
     this.#hand();
   }
@@ -428,12 +428,11 @@ export class Client extends EventEmitter {
   close() { return this.#closed ??= this.#close(); }
   async #close() {
     await null; // #closed is set
-    if (this.#finished) return void await this.running;
+    if (this.#finished) return void await this.#running;
     this.#set('Closing');
     this.#awake();
     const c = this.#connection, ok = c ? await c.close() : (this.#wire?.destroy(), true);
-    await this.running;
-    c?.queue.splice(0).forEach((w) => w.reject(new GipcError('closed', 'the client is closed')));
+    await this.#running;
     this.#stop('Closed');
     if (!ok) throw new GipcError('undelivered', 'the server has not said that it holds everything');
   }
