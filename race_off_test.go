@@ -1,0 +1,5 @@
+//go:build !race
+
+package gipc
+
+const raceEnabled = false
