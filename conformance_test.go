@@ -967,6 +967,7 @@ func TestSilentClientsEndAndHinderNobody(t *testing.T) {
 		if d := time.Since(start); d > 0 {
 			t.Errorf("the good client has waited %v", d)
 		}
+		synctest.Wait() // the client knows first
 		if n := s.Connections.Len(); n != 1 {
 			t.Errorf("%d clients, though one has only begun", n)
 		}
