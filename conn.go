@@ -10,7 +10,7 @@
 //	noSocket  dial or accept loop   a socket is there: as reading
 //	free      nobody                a caller takes it: reading; a pause has passed, or something is amiss: watched
 //	reading   a caller              it has its message or its reason: the first in line, else free
-//	watched   the watcher           a caller waited for its frame: as reading; the queue is full: stopped
+//	watched   the watcher           a caller waited for its frame, or has no time: as reading; the queue is full: stopped
 //	stopped   nobody, pings go out  a caller takes a message: free
 //	closing   Close                 never
 
