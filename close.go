@@ -15,11 +15,8 @@ import (
 // shutdown ends this end for good: readers at once, the connection with a
 // goodbye whose answer it awaits until ctx ends.
 func (e *end) shutdown(ctx context.Context, code byte) error {
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, closeTime)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx, closeTime)
+	defer cancel()
 	e.mu.Lock()
 	if e.leave.Swap(true) {
 		e.mu.Unlock()
@@ -81,10 +78,18 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	e.mu.Unlock()
 	close(e.closed)
 	if n := e.lost.Swap(0); err == nil && n > 0 {
-		err = fail(ErrNotConnected, nil, "%d queued messages were lost with an earlier connection", n)
+		err = lostError(n, "")
 	}
 	e.log.Info("closed", "name", e.set.name, "err", err)
 	return err
+}
+
+// bounded gives a context that has no deadline one after d.
+func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
 }
 
 // farewell says goodbye and reads on until the peer's answer says what became

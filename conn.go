@@ -378,7 +378,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 	}
 	for {
 		if n := e.lost.Load(); n != 0 && e.lost.CompareAndSwap(n, 0) {
-			return nil, lostError(n)
+			return nil, lostError(n, "; nothing was sent now")
 		}
 		if l := e.cur.Load(); l != nil {
 			return l, nil
@@ -404,8 +404,8 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 	}
 }
 
-func lostError(n int64) error {
-	return fail(ErrNotConnected, nil, "%d queued messages were lost with an earlier connection; nothing was sent now", n)
+func lostError(n int64, then string) error {
+	return fail(ErrNotConnected, nil, "%d queued messages were lost with an earlier connection%s", n, then)
 }
 
 // read fills m with the next message.

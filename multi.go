@@ -323,11 +323,8 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	if err := checkType(msgType); err != nil {
 		return err
 	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, broadcastTime)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx, broadcastTime)
+	defer cancel()
 	return each(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 }
 

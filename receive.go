@@ -423,22 +423,14 @@ func (l *link) read() error {
 		}
 		return l.gotErr
 	}
-	for end := l.busyUntil(); !end.IsZero() && !l.look(); {
-		if !time.Now().Before(end) {
-			break
+	if l.busy > 0 {
+		for end := time.Now().Add(l.busy); !l.look() && time.Now().Before(end); {
 		}
 	}
 	if l.gotAny {
 		return nil
 	}
 	return l.raw.Read(l.ready)
-}
-
-func (l *link) busyUntil() time.Time {
-	if l.busy == 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(l.busy)
 }
 
 // look reads what there is without waiting, also past a deadline.

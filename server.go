@@ -86,11 +86,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.host == nil {
 		return s.shutdown(ctx, byeUser)
 	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, closeTime)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx, closeTime)
+	defer cancel()
 	s.host.stop()
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, byeShutdown))
 	settled := make(chan struct{})
