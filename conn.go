@@ -417,7 +417,13 @@ func (e *end) read(c *call, m *Message) error {
 		return contextError("read", c.ctx)
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
+	err := e.readLocked(c, m) // a defer here would cost as much as the lock
+	e.mu.Unlock()
+	return err
+}
+
+// readLocked gives up mu while it reads the socket, and while it waits.
+func (e *end) readLocked(c *call, m *Message) error {
 	for {
 		if e.popLocked(c, m) {
 			return nil

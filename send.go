@@ -256,32 +256,21 @@ func (s *sender) owedLocked() {
 // turn, which the caller holds. o is the caller's own frame, the last but for
 // those of others; nil when it has none.
 func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
-	defer func() { <-s.turn }()
-	s.mu.Lock()
-	s.owedLocked()
-	own := batch == 0
-	var tail []byte
-	if o != nil && o.data != nil {
-		if s.err != nil { // a goodbye came between
-			defer s.mu.Unlock()
-			s.undoLocked(o)
-			return s.err
-		}
-		tail = o.data
-		o.size = s.appendLocked(o.typ, len(tail), nil)
-	}
-	if s.buf == nil || !own && s.flushed >= batch {
-		s.mu.Unlock()
-		return nil
-	}
-	if s.broken {
-		defer s.mu.Unlock()
-		return s.err
-	}
-	b, number, queued := s.buf, s.batch, s.queued
-	s.buf, s.queued, s.batch = nil, 0, s.batch+1
-	s.mu.Unlock()
+	err := s.flushBatch(ctx, batch, o)
+	<-s.turn
+	return err
+}
 
+func (s *sender) flushBatch(ctx context.Context, batch uint64, o *outgoing) error {
+	s.mu.Lock()
+	number, queued := s.batch, s.queued
+	b, tail, err := s.takeLocked(batch, o)
+	s.mu.Unlock()
+	if b == nil {
+		return err
+	}
+
+	own := batch == 0
 	n, why, err := s.put(ctx, own, b.b, tail)
 
 	s.mu.Lock()
@@ -298,10 +287,11 @@ func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
 	case err == nil && (n == 0 || s.version == version2 && ctx.Err() != nil):
 		// The kernel has nothing of it: the stream stands at the end of a frame.
 		// Version 2 leaves none half-written, so there the rest still goes out.
-		defer s.mu.Unlock()
 		b.b = b.b[:copy(b.b, b.b[n:])]
 		s.queued += queued
-		return s.putBackLocked(b, o, why)
+		err = s.putBackLocked(b, o, why)
+		s.mu.Unlock()
+		return err
 	case err == nil:
 		err = why
 	}
@@ -317,6 +307,29 @@ func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
 		return fail(ErrNotConnected, err, "the write failed, and %d queued messages are lost", lost)
 	}
 	return fail(ErrNotConnected, err, "the write failed")
+}
+
+// takeLocked takes what is buffered, with the frame o at its end, to be written;
+// nil when nothing up to batch is left, and when nothing can be written.
+func (s *sender) takeLocked(batch uint64, o *outgoing) (b *buffer, tail []byte, err error) {
+	s.owedLocked()
+	if o != nil && o.data != nil {
+		if s.err != nil { // a goodbye came between
+			s.undoLocked(o)
+			return nil, nil, s.err
+		}
+		tail = o.data
+		o.size = s.appendLocked(o.typ, len(tail), nil)
+	}
+	switch {
+	case s.buf == nil || batch != 0 && s.flushed >= batch:
+		return nil, nil, nil
+	case s.broken:
+		return nil, nil, s.err
+	}
+	b = s.buf
+	s.buf, s.queued, s.batch = nil, 0, s.batch+1
+	return b, tail, nil
 }
 
 // putBackLocked undoes a write that was interrupted before its first byte: the
