@@ -19,6 +19,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -903,6 +904,22 @@ func (v *vector) session(t *testing.T, role string) {
 		if n := peer.(*roadEnd).waiting(); n > 0 {
 			t.Errorf("%d bytes more were written", n)
 		}
+	}
+}
+
+// The keys that the loader knows are those that the text lists.
+func TestVectorKeysAreThoseOfTheText(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("spec/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (.*_.*|name, secret) \\|$").FindAllStringSubmatch(string(text), -1) {
+		listed[row[1]] = strings.ReplaceAll(row[2], ",", "")
+	}
+	if !maps.Equal(listed, vectorKeys) {
+		t.Errorf("the text has %v, the loader %v", listed, vectorKeys)
 	}
 }
 
