@@ -5,6 +5,7 @@ package gipc
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -168,8 +169,13 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		}
 	}
 	await()
+	key := newKey
+	if c.set.encrypt { // made while the server makes its own
+		private, err := newKey()
+		key = func() (*ecdh.PrivateKey, error) { return private, err }
+	}
 	var s *session
-	hello, err := clientHello(conn, c.set.terms(), newKey)
+	hello, err := clientHello(conn, c.set.terms(), key)
 	if err == nil {
 		await()
 		s, err = hello.finish()
