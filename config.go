@@ -4,7 +4,9 @@ package gipc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -163,91 +165,66 @@ type settings struct {
 	dial             func(context.Context) (net.Conn, error)
 }
 
-const (
-	defaultHeartbeat = 15 * time.Second // on TCP
-	minHeartbeat     = time.Second
-	defaultRetry     = time.Second
-	minSecret        = 32 // bytes
-	maxName          = 255
-)
-
 func (c *ServerConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
-	s := &settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
+	return (&settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
 		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		wire: c.Wire, listener: c.Listener}
-	switch {
-	case c.MaxClients < 0:
-		return nil, badField("MaxClients", c.MaxClients, "0 is no limit, else give a positive number")
-	case c.MaxClients > 0 && !c.MultiClient:
-		return nil, badField("MaxClients", c.MaxClients, "it needs MultiClient; without it one client is served")
-	case c.Wire != WireV3 && c.Wire != WireV2:
-		return nil, badField("Wire", int(c.Wire), "use WireV3 or WireV2")
-	case c.Wire == WireV2 && c.Secret != nil:
-		return nil, fail(ErrConfig, nil, "Wire is WireV2 and Secret is set: version 2 cannot prove a secret, so drop one of them")
-	}
-	return s.complete(c.Encryption)
+		wire: c.Wire, listener: c.Listener}).complete(c.Encryption)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
-	s := &settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
+	return (&settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
 		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
-		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, allowV2: c.AllowWireV2, dial: c.Dial}
-	switch {
-	case c.Timeout < 0:
-		return nil, badField("Timeout", c.Timeout, "0 is for ever, else give a positive time")
-	case c.RetryTimer < 0:
-		return nil, badField("RetryTimer", c.RetryTimer, "0 is 1 s, else give a positive time")
-	case c.AllowWireV2 && c.Secret != nil:
-		return nil, fail(ErrConfig, nil, "AllowWireV2 and Secret are both set: version 2 cannot prove a secret, so drop one of them")
-	}
-	if s.retry == 0 {
-		s.retry = defaultRetry
-	}
-	return s.complete(c.Encryption)
+		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, allowV2: c.AllowWireV2, dial: c.Dial}).complete(c.Encryption)
 }
 
-// complete checks and fills in what both configs have.
+// complete checks a config and fills in the defaults. What only the other kind
+// of config has is zero, and passes.
 func (s *settings) complete(e Encryption) (*settings, error) {
 	s.encrypt = e == EncryptionOn
-	if s.limit == 0 {
-		s.limit = defaultMsgSize
-	}
-	switch n := len(s.secret); {
-	case s.name == "" || len(s.name) > maxName || !utf8.ValidString(s.name) ||
-		strings.ContainsAny(s.name, "/\\\x00") || s.name == "." || s.name == "..":
-		return nil, fail(ErrConfig, nil, "Name is %q: give 1 to %d bytes of UTF-8 without slash, backslash and NUL, and not \".\" or \"..\"", s.name, maxName)
-	case e != EncryptionOn && e != EncryptionOff:
-		return nil, badField("Encryption", int(e), "use EncryptionOn or EncryptionOff")
-	case s.secret != nil && n < minSecret:
-		return nil, fail(ErrConfig, nil, "Secret has %d bytes: give %d random bytes or more, or nil for none", n, minSecret)
-	case s.secret != nil && bytes.Count(s.secret, []byte{0}) == n:
-		return nil, fail(ErrConfig, nil, "Secret has nothing but zeros: give %d random bytes or more, or nil for none", minSecret)
-	case s.secret != nil && !s.encrypt:
-		return nil, fail(ErrConfig, nil, "Secret is set and Encryption is EncryptionOff: plaintext cannot prove a secret, so drop one of them")
-	case s.limit < minMsgSize || s.limit > maxMsgSize:
-		return nil, badField("MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes")
-	case s.heartbeat > 0 && s.heartbeat < minHeartbeat:
-		return nil, badField("Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none")
-	case s.busyPoll < 0:
-		return nil, badField("BusyPoll", s.busyPoll, "0 is off, else give a positive time")
-	}
-	if s.network == "" {
-		s.network = defaultNetwork
+	s.limit = cmp.Or(s.limit, defaultMsgSize)
+	s.retry = cmp.Or(s.retry, time.Second)
+	s.network = cmp.Or(s.network, defaultNetwork)
+	secret, name := s.secret != nil, s.name
+	for _, check := range []struct {
+		bad    bool
+		field  string
+		value  any
+		advice string
+	}{
+		{name == "" || len(name) > 255 || !utf8.ValidString(name) || strings.ContainsAny(name, "/\\\x00") || name == "." || name == "..",
+			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
+		{s.network != "unix" && s.network != "tcp", "Network", s.network, `use "unix" or "tcp"`},
+		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
+		{secret && len(s.secret) < 32, "Secret", fmt.Sprintf("%d bytes long", len(s.secret)), "give 32 random bytes or more, or nil for none"},
+		{secret && bytes.Count(s.secret, []byte{0}) == len(s.secret), "Secret", "all zeros", "give 32 random bytes or more, or nil for none"},
+		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
+		{secret && s.wire == WireV2, "Wire", "WireV2 and Secret is set", "version 2 cannot prove a secret, so drop one of them"},
+		{secret && s.allowV2, "AllowWireV2", "true and Secret is set", "version 2 cannot prove a secret, so drop one of them"},
+		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
+		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
+		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
+		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
+		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "0 is off, else give a positive time"},
+		{s.wire != WireV3 && s.wire != WireV2, "Wire", int(s.wire), "use WireV3 or WireV2"},
+		{s.timeout < 0, "Timeout", s.timeout, "0 is for ever, else give a positive time"},
+		{s.retry < 0, "RetryTimer", s.retry, "0 is 1 s, else give a positive time"},
+	} {
+		if check.bad {
+			return nil, badField(check.field, check.value, check.advice)
+		}
 	}
 	if s.log == nil {
 		s.log = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
 	}
 	var err error
 	switch {
-	case s.network != "unix" && s.network != "tcp":
-		return nil, badField("Network", s.network, `use "unix" or "tcp"`)
 	case s.listener != nil:
 		a := s.listener.Addr()
 		s.network, s.address = a.Network(), a.String()
@@ -264,7 +241,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	return s, nil
 }
 
-// badField is ErrConfig for a field's value; never for a Secret.
+// badField is ErrConfig for a field's value; never show it a Secret.
 func badField(name string, value any, advice string) error {
 	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
 }
@@ -273,7 +250,7 @@ func badField(name string, value any, advice string) error {
 // What Dial and Listener bring is known only when it is there.
 func (s *settings) heartbeatFor(c net.Conn) time.Duration {
 	if a := c.RemoteAddr(); s.heartbeat == 0 && a != nil && strings.HasPrefix(a.Network(), "tcp") {
-		return defaultHeartbeat
+		return 15 * time.Second
 	}
 	return max(s.heartbeat, 0)
 }

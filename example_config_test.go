@@ -64,7 +64,7 @@ func ExampleServerConfig_secret() {
 	// the same connects
 	// another does not get in
 	// none does not get in
-	// a short one is not accepted: gipc: bad configuration: Secret has 8 bytes: give 32 random bytes or more, or nil for none
+	// a short one is not accepted: gipc: bad configuration: Secret is 8 bytes long: give 32 random bytes or more, or nil for none
 }
 
 // Plaintext, for a socket that only one user can reach. The server decides; a
