@@ -258,21 +258,14 @@ func (s *settings) heartbeatFor(c net.Conn) time.Duration {
 // debugLogger is the logger that GIPC_DEBUG asks for. A word that it does not
 // know is told once, since its author expects to see something.
 func debugLogger(word string, w io.Writer) *slog.Logger {
-	at := func(level slog.Level) *slog.Logger {
-		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	switch strings.ToLower(word) {
-	case "true", "1", "debug":
-		return at(slog.LevelDebug)
-	case "info":
-		return at(slog.LevelInfo)
-	case "warn":
-		return at(slog.LevelWarn)
-	case "error":
-		return at(slog.LevelError)
-	case "", "false", "0":
-	default:
-		at(slog.LevelWarn).Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
+	level, known := map[string]slog.Level{"true": slog.LevelDebug, "1": slog.LevelDebug, "debug": slog.LevelDebug,
+		"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}[strings.ToLower(word)]
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	switch {
+	case known:
+		return log
+	case word != "" && word != "0" && !strings.EqualFold(word, "false"):
+		log.Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
 	}
 	return slog.New(slog.DiscardHandler)
 }
