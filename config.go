@@ -86,35 +86,23 @@ type ServerConfig struct {
 	Logger *slog.Logger
 }
 
-// ClientConfig says where StartClient connects to, and how. It is copied before
-// use, the Secret's bytes included. A field that cannot be used is ErrConfig.
+// ClientConfig says where StartClient connects to, and how. The fields that
+// ServerConfig has, too, mean the same, and more is said of them there. It is
+// copied before use, the Secret's bytes included. A field that cannot be used is
+// ErrConfig.
 type ClientConfig struct {
-	// Name is the connection's name, the same on both sides. Required: 1 to 255
-	// bytes of UTF-8, without '/', '\' and NUL, and neither "." nor "..".
-	Name string
-	// Network is "unix" or "tcp". Default "": unix, or tcp in a build with -tags network.
-	Network string
-	// Address is the server's, as in ServerConfig. Default "": derived in the same way.
-	Address string
+	Name       string        // required: the connection's name, the same on both sides
+	Network    string        // "unix" or "tcp"; default "": unix, or tcp in a build with -tags network
+	Address    string        // of the server; default "": derived from Name or the environment, as there
+	Secret     []byte        // 32 random bytes or more, the same on both sides; default nil: see AllowAnyUser
+	MaxMsgSize int           // the largest Data that is accepted, in bytes: 1024 to 1<<30; default 0: 3145728
+	Heartbeat  time.Duration // silence before a ping: 1 s or more; negative is none; default 0: 15 s on TCP, none elsewhere
+	BusyPoll   time.Duration // how long a reader polls before it sleeps; default 0: it sleeps at once
+	Logger     *slog.Logger  // default nil: silence, unless GIPC_DEBUG names a level; then standard error
+
 	// Encryption is on by default: a server without it is refused. EncryptionOff
 	// does what the server does.
 	Encryption Encryption
-	// Secret is shared with the server, 32 random bytes or more: each side proves
-	// that it holds it. Default nil: the server is not authenticated, but see AllowAnyUser.
-	Secret []byte
-	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
-	// Default 0: 3145728.
-	MaxMsgSize int
-	// Heartbeat is how long the server may be silent before it is pinged; after
-	// twice that it is lost. 1 s or more; negative is none. Default 0: 15 s on
-	// TCP, none elsewhere.
-	Heartbeat time.Duration
-	// BusyPoll is how long a reader polls the socket before it sleeps: lower
-	// latency for processor time. Default 0: it sleeps at once.
-	BusyPoll time.Duration
-	// Logger receives what the client does, never a payload or a key. Default nil:
-	// silence, unless GIPC_DEBUG names a level; then standard error.
-	Logger *slog.Logger
 	// Timeout is how long to try to connect, and to reconnect, before giving up.
 	// Default 0: for ever.
 	Timeout time.Duration
