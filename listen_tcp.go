@@ -4,7 +4,6 @@ package gipc
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -52,13 +51,4 @@ func (s *settings) mayServe(addr net.Addr) error {
 		return fail(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
 	}
 	return nil
-}
-
-func (s *settings) dialTCP(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", s.address)
-	if err != nil {
-		return nil, s.dialError(err, "Address, GIPC_NETWORK_HOST and GIPC_NETWORK_PORT")
-	}
-	return c, nil
 }

@@ -38,21 +38,18 @@ var errLocked = errors.New("locked")
 func (s *settings) listen() (net.Listener, error) {
 	switch {
 	case s.listener != nil:
-		if err := s.mayServe(s.listener.Addr()); err != nil {
-			return nil, err
-		}
 		keepFile(s.listener)
-		return s.listener, nil
+		return s.listener, s.mayServe(s.listener.Addr())
 	case s.network == "tcp":
 		return s.listenTCP()
 	}
 	return s.listenUnix()
 }
 
-// connect makes one connection to the server.
+// connect makes one connection to the server. On a unix socket without a secret
+// it looks at whose server that is.
 func (s *settings) connect(ctx context.Context) (net.Conn, error) {
-	switch {
-	case s.dial != nil:
+	if s.dial != nil {
 		c, err := s.dial(ctx)
 		if err == nil && c == nil {
 			err = errors.New("neither a connection nor an error")
@@ -61,10 +58,38 @@ func (s *settings) connect(ctx context.Context) (net.Conn, error) {
 			return nil, fmt.Errorf(errorPrefix+"the config's Dial: %w", err)
 		}
 		return c, nil
-	case s.network == "tcp":
-		return s.dialTCP(ctx)
 	}
-	return s.dialUnix(ctx)
+	look := s.network == "unix" && s.secret == nil && !s.anyUser && runtime.GOOS != "windows"
+	var before os.FileInfo
+	if look {
+		before, _ = os.Lstat(s.address) // nil where it fails
+	}
+	c, err := new(net.Dialer).DialContext(ctx, s.network, s.address)
+	if err != nil {
+		return nil, s.dialError(err)
+	}
+	if look {
+		if err := checkServer(s.address, peerOf(c), before); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// dialError adds what to do. The text of err has the address in full.
+func (s *settings) dialError(err error) error {
+	switch {
+	case errors.Is(err, errRefused), errors.Is(err, fs.ErrNotExist):
+		same := "Name, Address and GIPC_SOCKET_DIR"
+		if s.network == "tcp" {
+			same = "Address, GIPC_NETWORK_HOST and GIPC_NETWORK_PORT"
+		}
+		return fmt.Errorf(errorPrefix+"%w: no server is listening there: start it, or check that %s are the same on both sides", err, same)
+	case errors.Is(err, fs.ErrPermission) && s.network == "unix":
+		return fmt.Errorf(errorPrefix+"%w: run as the server's user, or set UnmaskPermissions there", err)
+	}
+	return fmt.Errorf(errorPrefix+"%w", err)
 }
 
 // socketPath is the configured path, or the name's in the environment's
@@ -254,22 +279,6 @@ func privatePath(path string) string {
 	return dir + "." + rand.Text()[:min(16, maxPath-len(dir))-1]
 }
 
-func (s *settings) dialUnix(ctx context.Context) (net.Conn, error) {
-	before, _ := os.Lstat(s.address) // nil where it fails
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", s.address)
-	if err != nil {
-		return nil, s.dialError(err, "Name, Address and GIPC_SOCKET_DIR")
-	}
-	if s.secret == nil && !s.anyUser && runtime.GOOS != "windows" {
-		if err := checkServer(s.address, peerOf(c), before); err != nil {
-			c.Close()
-			return nil, err
-		}
-	}
-	return c, nil
-}
-
 // checkServer says whether the server is ours or root's: by what the kernel
 // tells of it, else by the socket's owner if the path led nowhere else.
 func checkServer(path string, peer Peer, before os.FileInfo) error {
@@ -288,17 +297,6 @@ func checkServer(path string, peer Peer, before os.FileInfo) error {
 		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as user %d and this client as user %d: "+ways, path, peer.UID, os.Geteuid())
 	}
 	return nil
-}
-
-// dialError adds what to do. The text of err has the address in full.
-func (s *settings) dialError(err error, check string) error {
-	switch {
-	case errors.Is(err, errRefused), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf(errorPrefix+"%w: no server is listening there: start it, or check that %s are the same on both sides", err, check)
-	case errors.Is(err, fs.ErrPermission) && s.network == "unix":
-		return fmt.Errorf(errorPrefix+"%w: run as the server's user, or set UnmaskPermissions there", err)
-	}
-	return fmt.Errorf(errorPrefix+"%w", err)
 }
 
 // peerOf is who is at the other end of c.
