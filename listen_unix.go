@@ -122,7 +122,6 @@ type unixListener struct {
 	own  os.FileInfo // tells our socket from one that has taken its place
 	lock *os.File
 	once sync.Once
-	err  error
 }
 
 // Addr is the public address; the socket itself knows its private one.
@@ -130,15 +129,15 @@ func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net:
 
 // Close gives the name back. The socket is removed while it is open, so that no
 // other file can have its inode, and before the lock is released.
-func (l *unixListener) Close() error {
+func (l *unixListener) Close() (err error) {
 	l.once.Do(func() {
 		var removed error
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.own) {
 			removed = os.Remove(l.path)
 		}
-		l.err = errors.Join(removed, l.UnixListener.Close(), unlock(l.lock))
+		err = errors.Join(removed, l.UnixListener.Close(), unlock(l.lock))
 	})
-	return l.err
+	return err
 }
 
 func (s *settings) listenUnix() (net.Listener, error) {
@@ -146,13 +145,9 @@ func (s *settings) listenUnix() (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	mode := os.FileMode(0o600)
-	if s.unmask {
-		mode = 0o777
-	}
 	l := &unixListener{path: s.address, lock: lock}
-	if err = vacate(s.address); err == nil {
-		err = l.publish(mode)
+	if err = vacate(l.path); err == nil {
+		err = l.publish(s.unmask)
 	}
 	if err != nil {
 		unlock(lock)
@@ -227,15 +222,17 @@ func vacate(path string) error {
 
 // publish makes the socket under a private name and renames it into place, so
 // that it never stands there without its mode or with nobody listening.
-func (l *unixListener) publish(mode os.FileMode) error {
+func (l *unixListener) publish(unmask bool) error {
+	mode := os.FileMode(0o600)
+	if unmask {
+		mode = 0o777
+	}
 	private, err := l.bind()
 	if err == nil {
-		l.own, err = os.Lstat(private)
-		if err == nil && l.own.Mode().Perm() != mode && !bindsInPlace {
-			err = os.Chmod(private, mode)
-		}
-		if err == nil && private != l.path {
-			err = os.Rename(private, l.path)
+		if l.own, err = os.Lstat(private); err == nil && !bindsInPlace {
+			if err = os.Chmod(private, mode); err == nil {
+				err = os.Rename(private, l.path)
+			}
 		}
 		if err == nil {
 			return nil
@@ -246,12 +243,14 @@ func (l *unixListener) publish(mode os.FileMode) error {
 	return fail(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+elsewhere, l.path)
 }
 
-// bind makes the socket, and reports the path where it is for now.
+// bind makes the socket, and reports the path where it is for now: a random name
+// in the same directory, short enough where the public one is as long as may be.
 func (l *unixListener) bind() (private string, err error) {
 	config := net.ListenConfig{Control: beforeBind}
+	dir, _ := filepath.Split(l.path)
 	for range maxAttempts {
-		if private = privatePath(l.path); bindsInPlace {
-			private = l.path
+		if private = l.path; !bindsInPlace {
+			private = dir + "." + rand.Text()[:min(16, maxPath-len(dir))-1]
 		}
 		var made net.Listener
 		if made, err = config.Listen(context.Background(), "unix", private); err == nil {
@@ -270,13 +269,6 @@ func keepFile(l net.Listener) {
 	if l, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok { // not on every system
 		l.SetUnlinkOnClose(false)
 	}
-}
-
-// privatePath is a random name in the same directory, short enough where the
-// public one is as long as the system allows.
-func privatePath(path string) string {
-	dir, _ := filepath.Split(path)
-	return dir + "." + rand.Text()[:min(16, maxPath-len(dir))-1]
 }
 
 // checkServer says whether the server is ours or root's: by what the kernel
