@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	lockSuffix  = ".lock"
 	probeTime   = time.Second // for a server that may be there to answer connect
 	maxAttempts = 100         // at what only fails when others interfere each time
 	elsewhere   = "choose another Name, Address or GIPC_SOCKET_DIR"
@@ -159,7 +158,7 @@ func (s *settings) listenUnix() (net.Listener, error) {
 // lockName takes the lock that stands for the name. The kernel gives it back
 // when the process dies, so who holds it knows that no server of ours is alive.
 func lockName(path string) (*os.File, error) {
-	name := path + lockSuffix
+	name := path + ".lock"
 	var err error
 	for range maxAttempts {
 		// Not with O_CREATE alone: in /tmp, systems refuse that for another user's file.

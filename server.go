@@ -31,7 +31,6 @@ type Server struct {
 // A host is what a server has and a single connection has not.
 type host struct {
 	listener net.Listener
-	quit     chan struct{} // closed: accept no more
 	once     sync.Once
 	wg       sync.WaitGroup // the accept loop and the handshakes
 	refused  atomic.Uint64
@@ -57,15 +56,14 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{host: &host{listener: listener, quit: make(chan struct{})}}
+	s := &Server{host: &host{listener: listener}}
 	s.init(set, new(bufferPool), Disconnected)
 	s.many = set.multi
 	s.Connections = newPool(s)
 	s.mu.Lock()
 	s.setLocked(Listening)
 	s.mu.Unlock()
-	s.host.wg.Add(1)
-	go s.accept()
+	s.host.wg.Go(s.accept)
 	s.log.Info("listening", "name", set.name, "address", listener.Addr())
 	return s, nil
 }
@@ -88,7 +86,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	ctx, cancel := bounded(ctx, closeTime)
 	defer cancel()
-	s.host.stop()
+	s.stop()
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, byeShutdown))
 	settled := make(chan struct{})
 	go func() {
@@ -114,9 +112,10 @@ func (s *Server) Stats() Stats {
 }
 
 // stop ends the listening, which frees the name, and the handshakes.
-func (h *host) stop() {
+func (s *Server) stop() {
+	h := s.host
 	h.once.Do(func() {
-		close(h.quit)
+		s.quit()
 		h.listener.Close()
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -130,38 +129,26 @@ func (h *host) stop() {
 // such as too many open files, slow it down and do not end it.
 func (s *Server) accept() {
 	h := s.host
-	defer h.wg.Done()
-	var pause time.Duration
-	for {
+	for pause := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
-		if err == nil {
+		switch {
+		case err == nil:
 			pause = 0
-			place := h.enter(conn)
-			h.wg.Add(1)
-			go func() {
-				defer h.wg.Done()
-				s.greet(conn, place)
-			}()
+			place := s.enter(conn)
+			h.wg.Go(func() { s.greet(conn, place) })
 			continue
-		}
-		select {
-		case <-h.quit:
+		case s.life.Err() != nil:
 			return
-		default:
-		}
-		if errors.Is(err, net.ErrClosed) {
+		case errors.Is(err, net.ErrClosed):
 			s.deaf(err)
 			return
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
 		s.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
-		t := time.NewTimer(pause)
 		select {
-		case <-t.C:
-		case <-h.quit:
-			t.Stop()
-			return
+		case <-time.After(pause):
+		case <-s.life.Done():
 		}
 	}
 }
@@ -180,23 +167,23 @@ func (s *Server) deaf(err error) {
 
 // enter gives a handshake a place. Where there is none the one that has waited
 // longest gives way: an honest client is through in milliseconds.
-func (h *host) enter(conn net.Conn) *list.Element {
+func (s *Server) enter(conn net.Conn) *list.Element {
+	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pending.Len() >= maxPending {
 		h.pending.Remove(h.pending.Front()).(net.Conn).Close()
 	}
-	select {
-	case <-h.quit:
+	if s.life.Err() != nil {
 		conn.Close()
-	default:
 	}
 	return h.pending.PushBack(conn)
 }
 
 // exit gives the place up. It returns false where it was taken, and the
 // connection closed with it.
-func (h *host) exit(place *list.Element) bool {
+func (s *Server) exit(place *list.Element) bool {
+	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := h.pending.Len()
@@ -207,7 +194,7 @@ func (h *host) exit(place *list.Element) bool {
 // greet takes one connection through the handshake, in at most helloTime
 // altogether, and seats it.
 func (s *Server) greet(conn net.Conn, place *list.Element) {
-	defer s.host.exit(place)
+	defer s.exit(place)
 	pool := s.Connections
 	conn.SetDeadline(time.Now().Add(helloTime))
 	seated := false
@@ -234,7 +221,7 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		}
 		return handshake(conn, s.set.terms(), newKey, admit)
 	}()
-	if err == nil && s.host.exit(place) {
+	if err == nil && s.exit(place) {
 		conn.SetDeadline(time.Time{})
 		pool.seat(conn, agreed)
 		return
