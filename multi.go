@@ -109,30 +109,20 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	return true
 }
 
-// room says whether a handshake may begin.
-func (p *ConnectionPool) room() bool {
+// room says whether one more client may come in, and takes the place if asked
+// to: once the client's confirmation has verified.
+func (p *ConnectionPool) room(take bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.roomLocked()
-}
-
-func (p *ConnectionPool) roomLocked() bool {
 	set := p.server.set
+	free := set.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < set.maxClients
 	if !set.multi {
-		return p.claimed == 0 && p.server.cur.Load() == nil
+		free = p.claimed == 0 && p.server.cur.Load() == nil
 	}
-	return set.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < set.maxClients
-}
-
-// claim takes a place, once the client's confirmation has verified.
-func (p *ConnectionPool) claim() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ok := p.roomLocked()
-	if ok {
+	if free && take {
 		p.claimed++
 	}
-	return ok
+	return free
 }
 
 func (p *ConnectionPool) unclaim() {

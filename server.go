@@ -199,7 +199,7 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 	conn.SetDeadline(time.Now().Add(helloTime))
 	seated := false
 	admit := func() byte {
-		if seated = pool.claim(); !seated {
+		if seated = pool.room(true); !seated {
 			return reasonBusy
 		}
 		return 0
@@ -209,7 +209,7 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		handshake, refuse = serverHandshake2, silent
 	}
 	agreed, err := func() (*session, error) {
-		if !pool.room() {
+		if !pool.room(false) {
 			refuse(conn, reasonBusy)
 			return nil, fail(ErrRefused, nil, "there are as many clients as may be")
 		}

@@ -322,7 +322,7 @@ func acceptOld(t testing.TB, k oldKind, l net.Listener) *oldPeer {
 // awaitRoom waits until s lets a client in: the last handshake is done with a
 // moment after its Connected.
 func awaitRoom(s *Server) {
-	for !s.Connections.room() {
+	for !s.Connections.room(false) {
 		runtime.Gosched()
 	}
 }
@@ -678,7 +678,7 @@ func TestWire2LeadingZeroServer(t *testing.T) {
 				go func() {
 					agreed, err := serverHandshake2(near, s.set.terms(), withKey(serverKey), func() byte { return 0 })
 					if err == nil {
-						s.Connections.claim()
+						s.Connections.room(true)
 						s.Connections.seat(near, agreed)
 					}
 					seated <- err
