@@ -7,9 +7,9 @@ import (
 	"context"
 	"crypto/ecdh"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"time"
 )
 
@@ -187,15 +187,11 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 			return c.newLink(conn, c.set.serverOf(conn), s, c.made), nil
 		}
 	}
-	where := conn.RemoteAddr()
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer || s != nil && s.version == version2 {
 		closeSlowly(conn, time.Now().Add(drainTime), false) // the server has yet to read what was written last
 	}
 	conn.Close()
-	if ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, fail(ErrTimeout, err, "the server at %v accepted and then said nothing for %v: it is busy, or speaks something else", where, helloTime)
-	}
-	return nil, err
+	return nil, fail(fmt.Errorf(errorPrefix+"%s %s", c.set.network, c.set.address), err, "")
 }
 
 // newLink is the connection with peer that a handshake has agreed on.

@@ -326,7 +326,7 @@ func (e *end) WaitConnected(ctx context.Context) error {
 	}
 	for {
 		e.mu.Lock()
-		l, err, changed := e.link, e.err, e.changed
+		l, err, status, changed := e.link, e.err, e.status, e.changed
 		e.mu.Unlock()
 		if l != nil && err == nil {
 			return nil
@@ -337,7 +337,7 @@ func (e *end) WaitConnected(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return contextError("wait for a connection", ctx)
+			return contextError("wait for a connection, the status is "+status.String(), ctx)
 		}
 	}
 }
@@ -378,7 +378,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 	}
 	for {
 		if n := e.lost.Load(); n != 0 && e.lost.CompareAndSwap(n, 0) {
-			return nil, lostError(n, "; nothing was sent now")
+			return nil, lostError(n, "; nothing was sent now: send again what matters")
 		}
 		if l := e.cur.Load(); l != nil {
 			return l, nil
@@ -399,7 +399,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, contextError("write", ctx)
+			return nil, contextError("write: no peer has come yet, the status is "+status.String(), ctx)
 		}
 	}
 }

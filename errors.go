@@ -18,7 +18,7 @@ const errorPrefix = "gipc: "
 // wraps one of them and adds what happened, where, and what to do.
 var (
 	// ErrClosed: this end was closed, or its only connection is over. Also net.ErrClosed.
-	ErrClosed error = &sentinel{"closed", net.ErrClosed}
+	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
 	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
 	// ErrNotConnected: nothing was sent, or messages that Queue held are lost, since no peer is connected.

@@ -260,7 +260,7 @@ func ExampleClient_Close() {
 	fmt.Println(<-done)
 	// Output:
 	// the peer has everything
-	// gipc: closed
+	// gipc: this end is closed for good
 }
 
 // A program that is told to stop: Close frees the name and says goodbye to
@@ -286,7 +286,7 @@ func ExampleServer_Close() {
 	}
 	fmt.Println(server.Err())
 	// Output:
-	// gipc: closed
+	// gipc: this end is closed for good
 }
 
 // Close, but for at most so long. With a context that has ended already it cuts
@@ -389,7 +389,7 @@ func ExampleClient_Err() {
 	fmt.Println(client.Err(), errors.Is(client.Err(), gipc.ErrClosed), errors.Is(client.Err(), net.ErrClosed))
 	// Output:
 	// <nil>
-	// gipc: closed true true
+	// gipc: this end is closed for good true true
 }
 
 // Tell one connection from the next, on either side.

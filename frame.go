@@ -52,7 +52,7 @@ func parsePrefix(prefix []byte, growth, limit int) (int, error) {
 		return 0, fail(ErrMalformed, nil, "a frame of %d bytes, and none has less than %d", n, least)
 	}
 	if most := uint64(typeLen) + uint64(growth) + uint64(limit); n > most {
-		return 0, fail(ErrMalformed, nil, "a frame of %d bytes, and this side accepts up to %d", n, most)
+		return 0, fail(ErrMalformed, nil, "a frame of %d bytes, and the MaxMsgSize of this side allows %d", n, most)
 	}
 	return int(n), nil
 }

@@ -100,7 +100,7 @@ func advice(reason byte) (text string, kind error) {
 	case reasonBusy:
 		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorised:
-		return "the Authorize of ServerConfig does not let this client in", ErrRefused
+		return "the server's Authorize does not let this client in: the server's log says why", ErrRefused
 	case reasonMalformed:
 		return "the hello broke the protocol: update the older side", ErrMalformed
 	}
@@ -382,7 +382,7 @@ func (x *exchange) broken(err error) error {
 	case isStreamEnd(err):
 		return fail(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
 	case errors.Is(err, os.ErrDeadlineExceeded) && x.n == 0 && x.peer == "server":
-		return fail(ErrTimeout, err, "the server accepted and said nothing: it may be busy, or another program that waits for its client to speak")
+		return fail(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fail(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peer, x.n)
 	}

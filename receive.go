@@ -472,7 +472,7 @@ func (l *link) endError(err error) error {
 	if l.version == version2 {
 		return nil
 	}
-	return fail(ErrTruncated, nil, "the stream ended without a goodbye")
+	return fail(ErrTruncated, nil, "the stream ended without a goodbye: the peer died, or did not call Close")
 }
 
 // stats are the totals of this connection but for what was received, which the

@@ -1053,6 +1053,9 @@ func TestWire2HandshakeTimes(t *testing.T) {
 		t.Run(fmt.Sprint("client after ", len(sends)), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				busy := "said nothing"
+				if len(sends) > 0 {
+					busy = fmt.Sprintf("after %d bytes", len(sends))
+				}
 				_, err := StartClient(&ClientConfig{Name: "two", AllowWireV2: true, Timeout: 15 * time.Second, RetryTimer: time.Minute,
 					Dial: func(ctx context.Context) (net.Conn, error) {
 						near, far := net.Pipe()
