@@ -1,19 +1,6 @@
 // Copytree carries a directory tree from one process to another and proves
 // that it arrived: both sides print the same SHA-256 over names and contents.
-//
-//	go run ./example/copytree                        both roles, as two processes, on Go's own source
-//	go run ./example/copytree -serve DIR             receive one tree into DIR
-//	go run ./example/copytree -send DIR              send the tree at DIR
-//
-// DIR of the receiver may not exist yet, or be empty. What arrives is built up
-// beside it, as DIR.partial-*, and becomes DIR once everything is there, so that
-// a run that was killed is never mistaken for a complete one. (It says nothing
-// about a power cut: nothing is flushed to the disk.) A sender whose connection
-// is lost starts over as soon as a receiver is there again.
-//
-// Files, directories and symbolic links are carried, with their permission
-// bits. Links stay links; those that lead out of the tree, and whatever is
-// neither file, directory nor link, are left out with a note.
+// Its -h says how to run it.
 package main
 
 import (
@@ -36,6 +23,26 @@ import (
 	"example.com/gipc"
 )
 
+const usage = `copytree: carries a directory tree from one process to another and proves that
+it arrived: both sides print the same SHA-256 over names and contents.
+
+  go run ./example/copytree                both roles, as two processes, on Go's own source
+  go run ./example/copytree -serve DIR     receive one tree into DIR
+  go run ./example/copytree -send DIR      send the tree at DIR
+
+DIR of the receiver may not exist yet, or be empty. What arrives is built up
+beside it, as DIR.partial-*, and becomes DIR once everything is there, so that
+a run that was killed is never mistaken for a complete one. (It says nothing
+about a power cut: nothing is flushed to the disk.) A sender whose connection
+is lost starts over as soon as a receiver is there again. Ctrl-C gives up, and
+leaves nothing unfinished behind.
+
+Files, directories and symbolic links are carried, with their permission
+bits. Links stay links; those that lead out of the tree, and whatever is
+neither file, directory nor link, are left out with a note.
+
+`
+
 // options is what both roles take from the command line.
 type options struct {
 	name, network, address string
@@ -46,17 +53,17 @@ type options struct {
 
 func main() {
 	var o options
-	into := flag.String("serve", "", "receive a tree into this `directory`")
-	from := flag.String("send", "", "send the tree at this `directory`")
+	into := flag.String("serve", "", "receive a tree into this `directory` (default: both roles)")
+	from := flag.String("send", "", "send the tree at this `directory` (default: both roles)")
 	tree := flag.String("tree", "", "without -serve and -send: the `directory` to copy (default $GOROOT/src)")
-	flag.StringVar(&o.name, "name", "copytree", "name of the connection, the same on both sides")
-	flag.StringVar(&o.network, "network", "", "unix or tcp (default as the library's: unix)")
-	flag.StringVar(&o.address, "address", "", "path of the socket, or host:port (default: by the name)")
-	flag.BoolVar(&o.plain, "plain", false, "no encryption; give it on both sides")
-	flag.StringVar(&o.secretFile, "secret-file", "", "`file` whose bytes, 32 or more, both sides must hold")
-	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long the sender looks for a receiver; 0 is for ever")
+	flag.StringVar(&o.name, "name", "copytree", "`name` of the connection, the same on both sides")
+	flag.StringVar(&o.network, "network", "", "`network`, unix or tcp, the same on both sides (default: unix)")
+	flag.StringVar(&o.address, "address", "", "`path` of the socket, or host:port (default: by the name, /tmp/NAME.sock, or 127.0.0.1:8100)")
+	flag.BoolVar(&o.plain, "plain", false, "no encryption; give it on both sides (default: encrypted)")
+	flag.StringVar(&o.secretFile, "secret-file", "", "`file` whose bytes, 32 or more, both sides must hold (default: none)")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for which the sender looks for a receiver, such as 500ms or 1m; 0 is for ever")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "copytree -serve DIR | -send DIR: carries a directory tree from one process to another; without a role, shows both")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()

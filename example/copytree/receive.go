@@ -35,7 +35,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig, dir string, progress 
 		return totals{}, err
 	}
 	defer server.Close()
-	defer context.AfterFunc(ctx, func() { server.Shutdown(ctx) })()
+	note("receives one tree into %s; Ctrl-C gives up", dir)
 	note("%s%s", announcement, cmp.Or(config.Address, config.Name))
 
 	t := &transfer{dir: dir}

@@ -28,13 +28,15 @@ func send(ctx context.Context, config *gipc.ClientConfig, dir string, progress f
 		return totals{}, err
 	}
 	defer root.Close()
+	note("sends %s; looking for a receiver", dir)
 	client, err := gipc.StartClientContext(ctx, config)
 	if err != nil {
 		return totals{}, err
 	}
 	defer client.Close()
-	// An ended context makes Shutdown cut at once, whatever is under way.
-	defer context.AfterFunc(ctx, func() { client.Shutdown(ctx) })()
+	// Close ends whatever is under way with a goodbye. A context would cut it.
+	defer context.AfterFunc(ctx, func() { client.Close() })()
+	ctx = context.WithoutCancel(ctx)
 
 	for n := 1; ; n++ {
 		if err := client.WaitConnected(ctx); err != nil {

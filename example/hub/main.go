@@ -1,13 +1,5 @@
 // Hub: a chat room. Every line that one client types reaches all the others,
-// with who came and who left. Give each its own terminal:
-//
-//	go run ./example/hub -serve
-//	go run ./example/hub -name Ada
-//	go run ./example/hub -name Bob
-//
-// Ctrl-C leaves, and so does the end of the input. To meet over TCP give all of
-// them -network tcp -address HOST:PORT; beyond this machine also the same
-// HUB_SECRET, 32 bytes or more, in the environment.
+// with who came and who left. Its -h says how to run it.
 package main
 
 import (
@@ -35,20 +27,34 @@ const (
 
 const longest = 64 << 10 // of a line, in bytes
 
+const usage = `hub: a chat room. Every line that one types reaches all the others, with who
+came and who left. Give each its own terminal:
+
+  go run ./example/hub -serve
+  go run ./example/hub -name Ada
+  go run ./example/hub -name Bob
+
+Ctrl-C leaves, and so does the end of the input. To meet over TCP give all of
+them -network tcp -address HOST:PORT; beyond this machine also the same
+HUB_SECRET, 32 bytes or more, in the environment.
+
+`
+
 func main() {
-	serving := flag.Bool("serve", false, "be the hub, until Ctrl-C")
-	who := flag.String("name", "", "take part under this name")
-	room := flag.String("room", "hub", "name of the connection")
-	network := flag.String("network", "", "unix or tcp (default: the library's)")
-	address := flag.String("address", "", "socket path, or host:port (default: derived from the room or the environment)")
+	serving := flag.Bool("serve", false, "be the hub, until Ctrl-C (default: take part, by -name)")
+	who := flag.String("name", "", "take part under this `name` (default: none; give it, or -serve)")
+	room := flag.String("room", "hub", "`name` of the connection, the same for all")
+	network := flag.String("network", "", "`network`, unix or tcp, the same for all (default: unix)")
+	address := flag.String("address", "", "`path` of the socket, or host:port (default: by the room, /tmp/ROOM.sock, or 127.0.0.1:8100)")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "hub: a chat room; start one with -serve, and take part with -name X")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	var secret []byte
 	if s := os.Getenv("HUB_SECRET"); s != "" {
 		secret = []byte(s)
@@ -62,7 +68,10 @@ func main() {
 	default:
 		err = take(ctx, *who, &gipc.ClientConfig{Name: *room, Network: *network, Address: *address, Secret: secret})
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "hub:", err)
 		os.Exit(1)
 	}
@@ -82,7 +91,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig) error {
 		return err
 	}
 	defer server.Close()
-	fmt.Println("the room is open; Ctrl-C closes it")
+	fmt.Printf("the room %q is open; Ctrl-C closes it\n", config.Name)
 	h := &hub{pool: server.Connections, names: map[*gipc.Server]string{}}
 	err = h.pool.Serve(ctx, h.handle)
 	if ctx.Err() != nil {
@@ -132,6 +141,7 @@ func (h *hub) tell(from *gipc.Server, text string) {
 
 // take takes part: what is typed goes to the hub, what comes from it is shown.
 func take(ctx context.Context, who string, config *gipc.ClientConfig) error {
+	fmt.Printf("* looking for the room %q; Ctrl-C leaves\n", config.Name)
 	client, err := gipc.StartClientContext(ctx, config) // waits until the hub is there
 	if err != nil {
 		return err

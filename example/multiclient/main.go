@@ -1,8 +1,5 @@
 // Multiclient: three clients say hello to one server, which answers each of
-// them. All of it is in this process, and ends by itself.
-//
-//	go run ./example/multiclient              the server reads by ReadTimed
-//	FAST=true go run ./example/multiclient    by ReadTimedFastest
+// them. Its -h says how to run it.
 package main
 
 import (
@@ -33,17 +30,30 @@ const (
 	patience  = 300 * time.Millisecond // how long one call waits for a client
 )
 
+const usage = `multiclient: three clients say hello to one server, three times each, and it
+answers each of them. All of it is in this process, and ends by itself.
+
+  go run ./example/multiclient              the server reads by ReadTimed
+  FAST=true go run ./example/multiclient    by ReadTimedFastest
+
+`
+
 func main() {
-	name := flag.String("name", "multiclient", "name of the connection")
+	name := flag.String("name", "multiclient", "`name` of the connection")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "multiclient: three clients say hello to one server; with FAST=true in the environment it reads by ReadTimedFastest")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *name, os.Getenv("FAST") == "true"); err != nil && ctx.Err() == nil {
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	err := run(ctx, *name, os.Getenv("FAST") == "true")
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "multiclient:", err)
 		os.Exit(1)
 	}
@@ -87,7 +97,7 @@ func serve(pool *gipc.ConnectionPool, fast bool) {
 	if fast {
 		read, how = pool.ReadTimedFastest, "ReadTimedFastest"
 	}
-	fmt.Println("server: reading by", how)
+	fmt.Printf("server: listening for %d clients, and reading by %s\n", clients, how)
 	var closed atomic.Bool
 	for !closed.Load() {
 		// Called once for each client, for different ones at the same time. srv

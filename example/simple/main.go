@@ -1,8 +1,4 @@
-// Simple: a server and a client greet each other by Read.
-//
-//	go run ./example/simple            both roles in one process
-//	go run ./example/simple -server    one role a process: start this one,
-//	go run ./example/simple -client    and then this one in another terminal
+// Simple: a server and a client greet each other by Read. Its -h says how to run it.
 package main
 
 import (
@@ -24,18 +20,27 @@ const (
 	answer = 2
 )
 
+const usage = `simple: a server and a client greet each other by Read.
+
+  go run ./example/simple            both roles in this process
+  go run ./example/simple -server    one role a process: start this one,
+  go run ./example/simple -client    and then this one in another terminal
+
+`
+
 func main() {
-	name := flag.String("name", "simple", "name of the connection")
-	asServer := flag.Bool("server", false, "be the server, until Ctrl-C")
-	asClient := flag.Bool("client", false, "be the client: greet, wait for the answer, end")
+	name := flag.String("name", "simple", "`name` of the connection, the same on both sides")
+	asServer := flag.Bool("server", false, "be the server, until Ctrl-C (default: both roles)")
+	asClient := flag.Bool("client", false, "be the client: greet, wait for the answer, end (default: both roles)")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "simple: a server and a client greet each other by Read; without a role, both in this process")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 
 	serverConfig := &gipc.ServerConfig{Name: *name}
 	clientConfig := &gipc.ClientConfig{Name: *name}
@@ -50,7 +55,10 @@ func main() {
 	default:
 		err = both(ctx, serverConfig, clientConfig)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "simple:", err)
 		os.Exit(1)
 	}
@@ -65,7 +73,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig) error {
 	defer server.Close()
 	// Close lets a Read that waits return at once.
 	defer context.AfterFunc(ctx, func() { server.Close() })()
-	fmt.Println("server: listening as", config.Name)
+	fmt.Printf("server: listening as %q; it answers every hello, until Ctrl-C\n", config.Name)
 
 	for {
 		message, err := server.Read()
@@ -91,6 +99,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig) error {
 
 // greet says hello, waits for the answer, and leaves.
 func greet(ctx context.Context, config *gipc.ClientConfig) error {
+	fmt.Printf("client: looking for the server %q, to greet it\n", config.Name)
 	client, err := gipc.StartClientContext(ctx, config) // waits until the server is there
 	if err != nil {
 		return err

@@ -1,9 +1,5 @@
 // Timed: a server and a client greet each other by ReadTimed, and do something
-// else whenever nothing has come for a while.
-//
-//	go run ./example/timed            both roles in one process
-//	go run ./example/timed -server    one role a process: start this one,
-//	go run ./example/timed -client    and then this one in another terminal
+// else whenever nothing has come for a while. Its -h says how to run it.
 package main
 
 import (
@@ -31,18 +27,28 @@ const (
 	patience  = 300 * time.Millisecond // how long one ReadTimed waits
 )
 
+const usage = `timed: a server and a client greet each other by ReadTimed, which waits for
+at most 300 ms; then there is time for something else.
+
+  go run ./example/timed            both roles in this process
+  go run ./example/timed -server    one role a process: start this one,
+  go run ./example/timed -client    and then this one in another terminal
+
+`
+
 func main() {
-	name := flag.String("name", "timed", "name of the connection")
-	asServer := flag.Bool("server", false, "be the server, until Ctrl-C")
-	asClient := flag.Bool("client", false, "be the client: greet a few times, end")
+	name := flag.String("name", "timed", "`name` of the connection, the same on both sides")
+	asServer := flag.Bool("server", false, "be the server, until Ctrl-C (default: both roles)")
+	asClient := flag.Bool("client", false, "be the client: greet a few times, end (default: both roles)")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "timed: a server and a client greet each other by ReadTimed; without a role, both in this process")
+		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 
 	serverConfig := &gipc.ServerConfig{Name: *name}
 	clientConfig := &gipc.ClientConfig{Name: *name}
@@ -57,7 +63,10 @@ func main() {
 	default:
 		err = both(ctx, serverConfig, clientConfig)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "timed:", err)
 		os.Exit(1)
 	}
@@ -71,7 +80,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig) error {
 		return err
 	}
 	defer server.Close()
-	fmt.Println("server: listening as", config.Name)
+	fmt.Printf("server: listening as %q; it answers every hello, until Ctrl-C\n", config.Name)
 
 	answered := 0
 	for ctx.Err() == nil {
@@ -93,12 +102,13 @@ func serve(ctx context.Context, config *gipc.ServerConfig) error {
 			answered++
 		}
 	}
-	return nil
+	return server.Close()
 }
 
 // greet says hello a few times, whenever it is quiet, and leaves after the
 // last answer.
 func greet(ctx context.Context, config *gipc.ClientConfig) error {
+	fmt.Printf("client: looking for the server %q, to greet it %d times\n", config.Name, greetings)
 	client, err := gipc.StartClientContext(ctx, config) // waits until the server is there
 	if err != nil {
 		return err
@@ -127,7 +137,7 @@ func greet(ctx context.Context, config *gipc.ClientConfig) error {
 			answers++
 		}
 	}
-	return client.Close()
+	return errors.Join(client.Close(), ctx.Err())
 }
 
 // both runs the two roles on a socket in a directory that is gone afterwards.
