@@ -67,6 +67,7 @@ func (p *place) start(env string, name string, args ...string) *run {
 	}
 	r := &run{p: p, cmd: exec.CommandContext(patience(p), filepath.Join(p.bin, name), args...)}
 	r.cmd.Env = append(os.Environ(), "GIPC_SOCKET_DIR="+p.sockets, "TMPDIR="+p.temp, "TMP="+p.temp, "GIPC_DEBUG=", "HUB_SECRET=", "FAST=", env)
+	r.cmd.Dir = p.temp
 	out, in, err := os.Pipe()
 	must(p, err)
 	defer in.Close()

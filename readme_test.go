@@ -4,18 +4,22 @@
 package gipc_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"go/parser"
+	"go/token"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/gipc"
 )
 
 var codeBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
@@ -38,12 +42,8 @@ func pages(t *testing.T) []string {
 // those that are not.
 func programs(t *testing.T, page string) (whole, parts []string) {
 	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, block := range codeBlock.FindAllSubmatch(text, -1) {
-		if code := string(block[1]); strings.HasPrefix(code, "package ") {
+	for _, block := range codeBlock.FindAllStringSubmatch(pageText(t, page), -1) {
+		if code := block[1]; strings.HasPrefix(code, "package ") {
 			whole = append(whole, code)
 		} else {
 			parts = append(parts, code)
@@ -52,8 +52,8 @@ func programs(t *testing.T, page string) (whole, parts []string) {
 	return whole, parts
 }
 
-// TestPagesPrograms builds every program of every page as a user's module would,
-// without a network, and runs the two of the README's first page as two processes.
+// TestPagesPrograms makes a user's module by the README's own commands, without a
+// network, builds every program of every page in it, and runs them.
 func TestPagesPrograms(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it builds programs")
@@ -61,70 +61,104 @@ func TestPagesPrograms(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("programs are built with the go command, which is not here: ", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "g") // short: sockets are made in it
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	write := func(name, text string) {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+	must(t, err)
+	dir, bin := t.TempDir(), t.TempDir()
+	command := func(args ...string) {
+		t.Helper()
+		c := exec.CommandContext(ctx, args[0], args[1:]...)
+		c.Dir = dir
+		c.Env = append(os.Environ(), "GOFLAGS=", "GOPROXY=off", "GOWORK=off")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	write("go.mod", fmt.Sprintf("module pages\n\ngo 1.25\n\nrequire example.com/gipc v0.0.0\n\nreplace example.com/gipc => %q\n", root))
+	_, install, _ := strings.Cut(pageText(t, "README.md"), "\n## Install\n")
+	_, install, _ = strings.Cut(install, "\n```\n")
+	install, after, _ := strings.Cut(install, "\ngo run .\n```\n")
+	if after == "" {
+		t.Fatal("the README's section Install does not end with: go run .")
+	}
+	for line := range strings.SplitSeq(install, "\n") {
+		args := strings.Fields(line)
+		for i := range args {
+			args[i] = strings.Replace(args[i], "PATH/OF/THE/CLONE", root, 1)
+		}
+		command(args...)
+	}
+	built := 0
 	for _, page := range pages(t) {
 		whole, _ := programs(t, page)
 		for i, code := range whole {
-			write(fmt.Sprintf("%s%d/main.go", strings.TrimSuffix(filepath.Base(page), ".md"), i), code)
+			of := filepath.Join(dir, fmt.Sprint(strings.TrimSuffix(filepath.Base(page), ".md"), i))
+			must(t, os.Mkdir(of, 0o700))
+			must(t, os.WriteFile(filepath.Join(of, "main.go"), []byte(code), 0o600))
+			built++
 		}
 	}
-	command := func(name string, args ...string) *exec.Cmd {
-		c := exec.CommandContext(ctx, name, args...)
-		c.Dir = dir
-		c.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off", "GIPC_SOCKET_DIR="+dir, "GIPC_DEBUG=")
-		return c
-	}
-	if out, err := command("go", "vet", "./...").CombinedOutput(); err != nil {
-		t.Fatalf("go vet: %v\n%s", err, out)
-	}
-	exe := ""
-	if runtime.GOOS == "windows" {
-		exe = ".exe"
-	}
-	for name, program := range map[string]string{"server": "./README0", "client": "./README1"} {
-		if out, err := command("go", "build", "-o", name+exe, program).CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
-	}
+	command("go", "vet", "./...")
+	command("go", "build", "-o", bin+string(filepath.Separator), "./...")
 
-	server, client := command(filepath.Join(dir, "server"+exe)), command(filepath.Join(dir, "client"+exe))
-	var served bytes.Buffer
-	server.Stdout, server.Stderr = &served, &served
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
+	const server, client, many, tcp, migrated = "README0", "README1", "README2", "README3", "MIGRATION0"
+	if built != 5 {
+		t.Errorf("the pages have %d programs: run the new one here, too", built)
 	}
-	out, err := client.CombinedOutput()
-	server.Process.Kill()
-	server.Wait()
-	if want := "received, of type 2: hello, client\n"; err != nil || string(out) != want {
-		t.Errorf("the client says %q and ends with %v, want %q; the server said %q", out, err, want, &served)
-	}
-	if want := "received, of type 1: hello, server\n"; served.String() != want {
-		t.Errorf("the server says %q, want %q", &served, want)
-	}
+	t.Run("server and client", func(t *testing.T) {
+		t.Parallel()
+		p := at(t, bin)
+		c := p.start("", client) // in either order
+		s := p.start("", server)
+		if got, want := c.ends(0), "received, of type 2: hello, client\n"; got != want {
+			t.Errorf("the client says %q, want %q", got, want)
+		}
+		s.says("received, of type 1: hello, server")
+	})
+	t.Run("many clients", func(t *testing.T) {
+		t.Parallel()
+		p := at(t, bin)
+		s := p.start("", many)
+		var clients []*run
+		for range 3 {
+			clients = append(clients, p.start("", client))
+		}
+		for _, c := range clients {
+			if got := c.ends(0); !regexp.MustCompile(`^received, of type 2: client [1-3] says: hello, server\n$`).MatchString(got) {
+				t.Errorf("a client says %q", got)
+			}
+		}
+		s.says("Connected")
+	})
+	t.Run("tcp", func(t *testing.T) {
+		t.Parallel()
+		p := at(t, bin)
+		must(t, os.WriteFile(filepath.Join(p.temp, "secret"), secret, 0o600))
+		for {
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			must(t, err)
+			address := free.Addr().String()
+			free.Close()
+			s := p.start("", tcp, "-serve", "-address", address)
+			c := p.start("", tcp, "-address", address)
+			if s.lines.Scan() && strings.Contains(s.lines.Text(), gipc.ErrNameInUse.Error()) {
+				continue // somebody was quicker
+			}
+			if got := s.lines.Text(); !strings.HasPrefix(got, "from 127.0.0.1:") || !strings.HasSuffix(got, ": hello over TCP") {
+				t.Errorf("the server says %q", got)
+			}
+			c.ends(0)
+			return
+		}
+	})
+	t.Run("migrated", func(t *testing.T) {
+		t.Parallel()
+		p := at(t, bin)
+		p.start("", server)
+		c := p.start("", migrated)
+		c.says("status: Connected")
+		c.says("2: hello, client")
+	})
 }
 
 // TestPagesParts makes sure that a piece of code on a page is a piece of a test
@@ -166,20 +200,113 @@ func flat(code string) string {
 }
 
 // TestPagesCommands makes sure that the README names the commands that it is
-// known for.
+// known for, and that what the pages name exists: directories, files, targets,
+// steps, variables of the environment.
 func TestPagesCommands(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, command := range []string{"go run ./example/simple", "go test ./..."} {
-		if !slices.Contains(strings.Split(string(text), "\n"), command) {
+		if !slices.Contains(strings.Split(pageText(t, "README.md"), "\n"), command) {
 			t.Errorf("README.md has no line %q", command)
+		}
+	}
+	path := func(name string) bool {
+		if !strings.HasPrefix(name, "./") && strings.Contains(name, ".org/") {
+			return true // another module
+		}
+		_, err := os.Stat(filepath.FromSlash(strings.TrimSuffix(name, "/...")))
+		return err == nil
+	}
+	makefile, steps := pageText(t, "Makefile"), pageText(t, filepath.Join(".ci", "run"))
+	exists := map[string]func(string) bool{
+		"go run": path, "go test": path, "node": path,
+		"make":    func(target string) bool { return strings.Contains(makefile, "\n"+target+":") },
+		".ci/run": func(step string) bool { return strings.Contains(steps, "\n"+step+"() {") },
+	}
+	var library strings.Builder
+	for _, name := range libraryFiles(t) {
+		library.WriteString(pageText(t, name))
+	}
+	found := 0
+	for _, page := range pages(t) {
+		for _, match := range command.FindAllStringSubmatch(pageText(t, page), -1) {
+			found++
+			if !exists[match[1]](match[2]) {
+				t.Errorf("%s: %q: there is no %s", page, match[0], match[2])
+			}
+		}
+		for _, match := range codeSpan.FindAllStringSubmatch(pageText(t, page), -1) {
+			switch name := match[1]; {
+			case goFile.MatchString(name) && name != "main.go": // which is the reader's
+				found++
+				if files, _ := filepath.Glob(filepath.FromSlash(name)); len(files) == 0 {
+					t.Errorf("%s: there is no file %s", page, name)
+				}
+			case strings.HasPrefix(name, "GIPC_") && name != "GIPC_WAIT": // which is another library's
+				found++
+				if name, _, _ := strings.Cut(name, "="); !strings.Contains(library.String(), `"`+name+`"`) {
+					t.Errorf("%s: the library knows no %s", page, name)
+				}
+			}
+		}
+	}
+	if found < 40 {
+		t.Errorf("only %d commands and names found", found)
+	}
+}
+
+// TestReadmeNames: what the README has in code and begins as an exported name
+// does is one, and its tables have every field of the configurations.
+func TestReadmeNames(t *testing.T) {
+	known := map[string]bool{}
+	for _, name := range libraryFiles(t) {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		must(t, err)
+		for _, decl := range file.Decls {
+			for name := range exportedOf(decl) {
+				_, after, _ := strings.Cut("."+name, ".")
+				known[after[strings.LastIndex(after, ".")+1:]] = true
+			}
+		}
+	}
+	text := fenced.ReplaceAllString(pageText(t, "README.md"), "")
+	for _, match := range codeSpan.FindAllStringSubmatch(text, -1) {
+		for _, name := range exportedName.FindAllString(match[1], -1) {
+			pkg, _, _ := strings.Cut(name, ".")
+			if name = name[strings.LastIndex(name, ".")+1:]; !known[name] && pkg != "net" {
+				t.Errorf("README.md: there is no %s, as in %s", name, match[0])
+			}
+		}
+	}
+	for _, config := range []any{gipc.ServerConfig{}, gipc.ClientConfig{}} {
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(config)) {
+			if !strings.Contains(text, "\n| `"+field.Name+"` |") {
+				t.Errorf("README.md: no row for the field %s", field.Name)
+			}
 		}
 	}
 }
 
+// libraryFiles are the library's sources.
+func libraryFiles(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	must(t, err)
+	return slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+}
+
+// pageText is a file with the line ends of this system taken out.
+func pageText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	must(t, err)
+	return strings.ReplaceAll(string(text), "\r\n", "\n")
+}
+
 var (
+	command      = regexp.MustCompile("(?m)(?:^ *|`)(go run|go test|node|make|\\.ci/run) (\\./[\\w/.]+|[\\w]+[\\w/.]*)")
+	codeSpan     = regexp.MustCompile("`([^`\\n]+)`")
+	goFile       = regexp.MustCompile(`^[\w*]+\.go$`)
+	exportedName = regexp.MustCompile(`\b(?:\w+\.)*[A-Z][a-z]\w+`)
+
 	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
 	fenced   = regexp.MustCompile("(?ms)^```.*?^```$")
