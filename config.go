@@ -59,7 +59,8 @@ type ServerConfig struct {
 	// MultiClient serves many clients, through Server.Connections. Default false:
 	// one, and a second one is refused while it is connected.
 	MultiClient bool
-	// MaxClients is how many clients a MultiClient server serves at once. Default 0: no limit.
+	// MaxClients is how many clients a MultiClient server serves at once; others are
+	// refused. Default 0: no limit.
 	MaxClients int
 	// Authorize is called when a client connects, before the handshake; an error
 	// refuses it. It may run concurrently, and is not interrupted. Default nil:
@@ -75,8 +76,7 @@ type ServerConfig struct {
 	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for peers
 	// that exist, and not possible together with a Secret. It authenticates nobody,
 	// permits replay and has no heartbeat; Close then cannot know what the peer has
-	// received. A known client for Node.js takes no frame over 65,536 bytes, which is
-	// Data of 65,500.
+	// received.
 	Wire Wire
 	// Listener is used instead of Network and Address. Close closes it, and leaves
 	// the file of a unix socket in place. Default nil.
@@ -115,8 +115,7 @@ type ClientConfig struct {
 	AllowAnyUser bool
 	// AllowWireV2 goes on with a server that speaks version 2; who can change what
 	// is on the wire then chooses the version. To leave during a handshake takes up
-	// to 2 s more, since existing servers do not bear one that is broken off. Not
-	// possible together with a Secret. Default false.
+	// to 2 s more. Not possible together with a Secret. Default false.
 	AllowWireV2 bool
 	// Dial is used instead of Network and Address, one call at a time. Default nil.
 	Dial func(ctx context.Context) (net.Conn, error)

@@ -151,8 +151,8 @@ func (e *end) StatusCode() Status {
 // client of many, when that client is gone. Err then says why.
 func (e *end) Done() <-chan struct{} { return e.done }
 
-// Err returns nil until Done is closed, and then why: ErrClosed after Close,
-// ErrTimeout with the last cause after a Client's Timeout.
+// Err returns nil until Done is closed, and then why: ErrTimeout with the last
+// cause after a Client's Timeout, else ErrClosed.
 func (e *end) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -201,9 +201,9 @@ func (e *end) statsLocked() Stats {
 // tells of a change of status in its place among them. Data is the caller's.
 //
 // It is safe for concurrent use: each message goes to one reader. The loss of a
-// connection is a message and not an error. The error is this end's final one:
-// ErrClosed after Close, ErrTimeout after a Client's Timeout, ErrMultiClient on
-// a server of many clients. Every later call returns it again.
+// connection is a message and not an error. The error is this end's final one,
+// ErrClosed or a Client's ErrTimeout, or ErrMultiClient on a server of many
+// clients; every later call returns it again.
 func (e *end) Read() (*Message, error) {
 	var c call
 	m := new(Message)

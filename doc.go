@@ -4,20 +4,19 @@
 //
 // # Use
 //
-// A server and a client agree on a name. Both calls return when messages can
-// flow, so no program needs to sleep:
+// A server and a client agree on a name. Either may start first, and none has to
+// sleep: StartClient waits for its server, and the server's Write for a client.
 //
 //	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "greeter"})
 //	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "greeter"})
 //
 // From then on both ends are alike. Write sends a message of a type, a number
 // above 0 that means what the program wants it to mean. Read returns the peer's
-// messages in order, and among them, with MsgType -1, those that tell of a
-// change of status: Connected, Reconnecting, Disconnected and the like, in the
-// place of the stream where it happened. ReadTimed, ReadContext, ReadInto and
-// Messages are other ways to read; Queue and Flush write many small messages at
-// a time. A server with MultiClient serves any number of clients at the same
-// address; see [ConnectionPool].
+// messages in order, and among them, with MsgType -1, this end's changes of
+// status, such as Connected, Reconnecting and Disconnected, each in its place.
+// Messages leaves these out; ReadTimed, ReadContext and ReadInto are other ways
+// to read. Queue and Flush write many small messages at a time. A server with
+// MultiClient serves any number of clients at one address: see [ConnectionPool].
 //
 // # Concurrency
 //

@@ -19,8 +19,9 @@ const (
 	acceptLimit = time.Second
 )
 
-// Server is the end of a connection that accepts, or, from
-// [Server.Connections], the serving end of one client of many. Its methods are
+// Server is the end of a connection that accepts, or, from its Connections, the
+// serving end of one client of many. A server of many clients has nobody to read
+// from or write to itself: those calls return ErrMultiClient. Its methods are
 // safe for concurrent use.
 type Server struct {
 	end
