@@ -19,6 +19,7 @@ import (
 const (
 	readSize   = 64 << 10 // what one read of the socket asks for, in bytes
 	smallFrame = 4 << 10  // a sealed frame up to here is opened in the receive buffer
+	beginning  = 4 << 10  // what is held for a frame that has begun and stopped, in bytes
 )
 
 // A link is one socket after its handshake. What is under "the role" belongs to
@@ -270,7 +271,7 @@ func (l *link) beginPart(c *call, m *Message, have []byte, n int) {
 		l.part.data, l.part.lent = m.Data[:0], true
 	} else {
 		// What arrives decides how much memory is taken, not what is announced.
-		l.part.data = make([]byte, 0, min(n, max(readSize, 4*len(have))))
+		l.part.data = make([]byte, 0, min(n, max(beginning, 4*len(have))))
 	}
 }
 
@@ -332,22 +333,29 @@ func (l *link) space() []byte {
 	} else if l.r > 0 && l.r+l.need > cap(b.b) {
 		b.b, l.r = b.b[:copy(b.b, b.b[l.r:])], 0
 	}
-	if b := l.in; len(b.b) == cap(b.b) {
+	if b := l.in; cap(b.b) < readSize || len(b.b) == cap(b.b) {
+		size := min(l.need, 2*cap(b.b))
 		if l.largest >= l.need {
-			l.in = l.pool.grow(b, l.need) // as much has come before: no steps, no copies
-		} else {
-			l.in = l.pool.grow(b, min(l.need, 2*cap(b.b)))
+			size = l.need // as much has come before: no steps, no copies
 		}
+		l.in = l.pool.grow(b, max(size, readSize))
 	}
 	return l.in.b[len(l.in.b):cap(l.in.b)]
 }
 
-// giveBack returns an empty receive buffer: an idle connection holds none.
+// giveBack returns the receive buffer before a wait: an idle connection holds
+// none, and one that has begun a frame and stopped holds little.
 func (l *link) giveBack() {
-	if l.in != nil && l.r == len(l.in.b) {
-		l.pool.put(l.in)
-		l.in = nil
+	have := l.unread()
+	if l.in == nil || len(have) > beginning || len(have) > 0 && cap(l.in.b) < readSize {
+		return
 	}
+	large := l.in
+	if l.in, l.r = nil, 0; len(have) > 0 {
+		l.in = l.pool.get(len(have))
+		l.in.b = append(l.in.b, have...)
+	}
+	l.pool.put(large)
 }
 
 // fill waits until the socket has more, or until there is a reason to leave.
