@@ -230,11 +230,14 @@ func (e *end) tick(l *link) {
 		e.watchLocked()
 		e.beatLocked(l, interval)
 	default:
-		idle := time.Since(l.born) - time.Duration(l.heard.Load())
+		heard := l.heard.Load()
+		idle := time.Since(l.born) - time.Duration(heard)
 		switch {
 		case idle >= 2*interval:
-			l.fate.CompareAndSwap(nil, &fate{fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond)), time.Now()})
+			err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
+			l.fate.CompareAndSwap(nil, &fate{err, time.Now(), true, heard})
 			l.interrupt()
+			e.beatLocked(l, interval) // should it have come, and nobody have read it
 		case idle >= interval:
 			l.send.owe(nil)
 			e.beatLocked(l, 2*interval-idle)

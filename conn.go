@@ -823,7 +823,11 @@ func (e *end) doom(l *link, err error, after time.Duration) {
 	if errors.Is(err, ErrClosed) {
 		after = 0 // Close has cut a frame: there will be no answer
 	}
-	l.fate.CompareAndSwap(nil, &fate{err, time.Now().Add(after)})
+	for f := (&fate{err: err, at: time.Now().Add(after)}); ; {
+		if was := l.fate.Load(); was != nil && !was.silent || l.fate.CompareAndSwap(was, f) {
+			break
+		}
+	}
 	e.wake(l)
 }
 

@@ -69,10 +69,12 @@ type link struct {
 }
 
 // A fate is set before the reader is interrupted: from at on it declares the
-// connection lost for err. The first one holds.
+// connection lost for err. The first one holds, but for silence.
 type fate struct {
-	err error
-	at  time.Time
+	err    error
+	at     time.Time
+	silent bool  // for want of a sign of life: what was read since, or can be, is one
+	heard  int64 // the last one
 }
 
 // partial is plaintext data that is read straight into the message's memory.
@@ -386,6 +388,15 @@ func (l *link) fill(c *call) (outcome, error) {
 			return over, nil
 		}
 		if f := l.fate.Load(); f != nil && !time.Now().Before(f.at) {
+			// A process that stood still may learn only now what came meanwhile.
+			switch {
+			case f.silent && l.heard.Load() != f.heard:
+				l.fate.CompareAndSwap(f, nil)
+				continue
+			case f.silent && l.look():
+				l.fate.CompareAndSwap(f, nil)
+				return l.took()
+			}
 			return lost, f.err
 		}
 		if c.ctx != nil && c.ctx.Err() != nil {

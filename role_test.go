@@ -182,7 +182,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 // doomNow is what a heartbeat does that finds the peer lost.
 func (e *end) doomNow(err error) {
 	l := e.cur.Load()
-	l.fate.CompareAndSwap(nil, &fate{err, time.Now()})
+	l.fate.CompareAndSwap(nil, &fate{err: err, at: time.Now()})
 	l.interrupt()
 }
 
