@@ -309,6 +309,42 @@ func TestUnixPrivateNameIsTaken(t *testing.T) {
 	}
 }
 
+// TestUnixKilledWhileItStarts: what is under the private name is the next
+// server's to remove, if it is a socket, and is never in the way.
+func TestUnixKilledWhileItStarts(t *testing.T) {
+	t.Parallel()
+	if bindsInPlace {
+		t.Skip("there is no private name there")
+	}
+	for kind, want := range map[string]string{"socket": "s.lock", "file": "PRIVATE s.lock", "directory": "PRIVATE s.lock"} {
+		path := tempSocket(t)
+		private := ownPath(path)
+		var err error
+		switch kind {
+		case "socket":
+			leaveDeadSocket(t, private)
+		case "file":
+			err = os.WriteFile(private, []byte("precious"), 0o600)
+		case "directory":
+			err = os.Mkdir(private, 0o700)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := mustListenAt(t, path)
+		reaches(t, l, path)
+		l.Close()
+		if got := strings.Replace(names(t, filepath.Dir(path)), filepath.Base(private), "PRIVATE", 1); got != want {
+			t.Errorf("%s: after Close there are: %s, want %s", kind, got, want)
+		}
+	}
+	dir := filepath.Dir(tempSocket(t))
+	a, b := ownPath(filepath.Join(dir, "a")), ownPath(filepath.Join(dir, "b"))
+	if a == b || a != ownPath(filepath.Join(dir, "a")) || filepath.Dir(a) != dir {
+		t.Errorf("the private names of two paths are %s and %s", a, b)
+	}
+}
+
 func TestUnixRemovedLockDoesNotCount(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +24,7 @@ import (
 const (
 	probeTime   = time.Second // for a server that may be there to answer connect
 	maxAttempts = 100         // at what only fails when others interfere each time
+	privateLen  = 16          // of the name under which a socket is made, where the system allows as much
 	elsewhere   = "choose another Name, Address or GIPC_SOCKET_DIR"
 
 	// Windows does not promise that a bound socket can be renamed, and knows no
@@ -242,14 +244,18 @@ func (l *unixListener) publish(unmask bool) error {
 	return fail(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+elsewhere, l.path)
 }
 
-// bind makes the socket, and reports the path where it is for now: a random name
-// in the same directory, short enough where the public one is as long as may be.
+// bind makes the socket, and reports the path where it is for now.
 func (l *unixListener) bind() (private string, err error) {
 	config := net.ListenConfig{Control: beforeBind}
-	dir, _ := filepath.Split(l.path)
-	for range maxAttempts {
-		if private = l.path; !bindsInPlace {
-			private = dir + "." + rand.Text()[:min(16, maxPath-len(dir))-1]
+	own := ownPath(l.path)
+	for try := range maxAttempts {
+		switch dir, _ := filepath.Split(l.path); {
+		case bindsInPlace:
+			private = l.path
+		case try < 2 && own != "":
+			private = own
+		default: // as short as need be where the public one is as long as may be
+			private = dir + "." + rand.Text()[:min(privateLen, maxPath-len(dir))-1]
 		}
 		var made net.Listener
 		if made, err = config.Listen(context.Background(), "unix", private); err == nil {
@@ -259,8 +265,22 @@ func (l *unixListener) bind() (private string, err error) {
 		if !errors.Is(err, errInUse) {
 			break
 		}
+		if info, err := os.Lstat(private); private == own && err == nil && info.Mode()&os.ModeSocket != 0 {
+			os.Remove(private) // of a server that was killed at this point: who has the lock is alone here
+		}
 	}
 	return private, err
+}
+
+// ownPath is a name in the same directory that goes with this path and no other,
+// so that what a server leaves that is killed while it starts is found by the
+// next one. It is empty where there is no room for it.
+func ownPath(path string) string {
+	dir, base := filepath.Split(path)
+	if bindsInPlace || len(dir)+privateLen > maxPath {
+		return ""
+	}
+	return dir + "." + fmt.Sprintf("%x", sha256.Sum256([]byte(base)))[:privateLen-1]
 }
 
 // keepFile leaves the removal of a socket's file to us, or to nobody.
