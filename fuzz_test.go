@@ -1,5 +1,4 @@
-// Fuzz targets, with properties and not only crashes, and the road in memory
-// on which two ends meet bad weather.
+// Fuzz targets, with properties and not only crashes.
 
 package gipc
 
@@ -12,251 +11,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
 )
-
-// ---- The road
-
-// Weather is what happens to one direction of a road.
-type weather struct {
-	room  int           // bytes that are taken before a writer waits; 0 is a megabyte
-	chunk int           // most bytes of one read; 0 is no limit
-	delay time.Duration // from a write to its read
-	cut   int           // both directions break when so many bytes were written; 0 is never
-	flip  int           // the bit that arrives changed, counted from 1; 0 is none
-}
-
-// A roadEnd is one side of a connection in memory. It behaves as a socket does,
-// also in that closing with unread input takes from the peer what is on its way.
-type roadEnd struct {
-	*road
-	side int
-}
-
-type road struct {
-	mu   sync.Mutex // guards what follows
-	news sync.Cond
-	cut  bool
-	way  [2]direction // by who writes
-}
-
-type direction struct {
-	weather
-	parts         []part
-	size, written int
-	shut          bool // nothing is written any more
-	closed        bool // by its writer, for reading too
-	reads, writes time.Time
-}
-
-type part struct {
-	at time.Time
-	b  []byte
-}
-
-// newRoad returns two ends; a is the weather of what the first writes.
-func newRoad(a, b *weather) (net.Conn, net.Conn) {
-	r := new(road)
-	r.news.L = &r.mu
-	for i, w := range []*weather{a, b} {
-		if w != nil {
-			r.way[i].weather = *w
-		}
-		if r.way[i].room == 0 {
-			r.way[i].room = 1 << 20
-		}
-	}
-	return &roadEnd{r, 0}, &roadEnd{r, 1}
-}
-
-func (e *roadEnd) Read(b []byte) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	own, from := &e.way[e.side], &e.way[1-e.side]
-	for {
-		now := time.Now()
-		switch {
-		case own.closed:
-			return 0, net.ErrClosed
-		case !own.reads.IsZero() && !now.Before(own.reads):
-			return 0, os.ErrDeadlineExceeded
-		case len(from.parts) > 0 && !now.Before(from.parts[0].at):
-			p := &from.parts[0]
-			if from.chunk > 0 {
-				b = b[:min(len(b), from.chunk)]
-			}
-			n := copy(b, p.b)
-			if p.b = p.b[n:]; len(p.b) == 0 {
-				from.parts = from.parts[1:]
-			}
-			from.size -= n
-			e.news.Broadcast()
-			return n, nil
-		case len(from.parts) > 0:
-			e.wakeAt(from.parts[0].at)
-		case e.cut:
-			return 0, syscall.ECONNRESET
-		case from.shut || from.closed:
-			return 0, io.EOF
-		}
-		e.news.Wait()
-	}
-}
-
-func (e *roadEnd) Write(b []byte) (n int, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	own := &e.way[e.side]
-	for {
-		switch room := own.room - own.size; {
-		case own.closed:
-			return n, net.ErrClosed
-		case own.shut || e.cut || e.way[1-e.side].closed:
-			return n, syscall.EPIPE
-		case !own.writes.IsZero() && !time.Now().Before(own.writes):
-			return n, os.ErrDeadlineExceeded
-		case len(b) == 0:
-			return n, nil
-		case room > 0:
-			k := min(room, len(b))
-			if own.weather.cut > 0 {
-				k = min(k, own.weather.cut-own.written)
-			}
-			p := part{time.Now().Add(own.delay), bytes.Clone(b[:k])}
-			if at := own.flip - 1 - 8*own.written; own.flip > 0 && at >= 0 && at < 8*k {
-				p.b[at/8] ^= 1 << (at % 8)
-			}
-			if k > 0 {
-				own.parts = append(own.parts, p)
-			}
-			own.size, own.written, n, b = own.size+k, own.written+k, n+k, b[k:]
-			if own.weather.cut > 0 && own.written >= own.weather.cut {
-				e.cut = true
-			}
-			e.news.Broadcast()
-			continue
-		}
-		e.news.Wait()
-	}
-}
-
-func (e *roadEnd) Close() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	own, from := &e.way[e.side], &e.way[1-e.side]
-	if own.closed {
-		return net.ErrClosed
-	}
-	own.closed = true
-	if from.size > 0 {
-		e.cut, own.parts, own.size = true, nil, 0
-	}
-	from.parts, from.size = nil, 0
-	e.news.Broadcast()
-	return nil
-}
-
-func (e *roadEnd) CloseWrite() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.way[e.side].shut = true
-	e.news.Broadcast()
-	return nil
-}
-
-// waiting is how many bytes the peer has written that were not read.
-func (e *roadEnd) waiting() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.way[1-e.side].size
-}
-
-// wakeAt has those who wait look again.
-func (e *roadEnd) wakeAt(t time.Time) {
-	time.AfterFunc(time.Until(t), func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.news.Broadcast()
-	})
-}
-
-func (e *roadEnd) deadline(of *time.Time, t time.Time) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if *of = t; !t.IsZero() {
-		e.wakeAt(t)
-	}
-	e.news.Broadcast()
-	return nil
-}
-
-func (e *roadEnd) SetReadDeadline(t time.Time) error {
-	return e.deadline(&e.way[e.side].reads, t)
-}
-
-func (e *roadEnd) SetWriteDeadline(t time.Time) error {
-	return e.deadline(&e.way[e.side].writes, t)
-}
-
-func (e *roadEnd) SetDeadline(t time.Time) error {
-	e.SetReadDeadline(t)
-	return e.SetWriteDeadline(t)
-}
-
-func (e *roadEnd) LocalAddr() net.Addr  { return pipeAddr{} }
-func (e *roadEnd) RemoteAddr() net.Addr { return pipeAddr{} }
-
-func TestRoadIsLikeASocket(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		a, b := newRoad(&weather{room: 3, chunk: 2, delay: time.Second, flip: 9}, nil)
-		start := time.Now()
-		done := make(chan error)
-		go func() {
-			_, err := a.Write([]byte("abcd"))
-			done <- err
-		}()
-		got := make([]byte, 4)
-		n, err := b.Read(got)
-		if n != 2 || err != nil || string(got[:2]) != "ac" || time.Since(start) != time.Second {
-			t.Errorf("%q, %v after %v", got[:n], err, time.Since(start))
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		b.SetReadDeadline(past)
-		if _, err := b.Read(got); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("a passed deadline: %v", err)
-		}
-		b.SetReadDeadline(time.Time{})
-		a.(*roadEnd).CloseWrite()
-		if rest, err := io.ReadAll(b); string(rest) != "cd" || err != nil {
-			t.Errorf("%q, %v", rest, err)
-		}
-		b.Write([]byte("x"))
-		a.Close() // with unread input
-		if _, err := b.Read(got); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("the end is %v", err)
-		}
-		b.Close()
-
-		a, b = newRoad(&weather{cut: 3}, nil)
-		if n, err := a.Write([]byte("abcd")); n != 3 || !errors.Is(err, syscall.EPIPE) {
-			t.Errorf("%d, %v", n, err)
-		}
-		if rest, err := io.ReadAll(b); string(rest) != "abc" || !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%q, %v", rest, err)
-		}
-		a.Close()
-		b.Close()
-	})
-}
 
 // ---- Frames
 
@@ -578,30 +339,6 @@ func FuzzHandshakeClient(f *testing.F) {
 
 // ---- A whole conversation
 
-// A program is fuzzed bytes, read one after the other; behind them are zeros.
-type program struct{ b []byte }
-
-func (p *program) next() int {
-	if len(p.b) == 0 {
-		return 0
-	}
-	b := p.b[0]
-	p.b = p.b[1:]
-	return int(b)
-}
-
-func (p *program) wide() int { return p.next()<<8 | p.next() }
-
-func (p *program) weather() *weather {
-	w := &weather{room: 1 << (p.next() % 17), chunk: p.next() * 16, delay: time.Duration(p.next()) * time.Millisecond}
-	if kind := p.next(); kind&1 != 0 {
-		w.cut = 1 + p.wide()
-	} else if kind&2 != 0 {
-		w.flip = 1 + p.wide()
-	}
-	return w
-}
-
 // speaker is one end of a session under way.
 type speaker struct {
 	e interface {
@@ -760,7 +497,7 @@ func converse(t *testing.T, p *program) {
 				w.room = max(w.room, batchSize)
 			}
 			fast := w.delay == 0 || w.room >= batchSize // what is under way arrives before closing gives up
-			still = still && w.cut == 0 && w.flip == 0 && fast
+			still = still && w.cut == 0 && !w.changes() && w.pause == 0 && fast
 		}
 	}
 	sure = sure || still
