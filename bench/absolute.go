@@ -1,0 +1,228 @@
+// The rows that are no ratios of two contestants: memory of idle clients,
+// allocations, reconnecting, and the size of programs.
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// idleClients connects many clients, from several processes, and looks at what
+// their server has grown by.
+func (b *bench) idleClients(name string) {
+	others := []contestant{rawSealed}
+	if b.peers {
+		others = append(others, contestant{Name: "websocket", Kind: "websocket"}, contestant{Name: "gRPC stream", Kind: "grpc stream"})
+	}
+	n := b.idleFor(name)
+	for _, c := range append([]contestant{pooled("Serve"), pooled("Messages")}, others...) {
+		what := fmt.Sprintf("%s idle encrypted clients, %s", thousands(n), c.Name)
+		memory, goroutines := bound{}, bound{}
+		if c.Kind == "gipc" {
+			memory, goroutines = atMost(10), atMost(1)
+		} else {
+			what = fmt.Sprintf("%s idle clients, %s, for comparison", thousands(n), c.Name)
+		}
+		before, after, err := b.idleServer(c, n)
+		if err != nil {
+			b.report.lost(what+": memory and goroutines each", memory.String()+" KiB, "+goroutines.String(), memory, err)
+			continue
+		}
+		each := float64(after.RSS-before.Freed) / float64(n)
+		freed := float64(after.Freed-before.Freed) / float64(n)
+		b.report.plainFigure(what+": memory each", kib(each), "free memory given back: "+kib(freed), "", memory, memory.String()+" KiB", each/1024)
+		routines := float64(after.Goroutines-before.Goroutines) / float64(n)
+		// Those that the server needs for itself once it has clients are no client's.
+		b.report.plainFigure(what+": goroutines each", count(routines), "", "", goroutines, goroutines.String(), float64(int(routines*100))/100)
+	}
+}
+
+// idleServer returns what a server has before and with n clients.
+func (b *bench) idleServer(c contestant, n int) (before, after result, err error) {
+	const most = 2000 // clients of a process
+	path := b.socket()
+	server, _, err := b.start(job{Server: true, Who: c, Path: path}, 20*time.Second)
+	if err != nil {
+		return before, after, err
+	}
+	procs := []*proc{server}
+	defer func() { b.stop(procs...) }()
+	if before, err = server.ask(b.ctx, order{Do: "memory"}, 20*time.Second); err != nil {
+		return before, after, err
+	}
+	for left := n; left > 0; left -= most {
+		clients, _, err := b.start(job{Who: c.with(min(left, most)), Path: path}, 3*time.Minute)
+		if err != nil {
+			return before, after, err
+		}
+		procs = append(procs, clients)
+	}
+	select { // let it come to rest
+	case <-time.After(2 * time.Second):
+	case <-b.ctx.Done():
+	}
+	after, err = server.ask(b.ctx, order{Do: "memory"}, 20*time.Second)
+	return before, after, err
+}
+
+// idleFor is how many clients there may be: a server needs a file for each.
+func (b *bench) idleFor(name string) int {
+	if n := b.files - 100; n < b.idle {
+		b.report.failure(name, fmt.Errorf("lowered from %d to %d clients: a process may open %d files", b.idle, n, b.files))
+		return n
+	}
+	return b.idle
+}
+
+// allocations counts them in the sending and in the receiving process.
+func (b *bench) allocations(string) {
+	reading := encrypted
+	reading.Reader = "Read"
+	for _, of := range []struct {
+		who                contestant
+		sending, receiving string
+		most               float64
+	}{{encrypted, "Write", "ReadInto", 0}, {queueEncrypted, "Queue", "", 0}, {reading, "", "Read", 2}} {
+		sent, received, err := b.allocsOf(of.who)
+		for what, x := range map[string]float64{of.sending: sent, of.receiving: received} {
+			if what == "" {
+				continue
+			}
+			// The runtime's own, a few in a run, are nobody's.
+			bound := atMost(of.most + 0.01)
+			target := fmt.Sprintf("at most %.0f", of.most)
+			if err != nil {
+				b.report.lost("allocations a message, "+what, target, bound, err)
+				continue
+			}
+			b.report.plainFigure("allocations a message, "+what, count(x), "", "", bound, target, x)
+		}
+	}
+}
+
+func (b *bench) allocsOf(c contestant) (sent, received float64, err error) {
+	p, err := b.pair(c)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer b.stop(p.client, p.server)
+	var r [3]result
+	for i, ask := range []struct {
+		who *proc
+		order
+	}{
+		{p.client, order{Do: "stream", Size: 64, For: b.slice}}, // buffers come to be
+		{p.server, order{Do: "mallocs"}},
+		{p.client, order{Do: "stream", Size: 64, For: b.slice}},
+		{p.server, order{Do: "mallocs"}},
+	} {
+		got, err := ask.who.ask(b.ctx, ask.order, 20*time.Second)
+		if err != nil {
+			return 0, 0, err
+		}
+		r[max(0, i-1)] = got
+	}
+	return r[1].Allocs, float64(r[2].Mallocs-r[0].Mallocs) / float64(r[1].N), nil
+}
+
+// reconnect kills a server and starts it again at once. The client's connection
+// is older than its RetryTimer each time, so that the pause between tries begins
+// anew.
+func (b *bench) reconnect(name string) {
+	what, limit := name+" after a server's restart, median", atMost(10)
+	took, down, err := b.restarts(b.rounds)
+	if err != nil {
+		b.report.lost(what, limit.String()+" ms", limit, err)
+		return
+	}
+	x := median(took)
+	b.report.plainFigure(what, span(x), fmt.Sprintf("the server was away for %s", span(median(down))),
+		fmt.Sprintf("%d restarts", len(took)), limit, limit.String()+" ms from its listening to Connected", x/1e6)
+}
+
+func (b *bench) restarts(n int) (took, down []float64, err error) {
+	who := encrypted
+	p, err := b.pair(who)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { b.stop(p.client, p.server) }()
+	path := filepath.Join(b.dir, fmt.Sprint("s", b.sockets))
+	if _, err := p.client.ask(b.ctx, order{Do: "reconnected"}, 20*time.Second); err != nil { // the first connection
+		return nil, nil, err
+	}
+	for range n {
+		select {
+		case <-time.After(1100 * time.Millisecond):
+		case <-b.ctx.Done():
+		}
+		if err := p.client.orders.Encode(order{Do: "reconnected"}); err != nil {
+			return nil, nil, err
+		}
+		killed := time.Now().UnixNano()
+		b.stop(p.server)
+		server, listening, err := b.start(job{Server: true, Who: who, Path: path}, 20*time.Second)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.server = server
+		connected, err := p.client.answer(b.ctx, 20*time.Second)
+		if err != nil {
+			return nil, nil, err
+		}
+		took, down = append(took, float64(connected.At-listening.At)), append(down, float64(listening.At-killed))
+		if _, err := p.client.ask(b.ctx, order{Do: "ping-pong", Size: 64, For: time.Millisecond}, 20*time.Second); err != nil {
+			return nil, nil, fmt.Errorf("after reconnecting: %w", err)
+		}
+	}
+	return took, down, nil
+}
+
+// binarySize builds the programs of size/ and compares them.
+func (b *bench) binarySize(name string) {
+	const kB = 1000
+	limit := atMost(300)
+	programs := []string{"bare", "gipc"}
+	if b.peers {
+		programs = append(programs, "grpc")
+	}
+	for _, v := range []struct {
+		what    string
+		ldflags string
+		bound   bound
+	}{{"stripped", "-s -w", limit}, {"not stripped", "", limit}} {
+		sizes := map[string]int64{}
+		for _, program := range programs {
+			what := fmt.Sprintf("%s, %s, %s", name, program, v.what)
+			out := filepath.Join(b.dir, program)
+			cmd := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-ldflags="+v.ldflags, "-o", out, "./size/"+program)
+			cmd.WaitDelay = time.Second
+			if text, err := cmd.CombinedOutput(); err != nil {
+				b.report.lost(what, v.bound.String()+" kB", v.bound, fmt.Errorf("%w: %s", err, bytes.TrimSpace(text)))
+				continue
+			}
+			info, err := os.Stat(out)
+			if err != nil {
+				b.report.failure(what, err)
+				continue
+			}
+			sizes[program] = info.Size()
+		}
+		for _, program := range programs[1:] {
+			if sizes[program] == 0 || sizes["bare"] == 0 {
+				continue
+			}
+			more, bound, target := float64(sizes[program]-sizes["bare"])/kB, v.bound, v.bound.String()+" kB"
+			if program != "gipc" {
+				bound, target = struct{ most, least float64 }{}, "for comparison"
+			}
+			b.report.plainFigure(fmt.Sprintf("%s, %s server over net and crypto/ecdh, %s", name, program, v.what), fmt.Sprintf("%.0f kB", more),
+				fmt.Sprintf("%.0f kB in all", float64(sizes[program])/kB), "", bound, target, more)
+		}
+	}
+}

@@ -1,0 +1,311 @@
+// The processes that are measured: this binary started again, as a server or as
+// a client, which does what it reads from standard input and answers on
+// standard output, one line of JSON each. It ends when its input does.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const childEnv = "GIPC_BENCH_CHILD"
+
+// A job is what a child is.
+type job struct {
+	Server bool
+	Who    contestant
+	Path   string
+}
+
+// An order is what a child is told to do.
+type order struct {
+	Do      string        // ping-pong, stream, trips, set-up, reconnected, memory
+	Size    int           // of the messages
+	For     time.Duration // how long, roughly
+	Active  int           // trips: clients that talk; 0 is all
+	Writers int           // stream: goroutines that write; 0 is one
+}
+
+// A result is what came of it. Times are nanoseconds.
+type result struct {
+	Err        string
+	N          int     // messages, round trips, connections
+	P50, P99   float64 // ping-pong, set-up
+	Each       float64 // time of one, from first to last
+	Rate       float64 // of them in a second
+	Allocs     float64 // this process's, for each
+	Mallocs    uint64  // memory: all since the start
+	RSS, Freed int     // memory: as it is, and after free memory was given back
+	Goroutines int
+	At         int64 // the wall clock: a server's start, a client's Connected
+}
+
+// child does a job until standard input ends.
+func child(text string) error {
+	var j job
+	if err := json.Unmarshal([]byte(text), &j); err != nil {
+		return err
+	}
+	raiseFiles()
+	k, ok := kinds()[j.Who.Kind]
+	if !ok {
+		return fmt.Errorf("no kind %q", j.Who.Kind)
+	}
+	out := json.NewEncoder(os.Stdout)
+	orders := json.NewDecoder(os.Stdin)
+	var clients []*caller
+	if j.Server {
+		ready, before := make(chan struct{}), time.Now().UnixNano()
+		go func() {
+			err := k.serve(j.Who, j.Path, func() { close(ready) })
+			fmt.Fprintln(os.Stderr, "the server ended:", err)
+			os.Exit(1)
+		}()
+		<-ready
+		out.Encode(result{At: before})
+	} else {
+		var err error
+		if clients, err = dialAll(k, j); err != nil {
+			return err
+		}
+		out.Encode(result{N: len(clients)})
+	}
+	for {
+		var o order
+		if err := orders.Decode(&o); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		r, err := do(k, j, o, clients)
+		if err != nil {
+			r.Err = err.Error()
+		}
+		if err := out.Encode(r); err != nil {
+			return err
+		}
+	}
+}
+
+// dialAll makes a job's connections, a few at a time.
+func dialAll(k kind, j job) ([]*caller, error) {
+	clients := make([]*caller, max(1, j.Who.Clients))
+	errs := make(chan error, len(clients))
+	places := make(chan struct{}, 4)
+	for i := range clients {
+		places <- struct{}{}
+		go func() {
+			t, err := k.dial(j.Who, j.Path)
+			clients[i] = &caller{talker: t}
+			errs <- err
+			<-places
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			return nil, err
+		}
+	}
+	return clients, nil
+}
+
+func do(k kind, j job, o order, clients []*caller) (r result, err error) {
+	before := mallocs()
+	switch o.Do {
+	case "memory":
+		r.Goroutines, r.RSS, r.Mallocs = runtime.NumGoroutine(), rss(), before
+		debug.FreeOSMemory()
+		r.Freed = rss()
+		return r, nil
+	case "mallocs":
+		r.Mallocs = before
+		return r, nil
+	case "ping-pong":
+		r, err = pingPong(clients[0], o)
+	case "stream":
+		r, err = stream(clients[0], o)
+	case "trips":
+		r, err = trips(clients, o)
+	case "set-up":
+		return setUp(k, j, o)
+	case "reconnected":
+		t, ok := clients[0].talker.(*ourTalker)
+		if !ok {
+			return r, fmt.Errorf("%s cannot tell", j.Who.Name)
+		}
+		err = t.connected()
+		r.At = time.Now().UnixNano()
+		clients[0].next = [256]uint64{} // a new connection counts from the beginning
+		return r, err
+	default:
+		return r, fmt.Errorf("no order %q", o.Do)
+	}
+	if r.N > 0 {
+		r.Allocs = float64(mallocs()-before) / float64(r.N)
+	}
+	return r, err
+}
+
+// samples are the times of a turn's round trips; later ones than it holds are
+// not kept.
+var samples = make([]int64, 0, 1<<17)
+
+// quantiles sets a result's median and 99th percentile.
+func quantiles(r *result, times []int64) {
+	if len(times) == 0 {
+		return
+	}
+	slices.Sort(times)
+	at := func(q float64) float64 { return float64(times[int(q*float64(len(times)-1))]) }
+	r.P50, r.P99 = at(0.5), at(0.99)
+}
+
+func total(r *result, n int, took time.Duration) {
+	r.N, r.Each, r.Rate = n, float64(took)/float64(n), float64(n)/took.Seconds()
+}
+
+// pingPong sends a message when the last one has come back.
+func pingPong(c *caller, o order) (r result, err error) {
+	data, times, n := make([]byte, o.Size), samples[:0], 0
+	start := time.Now()
+	last := start
+	for last.Sub(start) < o.For {
+		if err := c.roundTrip(data); err != nil {
+			return r, err
+		}
+		now := time.Now()
+		if n++; len(times) < cap(times) {
+			times = append(times, int64(now.Sub(last)))
+		}
+		last = now
+	}
+	total(&r, n, last.Sub(start))
+	quantiles(&r, times)
+	return r, nil
+}
+
+// stream sends without waiting; the time ends when the receiver has counted all.
+func stream(c *caller, o order) (r result, err error) {
+	writers := max(1, o.Writers)
+	send := c.send
+	if t, ok := c.talker.(*rawTalker); ok && writers > 1 {
+		send = (&lockedTalker{rawTalker: t}).send
+	}
+	look := 1 // how often to look at the clock
+	if o.Size < 4<<10 {
+		look = 64
+	}
+	var all atomic.Int64
+	errs := make(chan error, writers)
+	start := time.Now()
+	write := func(writer int) error {
+		data, n := make([]byte, o.Size), 0
+		for ; n%look != 0 || time.Since(start) < o.For; n++ {
+			stamp(data, c.next[writer], false, writer)
+			c.next[writer]++
+			if err := send(data); err != nil {
+				return err
+			}
+		}
+		all.Add(int64(n))
+		return nil
+	}
+	if writers == 1 {
+		errs <- write(0)
+	} else {
+		for w := range writers {
+			go func() { errs <- write(w) }()
+		}
+	}
+	for range writers {
+		if err := <-errs; err != nil {
+			return r, err
+		}
+	}
+	n := int(all.Load())
+	if err := c.counted(n, o.Size); err != nil {
+		return r, err
+	}
+	total(&r, n, time.Since(start))
+	return r, nil
+}
+
+// trips has the first o.Active clients ping-pong at once, a goroutine each.
+func trips(clients []*caller, o order) (r result, err error) {
+	if o.Active > 0 {
+		clients = clients[:o.Active]
+	}
+	var n atomic.Int64
+	var over atomic.Bool
+	var wg sync.WaitGroup
+	errs := make(chan error, len(clients))
+	start := time.Now()
+	for _, c := range clients {
+		wg.Go(func() {
+			data, mine := make([]byte, o.Size), 0
+			for ; mine == 0 || !over.Load(); mine++ {
+				if err := c.roundTrip(data); err != nil {
+					errs <- err
+					return
+				}
+			}
+			n.Add(int64(mine))
+		})
+	}
+	stop := time.AfterFunc(o.For, func() { over.Store(true) })
+	defer stop.Stop()
+	wg.Wait()
+	total(&r, int(n.Load()), time.Since(start))
+	select {
+	case err = <-errs:
+	default:
+	}
+	return r, err
+}
+
+// setUp connects and leaves, again and again. Leaving is not counted.
+func setUp(k kind, j job, o order) (r result, err error) {
+	times := samples[:0]
+	for start := time.Now(); time.Since(start) < o.For; {
+		before := time.Now()
+		t, err := k.dial(j.Who, j.Path)
+		if err != nil {
+			return r, err
+		}
+		times = append(times, int64(time.Since(before)))
+		if c, ok := t.(interface{ close() }); ok {
+			c.close()
+		}
+	}
+	r.N = len(times)
+	quantiles(&r, times)
+	return r, nil
+}
+
+func mallocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
+
+// rss is this process's memory, in bytes; 0 where the system does not tell.
+func rss() int {
+	text, err := os.ReadFile("/proc/self/statm")
+	fields := strings.Fields(string(text))
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.Atoi(fields[1])
+	return pages * os.Getpagesize()
+}

@@ -1,0 +1,228 @@
+// What is measured against what: the rows of the table, with their targets.
+
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// A group is what is measured in the same rounds.
+type group struct {
+	name  string
+	guess time.Duration // how long it takes
+	run   func(b *bench, name string)
+}
+
+const (
+	kiB = 1 << 10
+	miB = 1 << 20
+)
+
+// groups is everything, in the order in which it runs.
+func (b *bench) groups() []group {
+	turns := func(n int) time.Duration {
+		return time.Duration(n*(b.rounds+1))*b.slice + time.Duration(n)*150*time.Millisecond
+	}
+	peers := 0
+	if b.peers {
+		peers = len(callers)
+	}
+	g := []group{
+		{"ping-pong 64 B", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, 64) }},
+		{"ping-pong 4 KiB", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, 4*kiB) }},
+		{"ping-pong 1 MiB", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, miB) }},
+		{"streaming 64 B", turns(8 + peers), (*bench).streaming64},
+		{"streaming 1 MiB", turns(4 + peers), (*bench).streaming1M},
+		{"connection set-up", turns(2), (*bench).setUp},
+		{"many clients", turns(6) + 12*time.Second, (*bench).many},
+	}
+	for _, reader := range []string{"Serve", "Messages", "ReadTimedFastest", "ReadTimed"} {
+		g = append(g, group{"1 talker among silent, " + reader, turns(4) + 4*time.Second, func(b *bench, name string) { b.silent(name, reader) }})
+	}
+	g = append(g,
+		group{"idle clients", time.Duration(b.idle)*6*time.Millisecond + 10*time.Second, (*bench).idleClients},
+		group{"allocations a message", 4 * time.Second, (*bench).allocations},
+		group{"reconnect", time.Duration(b.rounds)*1200*time.Millisecond + time.Second, (*bench).reconnect},
+		group{"BusyPoll", turns(2), (*bench).busyPoll},
+		group{"binary size", 20 * time.Second, (*bench).binarySize},
+	)
+	if b.curves {
+		g = append(g,
+			group{"curve of clients", 100 * time.Second, (*bench).curveOfClients},
+			group{"curve of sizes", 60 * time.Second, (*bench).curveOfSizes},
+			group{"curve of writers", turns(14), (*bench).curveOfWriters},
+		)
+	}
+	return g
+}
+
+// labels are the lines of the table of peers.
+var labels = []string{"gipc encrypted", "gipc plain", "raw", "raw sealed", "websocket", "yamux", "libzmq", "ttrpc", "net/rpc", "gRPC stream", "gRPC unary", "zmq4 (Go)"}
+
+// label is the line of a contestant.
+func label(c contestant) string {
+	switch {
+	case c.Kind == "gipc" && c.Sealed:
+		return "gipc encrypted"
+	case c.Kind == "gipc":
+		return "gipc plain"
+	case c.Name == "ttrpc stream":
+		return "ttrpc"
+	}
+	return c.Name
+}
+
+// turnsOf has each contestant do the same.
+func turnsOf(o order, who ...contestant) (turns []turn) {
+	for _, c := range who {
+		turns = append(turns, turn{who: c, order: o})
+	}
+	return turns
+}
+
+func (b *bench) and(peers []contestant, who ...contestant) []contestant {
+	if b.peers {
+		who = append(who, peers...)
+	}
+	return who
+}
+
+func (b *bench) pingPong(name string, size int) {
+	who := b.and(callers, raw, rawSealed, encrypted, plain)
+	s := b.alternate(b.rounds, turnsOf(order{Do: "ping-pong", Size: size}, who...)...)
+	enc, none := encrypted.Name, bound{}
+	add := func(what, of, over string, value func(result) float64, bound bound, note string) {
+		b.compare(s, row{name + ", " + what, of, over, value, span, bound, note})
+	}
+	switch size {
+	case 64:
+		add("encrypted, median", enc, "raw", p50, atMost(1.12), "")
+		add("encrypted, p99", enc, "raw", p99, atMost(1.3), "")
+		add("plain, p99", plain.Name, "raw", p99, none, "")
+	case 4 * kiB:
+		add("encrypted, median", enc, "raw", p50, atMost(1.15), "")
+		add("encrypted, p99", enc, "raw", p99, none, "")
+	default:
+		add("encrypted, ReadInto, median", enc, "raw sealed", p50, atMost(1.1), "")
+		add("encrypted, ReadInto, median", enc, "raw", p50, none, "was about 3.4")
+		add("encrypted, ReadInto, p99", enc, "raw sealed", p99, none, "")
+	}
+	add("plain, median", plain.Name, "raw", p50, none, "")
+	for _, c := range who {
+		b.report.peer(s, name+", median", label(c), c.Name, p50, span)
+		b.report.peer(s, name+", p99", label(c), c.Name, p99, span)
+	}
+	if size == 64 {
+		for _, c := range who {
+			b.report.peer(s, "allocations a round trip, client", label(c), c.Name, allocs, count)
+		}
+		b.report.draw(s, panelRoundTrip, who, p50, span)
+	}
+}
+
+func (b *bench) streaming64(name string) {
+	write, writePlain := encrypted, plain
+	write.Name, writePlain.Name = "gipc encrypted, Write", "gipc plain, Write"
+	who := b.and(streamers, raw, rawSealed, rawBatch, rawBatchSealed, queueEncrypted, queuePlain, write, writePlain)
+	s := b.alternate(b.rounds, turnsOf(order{Do: "stream", Size: 64}, who...)...)
+	add := func(what, of, over string, bound bound, note string) {
+		b.compare(s, row{name + ", " + what, of, over, rate, perSecond, bound, note})
+	}
+	add("encrypted, Queue", queueEncrypted.Name, "raw batch sealed", atLeast(0.8), "")
+	add("encrypted, Queue", queueEncrypted.Name, "raw", bound{}, "about 6.4 expected")
+	add("plain, Queue", queuePlain.Name, "raw batch", atLeast(0.5), "")
+	add("plain, Queue", queuePlain.Name, "raw", bound{}, "about 20 expected")
+	add("encrypted, Write alone", write.Name, "raw", atLeast(0.75), "")
+	add("plain, Write alone", writePlain.Name, "raw", bound{}, "")
+	shown := b.and(streamers, queueEncrypted, queuePlain, raw, rawSealed)
+	for _, c := range shown {
+		b.report.peer(s, name+" (gipc: Queue)", label(c), c.Name, rate, perSecond)
+	}
+	b.report.draw(s, panelSmall, shown, rate, perSecond)
+}
+
+func (b *bench) streaming1M(name string) {
+	who := b.and(streamers, raw, rawSealed, encrypted, plain)
+	s := b.alternate(b.rounds, turnsOf(order{Do: "stream", Size: miB}, who...)...)
+	add := func(what, of, over string, bound bound, note string) {
+		b.compare(s, row{name + ", " + what, of, over, rate, bytesPerSecond, bound, note})
+	}
+	add("encrypted, ReadInto", encrypted.Name, "raw sealed", atLeast(0.95), "")
+	add("encrypted, ReadInto", encrypted.Name, "raw", bound{}, "about 0.35 expected")
+	add("plain, ReadInto", plain.Name, "raw", atLeast(0.9), "")
+	for _, c := range who {
+		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond)
+	}
+	b.report.draw(s, panelLarge, who, rate, bytesPerSecond)
+}
+
+func (b *bench) setUp(name string) {
+	ours := encrypted
+	ours.Reader = "Serve"
+	bare := contestant{Name: "bare P-384 exchange", Kind: "p384"}
+	s := b.alternate(b.rounds, turnsOf(order{Do: "set-up", For: max(b.slice, 100*time.Millisecond)}, ours, bare)...)
+	b.compare(s, row{name + ", encrypted, median", ours.Name, bare.Name, p50, span, atMost(1.05), "in one round trip"})
+}
+
+// pooled is the encrypted server whose clients are read that way.
+func pooled(reader string) contestant {
+	c := encrypted
+	c.Name, c.Reader = reader, reader
+	return c
+}
+
+func (b *bench) many(name string) {
+	serve, messages := pooled("Serve"), pooled("Messages")
+	var who []contestant
+	for _, n := range []int{100, 1000} {
+		who = append(who, rawSealed.with(n), serve.with(n), messages.with(n))
+	}
+	s := b.alternate(b.rounds, turnsOf(order{Do: "trips", Size: 64, For: 2 * b.slice}, who...)...)
+	for _, c := range []contestant{serve, messages} {
+		for _, n := range []int{100, 1000} {
+			b.compare(s, row{fmt.Sprintf("%s clients, encrypted, %s", thousands(n), c.Name), c.with(n).Name, rawSealed.with(n).Name, rate, perSecond, atLeast(0.9), ""})
+		}
+	}
+	for _, c := range []contestant{serve, messages, rawSealed} {
+		r := row{"1,000 clients, " + c.Name, c.with(1000).Name, c.with(100).Name, rate, perSecond, atLeast(0.9), "flat from 100 to 1,000"}
+		if c == rawSealed {
+			r.bound, r.note = bound{}, "the machine's own share"
+		}
+		b.compare(s, r)
+	}
+}
+
+func (b *bench) silent(name, reader string) {
+	silent := []int{10, 100, 1000}
+	alone := pooled(reader).with(1)
+	alone.Name = "alone"
+	turns := []turn{{who: alone}}
+	for _, n := range silent {
+		c := pooled(reader).with(n + 1)
+		turns = append(turns, turn{who: c, name: fmt.Sprintf("among %d", n)})
+	}
+	for i := range turns {
+		turns[i].order = order{Do: "trips", Size: 64, Active: 1}
+	}
+	s := b.alternate(b.rounds, turns...)
+	note := ""
+	if reader == "ReadTimed" {
+		note = fmt.Sprintf("by its contract it waits for the slowest client or, here, %v", readTimedFor)
+	}
+	for _, n := range silent {
+		b.compare(s, row{fmt.Sprintf("1 talker among %s silent, %s", thousands(n), reader), fmt.Sprintf("among %d", n), "alone", rate, perSecond, atLeast(0.9), note})
+	}
+}
+
+func (b *bench) busyPoll(name string) {
+	polling := encrypted
+	polling.BusyPoll, polling.Name = 100*time.Microsecond, "gipc encrypted, BusyPoll"
+	s := b.alternate(b.rounds, turnsOf(order{Do: "ping-pong", Size: 64}, polling, encrypted)...)
+	for _, v := range []struct {
+		what  string
+		value func(result) float64
+	}{{"median", p50}, {"p99", p99}} {
+		b.compare(s, row{fmt.Sprintf("BusyPoll %v on both sides, ping-pong 64 B, %s", polling.BusyPoll, v.what), polling.Name, encrypted.Name, v.value, span, bound{}, "beside it off"})
+	}
+}
