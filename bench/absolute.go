@@ -19,23 +19,23 @@ func (b *bench) idleClients(name string) {
 	if b.peers {
 		others = append(others, contestant{Name: "websocket", Kind: "websocket"}, contestant{Name: "gRPC stream", Kind: "grpc stream"})
 	}
-	n := b.idleFor(name)
 	for _, c := range append([]contestant{pooled("Serve"), pooled("Messages")}, others...) {
+		n := b.idleFor(name)
+		memory, goroutines, target := atMost(10), atMost(1), "at most 10 KiB"
 		what := fmt.Sprintf("%s idle encrypted clients, %s", thousands(n), c.Name)
-		memory, goroutines := bound{}, bound{}
-		if c.Kind == "gipc" {
-			memory, goroutines = atMost(10), atMost(1)
-		} else {
-			what = fmt.Sprintf("%s idle clients, %s, for comparison", thousands(n), c.Name)
+		if c.Kind != "gipc" {
+			n = min(n, 2000)
+			memory, goroutines, target = bound{}, bound{}, "for comparison"
+			what = fmt.Sprintf("%s idle clients, %s", thousands(n), c.Name)
 		}
 		before, after, err := b.idleServer(c, n)
 		if err != nil {
-			b.report.lost(what+": memory and goroutines each", memory.String()+" KiB, "+goroutines.String(), memory, err)
+			b.report.lost(what+": memory each", target, memory, err)
 			continue
 		}
 		each := float64(after.RSS-before.Freed) / float64(n)
 		freed := float64(after.Freed-before.Freed) / float64(n)
-		b.report.plainFigure(what+": memory each", kib(each), "free memory given back: "+kib(freed), "", memory, memory.String()+" KiB", each/1024)
+		b.report.plainFigure(what+": memory each", kib(each), "free memory given back: "+kib(freed), "", memory, target, each/1024)
 		routines := float64(after.Goroutines-before.Goroutines) / float64(n)
 		// Those that the server needs for itself once it has clients are no client's.
 		b.report.plainFigure(what+": goroutines each", count(routines), "", "", goroutines, goroutines.String(), float64(int(routines*100))/100)
@@ -83,26 +83,22 @@ func (b *bench) idleFor(name string) int {
 func (b *bench) allocations(string) {
 	reading := encrypted
 	reading.Reader = "Read"
-	for _, of := range []struct {
-		who                contestant
-		sending, receiving string
-		most               float64
-	}{{encrypted, "Write", "ReadInto", 0}, {queueEncrypted, "Queue", "", 0}, {reading, "", "Read", 2}} {
-		sent, received, err := b.allocsOf(of.who)
-		for what, x := range map[string]float64{of.sending: sent, of.receiving: received} {
-			if what == "" {
-				continue
-			}
-			// The runtime's own, a few in a run, are nobody's.
-			bound := atMost(of.most + 0.01)
-			target := fmt.Sprintf("at most %.0f", of.most)
-			if err != nil {
-				b.report.lost("allocations a message, "+what, target, bound, err)
-				continue
-			}
-			b.report.plainFigure("allocations a message, "+what, count(x), "", "", bound, target, x)
+	add := func(what string, most int, x float64, err error) {
+		bound := atMost(float64(most) + 0.01) // the runtime's own, a few in a run, are nobody's
+		what, target := "allocations a message, "+what, fmt.Sprint("at most ", most)
+		if err != nil {
+			b.report.lost(what, target, bound, err)
+			return
 		}
+		b.report.plainFigure(what, count(x), "", "", bound, target, x)
 	}
+	sent, received, err := b.allocsOf(encrypted)
+	add("Write", 0, sent, err)
+	add("ReadInto", 0, received, err)
+	sent, _, err = b.allocsOf(queueEncrypted)
+	add("Queue", 0, sent, err)
+	_, received, err = b.allocsOf(reading)
+	add("Read", 2, received, err)
 }
 
 func (b *bench) allocsOf(c contestant) (sent, received float64, err error) {
@@ -188,41 +184,45 @@ func (b *bench) binarySize(name string) {
 	const kB = 1000
 	limit := atMost(300)
 	programs := []string{"bare", "gipc"}
-	if b.peers {
+	if b.peers && !b.quick { // it takes a while to build
 		programs = append(programs, "grpc")
 	}
-	for _, v := range []struct {
-		what    string
-		ldflags string
-		bound   bound
-	}{{"stripped", "-s -w", limit}, {"not stripped", "", limit}} {
-		sizes := map[string]int64{}
+	for _, v := range []struct{ what, ldflags string }{{"stripped", "-s -w"}, {"not stripped", ""}} {
+		size := map[string]float64{}
 		for _, program := range programs {
-			what := fmt.Sprintf("%s, %s, %s", name, program, v.what)
-			out := filepath.Join(b.dir, program)
-			cmd := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-ldflags="+v.ldflags, "-o", out, "./size/"+program)
-			cmd.WaitDelay = time.Second
-			if text, err := cmd.CombinedOutput(); err != nil {
-				b.report.lost(what, v.bound.String()+" kB", v.bound, fmt.Errorf("%w: %s", err, bytes.TrimSpace(text)))
-				continue
-			}
-			info, err := os.Stat(out)
+			n, err := b.build(program, v.ldflags)
 			if err != nil {
-				b.report.failure(what, err)
+				b.report.lost(fmt.Sprintf("%s, %s, %s", name, program, v.what), limit.String()+" kB", limit, err)
 				continue
 			}
-			sizes[program] = info.Size()
+			size[program] = float64(n) / kB
 		}
 		for _, program := range programs[1:] {
-			if sizes[program] == 0 || sizes["bare"] == 0 {
+			if size[program] == 0 || size["bare"] == 0 {
 				continue
 			}
-			more, bound, target := float64(sizes[program]-sizes["bare"])/kB, v.bound, v.bound.String()+" kB"
+			bound, target := limit, limit.String()+" kB"
 			if program != "gipc" {
-				bound, target = struct{ most, least float64 }{}, "for comparison"
+				bound, target = atMost(0), "for comparison"
 			}
-			b.report.plainFigure(fmt.Sprintf("%s, %s server over net and crypto/ecdh, %s", name, program, v.what), fmt.Sprintf("%.0f kB", more),
-				fmt.Sprintf("%.0f kB in all", float64(sizes[program])/kB), "", bound, target, more)
+			more := size[program] - size["bare"]
+			b.report.plainFigure(fmt.Sprintf("%s, %s server, %s", name, program, v.what), fmt.Sprintf("%.0f kB more", more),
+				fmt.Sprintf("net and crypto/ecdh alone %.0f kB", size["bare"]), "", bound, target, more)
 		}
 	}
+}
+
+// build returns the size of one of the programs of size/.
+func (b *bench) build(program, ldflags string) (int64, error) {
+	out := filepath.Join(b.dir, program)
+	cmd := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", out, "./size/"+program)
+	cmd.WaitDelay = time.Second
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("%w (it is run in bench/): %.300s", err, bytes.TrimSpace(text))
+	}
+	info, err := os.Stat(out)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }

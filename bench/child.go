@@ -208,10 +208,11 @@ func stream(c *caller, o order) (r result, err error) {
 	}
 	var all atomic.Int64
 	errs := make(chan error, writers)
+	buffers := make([]byte, writers*o.Size)
 	start := time.Now()
 	write := func(writer int) error {
-		data, n := make([]byte, o.Size), 0
-		for ; n%look != 0 || time.Since(start) < o.For; n++ {
+		data, n := buffers[writer*o.Size:][:o.Size], 0
+		for ; n == 0 || n%look != 0 || time.Since(start) < o.For; n++ {
 			stamp(data, c.next[writer], false, writer)
 			c.next[writer]++
 			if err := send(data); err != nil {

@@ -5,7 +5,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +30,7 @@ func (m machine) facts() (lines, warnings []string) {
 	lines = []string{
 		fmt.Sprintf("%s, %d cores, %s/%s, kernel %s", processor(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, line("/proc/sys/kernel/osrelease")),
 		fmt.Sprintf("%s, GOMAXPROCS %d", runtime.Version(), runtime.GOMAXPROCS(0)),
+		"peers: " + strings.Join(peerVersions(), ", "),
 		fmt.Sprintf("began %s, took %s", m.start.UTC().Format("2006-01-02 15:04 UTC"), round(took)),
 		fmt.Sprintf("load average (1, 5, 15 minutes) %s at the start, %s at the end; the run's own work is in the latter", m.load, loadAverage()),
 	}
@@ -42,6 +45,25 @@ func (m machine) facts() (lines, warnings []string) {
 		}
 	}
 	return append(lines, warnings...), warnings
+}
+
+// peerVersions are the modules of the peers, with their versions.
+func peerVersions() (versions []string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return []string{"unknown"}
+	}
+	for _, m := range info.Deps {
+		for _, peer := range []string{"coder/websocket", "hashicorp/yamux", "grpc", "containerd/ttrpc", "go-zeromq/zmq4", "pebbe/zmq4"} {
+			if strings.HasSuffix(m.Path, "/"+peer) {
+				versions = append(versions, peer+" "+m.Version)
+			}
+		}
+	}
+	if text, err := exec.Command("pkg-config", "--modversion", "libzmq").Output(); err == nil {
+		versions = append(versions, "libzmq "+strings.TrimSpace(string(text)))
+	}
+	return append(versions, "net/rpc of Go")
 }
 
 // busyTime is how long all processors together have worked, or were taken away

@@ -133,11 +133,9 @@ func (b *bench) measure(groups []group) {
 	}
 	start := time.Now()
 	for i, g := range groups {
+		const trust = 20 * time.Second // in the guesses, before the clock corrects them
 		gone := time.Since(start)
-		left := all - done
-		if done > 0 {
-			left = time.Duration(float64(left) * min(4, float64(gone)/float64(done)))
-		}
+		left := time.Duration(float64(all-done) * float64(gone+trust) / float64(done+trust))
 		b.say("[%d/%d] %s (%s gone, about %s to go)", i+1, len(groups), g.name, round(gone), round(left))
 		if err := b.ctx.Err(); err != nil {
 			b.report.failure(g.name, context.Cause(b.ctx))

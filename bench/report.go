@@ -36,7 +36,7 @@ type cell struct{ column, label string }
 
 func newReport() *report {
 	return &report{
-		targets: table{title: "Targets", head: []string{"what", "ours", "beside", "ratio", "rounds", "target", ""}},
+		targets: table{title: "Targets", head: []string{"what", "ours", "beside", "ratio", "least to most", "target", ""}},
 		cells:   map[cell]string{}, bars: map[string][]bar{}, seen: map[string]struct{}{},
 	}
 }
@@ -54,7 +54,7 @@ func (b bound) String() string {
 	case b.least > 0:
 		return "at least " + short(b.least)
 	}
-	return "none"
+	return "–"
 }
 
 func (b bound) holds(x float64) bool {
@@ -136,9 +136,9 @@ func (b *bench) compare(s *scores, r row) {
 		short(x), short(slices.Min(ratios)) + " to " + short(slices.Max(ratios)), target, b.report.verdict(r.bound, x)})
 }
 
-// peer fills a cell of the table of peers: a contestant's figure, and how it
-// relates to raw's.
-func (r *report) peer(s *scores, column, label, name string, value func(result) float64, unit func(float64) string) {
+// peer fills a cell of the table of peers: a contestant's figure and, with beside,
+// how many times raw's it is.
+func (r *report) peer(s *scores, column, label, name string, value func(result) float64, unit func(float64) string, beside bool) {
 	if !slices.Contains(r.columns, column) {
 		r.columns = append(r.columns, column)
 	}
@@ -153,7 +153,7 @@ func (r *report) peer(s *scores, column, label, name string, value func(result) 
 		return
 	}
 	r.cells[at] = unit(median(x))
-	if base := values(s.results[raw.Name], value); name != raw.Name && len(base) == len(x) {
+	if base := values(s.results[raw.Name], value); beside && name != raw.Name && len(base) == len(x) {
 		ratios := make([]float64, len(x))
 		for i := range x {
 			ratios[i] = x[i] / base[i]
@@ -165,7 +165,7 @@ func (r *report) peer(s *scores, column, label, name string, value func(result) 
 // peers is the table of peers: a line for each label that has a cell.
 func (r *report) peers(labels []string) table {
 	t := table{title: "Beside others", about: "In brackets: how many times raw's figure, the median of the rounds. " +
-		"All but the lines that say so are plaintext.", head: append([]string{""}, r.columns...)}
+		"gipc encrypted and raw sealed encrypt, the others do not.", head: append([]string{""}, r.columns...)}
 	for _, label := range labels {
 		line, some := []string{label}, false
 		for _, column := range r.columns {

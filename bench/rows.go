@@ -105,18 +105,18 @@ func (b *bench) pingPong(name string, size int) {
 		add("encrypted, p99", enc, "raw", p99, none, "")
 	default:
 		add("encrypted, ReadInto, median", enc, "raw sealed", p50, atMost(1.1), "")
-		add("encrypted, ReadInto, median", enc, "raw", p50, none, "was about 3.4")
+		add("encrypted, ReadInto, median", enc, "raw", p50, none, "about 3.4 expected")
 		add("encrypted, ReadInto, p99", enc, "raw sealed", p99, none, "")
 	}
 	add("plain, median", plain.Name, "raw", p50, none, "")
 	for _, c := range who {
-		b.report.peer(s, name+", median", label(c), c.Name, p50, span)
-		b.report.peer(s, name+", p99", label(c), c.Name, p99, span)
+		b.report.peer(s, name, label(c), c.Name, p50, span, true)
+		if size == 64 {
+			b.report.peer(s, "its p99", label(c), c.Name, p99, span, true)
+			b.report.peer(s, "its allocations, client", label(c), c.Name, allocs, count, false)
+		}
 	}
 	if size == 64 {
-		for _, c := range who {
-			b.report.peer(s, "allocations a round trip, client", label(c), c.Name, allocs, count)
-		}
 		b.report.draw(s, panelRoundTrip, who, p50, span)
 	}
 }
@@ -137,7 +137,7 @@ func (b *bench) streaming64(name string) {
 	add("plain, Write alone", writePlain.Name, "raw", bound{}, "")
 	shown := b.and(streamers, queueEncrypted, queuePlain, raw, rawSealed)
 	for _, c := range shown {
-		b.report.peer(s, name+" (gipc: Queue)", label(c), c.Name, rate, perSecond)
+		b.report.peer(s, name+" (gipc: by Queue)", label(c), c.Name, rate, perSecond, true)
 	}
 	b.report.draw(s, panelSmall, shown, rate, perSecond)
 }
@@ -152,7 +152,7 @@ func (b *bench) streaming1M(name string) {
 	add("encrypted, ReadInto", encrypted.Name, "raw", bound{}, "about 0.35 expected")
 	add("plain, ReadInto", plain.Name, "raw", atLeast(0.9), "")
 	for _, c := range who {
-		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond)
+		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond, true)
 	}
 	b.report.draw(s, panelLarge, who, rate, bytesPerSecond)
 }
