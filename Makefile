@@ -3,7 +3,7 @@
 
 FUZZTIME ?= 20s
 
-.PHONY: all test race run fuzz bench check
+.PHONY: all test race run fuzz bench benchmarks check
 
 all: test run
 
@@ -21,7 +21,10 @@ run: # the programs that greet each other
 fuzz: # every target, FUZZTIME each
 	FUZZTIME=$(FUZZTIME) .ci/run fuzz
 
-bench:
+bench: # beside raw sockets and other libraries; BENCHFLAGS=-quick for a first look
+	cd bench && go run . $(BENCHFLAGS)
+
+benchmarks: # of the package, for benchstat
 	go test -run '^$$' -bench . -benchmem -timeout 30m .
 
 check: # everything that has to hold before a change goes in

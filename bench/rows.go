@@ -116,8 +116,8 @@ func (b *bench) pingPong(name string, size int) {
 			b.report.peer(s, "its allocations, client", label(c), c.Name, allocs, count, false)
 		}
 	}
-	if size == 64 {
-		b.report.draw(s, panelRoundTrip, who, p50, span)
+	if panel := map[int]string{64: panelSmallTrip, miB: panelLargeTrip}[size]; panel != "" {
+		b.report.draw(s, panel, who, p50, span)
 	}
 }
 
