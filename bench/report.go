@@ -23,13 +23,13 @@ type table struct {
 // A report is everything that a run found out.
 type report struct {
 	targets  table
-	others   []table             // curves
-	cells    map[cell]string     // of the table of peers
-	columns  []string            // of it, in order
-	failures []string            // who failed at what, and why
-	bars     map[string][]bar    // of the chart, by panel
-	met, all int                 // targets
-	seen     map[string]struct{} // failures that are listed
+	others   []table          // curves
+	cells    map[cell]string  // of the table of peers
+	columns  []string         // of it, in order
+	failures []string         // who failed at what, and why
+	bars     map[string][]bar // of the chart, by panel
+	met, all int              // targets
+	seen     map[string]bool  // failures that are listed
 }
 
 type cell struct{ column, label string }
@@ -37,7 +37,7 @@ type cell struct{ column, label string }
 func newReport() *report {
 	return &report{
 		targets: table{title: "Targets", head: []string{"what", "ours", "beside", "ratio", "least to most", "target", ""}},
-		cells:   map[cell]string{}, bars: map[string][]bar{}, seen: map[string]struct{}{},
+		cells:   map[cell]string{}, bars: map[string][]bar{}, seen: map[string]bool{},
 	}
 }
 
@@ -83,11 +83,11 @@ func (r *report) lost(what, target string, b bound, err error) {
 	r.failure(what, err)
 }
 
+// failure lists an error where it shows first.
 func (r *report) failure(what string, err error) {
-	text := fmt.Sprintf("%s: %v", what, err)
-	if _, ok := r.seen[text]; !ok {
-		r.seen[text] = struct{}{}
-		r.failures = append(r.failures, text)
+	if text := err.Error(); !r.seen[text] {
+		r.seen[text] = true
+		r.failures = append(r.failures, what+": "+text)
 	}
 }
 
