@@ -182,17 +182,15 @@ func (o *chatter) end(t *testing.T) {
 	o.over <- ErrClosed
 }
 
-// dice say when.
-type dice struct{ *rand.Rand }
+// moments say when.
+type moments struct{ *rand.Rand }
 
-func throw(t *testing.T) dice {
-	seed := rand.Uint64()
-	t.Logf("the seed is %#x", seed)
-	return dice{rand.New(rand.NewPCG(seed, 0))}
+func throw(t *testing.T) moments {
+	return moments{dice(seedOf(t, "go test -run '^"+t.Name()+"$' ."))}
 }
 
 // wait lets any time below d pass.
-func (r dice) wait(d time.Duration) { <-time.After(time.Duration(r.Int64N(int64(d)))) }
+func (r moments) wait(d time.Duration) { <-time.After(time.Duration(r.Int64N(int64(d)))) }
 
 // stop has the process stand still, and returns when it does.
 func (c *child) stop() {
