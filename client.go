@@ -8,6 +8,7 @@ import (
 	"crypto/ecdh"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"time"
@@ -119,16 +120,18 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 				l.conn.Close()
 				return ErrClosed
 			}
+			level := slog.LevelDebug
+			switch {
+			case hopeless(err) && first:
+				return err
+			case hopeless(err):
+				level = slog.LevelWarn
+			case last == nil: // the next ones say the same
+				level = slog.LevelInfo
+			}
+			c.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
 			if limited.Err() == nil || last == nil {
 				last = err
-			}
-			if hopeless(err) {
-				if first {
-					return err
-				}
-				c.log.Warn("the server refuses; trying on", "name", c.set.name, "err", err)
-			} else {
-				c.log.Debug("not connected", "name", c.set.name, "err", err)
 			}
 		}
 		switch {
