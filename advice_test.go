@@ -268,11 +268,11 @@ var advices = []struct {
 		return h.dial(ClientConfig{Secret: testSecret})
 	}, []error{ErrSecret}, "unix PATH|the client requires a secret and the server has none|set Secret in ServerConfig"},
 	{"short secret", func(h *firstHour) error { return h.dial(ClientConfig{Secret: []byte("password")}) },
-		[]error{ErrConfig}, "Secret has 8 bytes|give 32 random bytes or more"},
+		[]error{ErrConfig}, "Secret is 8 bytes long|give 32 random bytes or more"},
 	{"a secret in plaintext", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Secret: testSecret, Encryption: EncryptionOff})
 		return err
-	}, []error{ErrConfig}, "Secret is set and Encryption is EncryptionOff|drop one of them"},
+	}, []error{ErrConfig}, "Encryption is EncryptionOff and Secret is set|drop one of them"},
 
 	{"encryption off in the server alone", func(h *firstHour) error {
 		h.serve(ServerConfig{Encryption: EncryptionOff})
