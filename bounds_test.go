@@ -1,0 +1,374 @@
+// What a server holds for peers that mean harm, in bytes and goroutines: the
+// figures are in the log, and good clients are served meanwhile.
+
+package gipc
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// good is a client that asks all the time. Each question has its answer, or the
+// test fails.
+type good struct {
+	t     *testing.T
+	trips atomic.Int64
+	stop  chan struct{}
+	done  chan struct{}
+}
+
+// serveAll answers every message of every client, and has a good one among them.
+func serveAll(t *testing.T, c *crowd) *good {
+	t.Helper()
+	go c.s.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
+		if m.MsgType == 1 {
+			srv.Write(1, m.Data)
+		}
+	})
+	g := &good{t: t, stop: make(chan struct{}), done: make(chan struct{})}
+	one := c.join()
+	skipStatus(t, one, 2)
+	go func() {
+		defer close(g.done)
+		for n := uint64(0); ; n++ {
+			write(t, one, n)
+			m, err := one.ReadTimed(time.Minute)
+			for err == nil && m.MsgType > 1 { // for everybody
+				m, err = one.ReadTimed(time.Minute)
+			}
+			if err != nil || m.MsgType != 1 || binary.BigEndian.Uint64(m.Data) != n {
+				t.Errorf("a good client has asked %d and got %+v, %v", n, m, err)
+				return
+			}
+			g.trips.Add(1)
+			select {
+			case <-g.stop:
+				return
+			default:
+			}
+		}
+	}()
+	t.Cleanup(g.end)
+	g.served()
+	return g
+}
+
+// served waits until the good client was answered 50 times more.
+func (g *good) served() {
+	g.t.Helper()
+	enough := g.trips.Load() + 50
+	eventually(g.t, "a good client is served", func() bool { return g.trips.Load() >= enough })
+}
+
+func (g *good) end() {
+	select {
+	case <-g.done:
+	default:
+		close(g.stop)
+		<-g.done
+	}
+}
+
+// talks is the rest of a connection whose handshake the test has made.
+type talks struct {
+	net.Conn
+	in      io.Reader // with what came behind the handshake
+	t       *testing.T
+	session *session
+}
+
+// enter goes through the handshake, with what stands behind the hello in the
+// same write.
+func (c *crowd) enter(behind ...byte) *talks {
+	c.t.Helper()
+	conn := c.dial()
+	hello, err := clientHello(&late{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.set.encrypt}, newKey)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s, err := hello.finish()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &talks{conn, io.MultiReader(bytes.NewReader(s.rest), conn), c.t, s}
+}
+
+// late adds to a write.
+type late struct {
+	net.Conn
+	more []byte
+}
+
+func (l *late) Write(b []byte) (int, error) {
+	_, err := l.Conn.Write(append(bytes.Clone(b), l.more...))
+	return len(b), err
+}
+
+// frame is a frame as this connection has it.
+func (k *talks) frame(typ uint32, data []byte) []byte {
+	k.t.Helper()
+	plain := append(binary.BigEndian.AppendUint32(nil, typ), data...)
+	if k.session.out != nil {
+		var err error
+		if plain, err = k.session.out.seal(nil, plain); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	return append(appendPrefix(nil, len(plain)), plain...)
+}
+
+// pinged says a ping with something behind it in the same write, and waits for
+// the answer: then the server has read all of it.
+func (k *talks) pinged(behind ...byte) {
+	k.t.Helper()
+	if _, err := k.Write(append(k.frame(controlType, append([]byte{kindPing}, make([]byte, 8)...)), behind...)); err != nil {
+		k.t.Fatal(err)
+	}
+	k.pong()
+}
+
+func (k *talks) pong() {
+	k.t.Helper()
+	n := prefixLen + typeLen + 9
+	if k.session.in != nil {
+		n += sealGrowth
+	}
+	if _, err := io.ReadFull(k.in, make([]byte, n)); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// A thousand who connect and say nothing, or announce all that one may and say
+// no more: each costs a few KiB and one goroutine, until it leaves. These run
+// alone, since they count what is the whole process's.
+func TestBoundsOfThoseWhoStop(t *testing.T) {
+	const most = 1 << 30
+	prefix := appendPrefix(nil, typeLen+most)
+	sealed := appendPrefix(nil, sealGrowth+typeLen+most)
+	ping := append(append(appendPrefix(nil, typeLen+9), 0, 0, 0, 0, kindPing), make([]byte, 8)...)
+	for _, kind := range []struct {
+		name      string
+		encrypted bool
+		enter     func(c *crowd)
+	}{
+		{"silent", true, func(c *crowd) { io.ReadFull(c.dial(), make([]byte, 103)) }},
+		{"a hello that announces a GiB and stops", true, func(c *crowd) {
+			conn := c.dial()
+			io.ReadFull(conn, make([]byte, 103))
+			conn.Write(binary.BigEndian.AppendUint32([]byte{0, flagEncrypted}, most))
+		}},
+		{"a frame of a GiB announced, with its type, in the handshake", false, func(c *crowd) { c.enter(append(append(ping, prefix...), 0, 0, 0, 1)...).pong() }},
+		{"a frame of a GiB announced", false, func(c *crowd) { c.enter().pinged(prefix...) }},
+		{"a sealed frame of a GiB announced", true, func(c *crowd) { c.enter().pinged(sealed...) }},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			n := thousand
+			if strings.Contains(kind.name, "sealed") { // a key exchange each, on both sides
+				n = 100
+			}
+			needFiles(t, uint64(2*n+100))
+			config := ServerConfig{MaxMsgSize: most}
+			if !kind.encrypted {
+				config.Encryption = EncryptionOff
+			}
+			c := gather(t, config, ClientConfig{Encryption: config.Encryption})
+			g := serveAll(t, c)
+			before, memory, start := goroutines(nil), heap(), time.Now()
+			for range n {
+				kind.enter(c)
+			}
+			g.served()
+			c.s.host.mu.Lock()
+			held := c.s.host.pending.Len() + c.s.Connections.Len() - 1
+			c.s.host.mu.Unlock()
+			if took := time.Since(start); held < n && took < helloTime {
+				t.Errorf("%d are held after %v, want %d", held, took, n)
+			}
+			// Those that write a pong come and go.
+			eventually(t, "one goroutine each is left", func() bool { return len(goroutines(before)) <= n+20 })
+			each := float64(heap()-memory) / 1024 / float64(n)
+			t.Logf("%d peers, %.1f KiB and %.2f goroutines each", n, each, float64(len(goroutines(before)))/float64(n))
+			if each > 16 {
+				t.Errorf("%.1f KiB each, want at most 16", each)
+			}
+			newcomer := c.join()
+			newcomer.Close()
+			g.served()
+		})
+	}
+}
+
+// Floods of what costs nothing to send, from peers that never read: the server
+// holds little for them, and good clients are served.
+func TestBoundsOfFloods(t *testing.T) {
+	const size = 4 << 20
+	for name, data := range map[string][]byte{
+		"pings":                     append([]byte{kindPing}, make([]byte, 8)...),
+		"pongs that nobody asked":   append([]byte{kindPong}, make([]byte, 8)...),
+		"controls of later version": {9},
+		"empty messages":            nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
+			g := serveAll(t, c)
+			typ := uint32(controlType)
+			if data == nil {
+				typ = 2 // that nobody answers
+			}
+			before, memory := goroutines(nil), heap()
+			const n = 4
+			wrote := make(chan error, n)
+			for range n {
+				one := c.enter()
+				batch := bytes.Repeat(one.frame(typ, data), 4000)
+				go func() {
+					for sent := 0; sent < size; sent += len(batch) {
+						if _, err := one.Write(batch); err != nil {
+							wrote <- err
+							return
+						}
+					}
+					wrote <- nil
+				}()
+			}
+			for range n {
+				g.served()
+				if err := <-wrote; err != nil { // all of it is taken
+					t.Error(err)
+				}
+			}
+			g.served()
+			held, more := heap()-memory, len(goroutines(before))
+			t.Logf("%d peers, %d MiB each: %d KiB and %d goroutines in all", n, size>>20, held>>10, more)
+			if held > n*256<<10 || more > 3*n {
+				t.Errorf("%d KiB and %d goroutines, want at most %d and %d", held>>10, more, n*256, 3*n)
+			}
+			if c.s.Connections.Len() != n+1 {
+				t.Errorf("%d are connected, want %d", c.s.Connections.Len(), n+1)
+			}
+		})
+	}
+}
+
+// Messages that nobody reads stay with their sender: the server holds 64 KiB
+// of them for each client, however small they are.
+func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
+	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
+	before, memory := goroutines(nil), heap()
+	const n = 20
+	full := make(chan bool, n)
+	for range n {
+		one := c.enter()
+		batch := bytes.Repeat(one.frame(1, nil), 4000)
+		go func() {
+			for { // until the kernel takes no more, and nothing moves any more
+				one.SetWriteDeadline(time.Now().Add(time.Second))
+				if _, err := one.Write(batch); err != nil {
+					full <- true
+					return
+				}
+			}
+		}()
+	}
+	for range n {
+		<-full
+	}
+	held, more := heap()-memory, len(goroutines(before))
+	t.Logf("%d peers: %d KiB and %d goroutines in all", n, held>>10, more)
+	if held > n*512<<10 || more > n {
+		t.Errorf("%d KiB and %d goroutines, want at most %d and %d", held>>10, more, n*512, n)
+	}
+}
+
+// Peers that never read, and a server that writes to them from many goroutines
+// and to everybody: what waits for them is held once and not for each message,
+// and the others have theirs.
+func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
+	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
+	g := serveAll(t, c)
+	readers := c.joinMany(3)
+	for _, one := range readers {
+		skipStatus(t, one, 2)
+	}
+	const n, writers, size = 20, 4, 10_000
+	for range n {
+		c.enter().pinged()
+	}
+	var stuck []*Server
+	for srv := range c.s.Connections.All() {
+		if srv.ID() > 4 {
+			stuck = append(stuck, srv)
+		}
+	}
+	if len(stuck) != n {
+		t.Fatalf("%d are connected, want %d", len(stuck), n)
+	}
+	before, memory := goroutines(nil), heap()
+	data := make([]byte, size)
+	var sent atomic.Int64
+	over := make(chan error, n*writers)
+	for _, srv := range stuck {
+		for range writers {
+			go func() {
+				for {
+					if err := srv.Write(3, data); err != nil {
+						over <- err
+						return
+					}
+					sent.Add(1)
+				}
+			}()
+		}
+	}
+	still := func() bool { // nothing has moved for a while
+		was := sent.Load()
+		g.served()
+		<-time.After(50 * time.Millisecond)
+		return sent.Load() == was
+	}
+	eventually(t, "all of them are stuck", still)
+	g.served()
+	held, more := heap()-memory, len(goroutines(before))
+	t.Logf("%d peers with %d writers each: %d KiB and %d goroutines in all; the kernel has %d messages", n, writers, held>>10, more, sent.Load())
+	if held > n*256<<10 || more > n*(writers+1) {
+		t.Errorf("%d KiB and %d goroutines, want at most %d and %d", held>>10, more, n*256, n*(writers+1))
+	}
+
+	// A message for everybody: those who read have it while the others hold it up.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	told := make(chan error, 1)
+	go func() { told <- c.s.Connections.Broadcast(ctx, 4, []byte("to all")) }()
+	for i, one := range readers {
+		if m, err := one.ReadTimed(time.Minute); err != nil || m.MsgType != 4 {
+			t.Errorf("reader %d has %+v, %v", i, m, err)
+		}
+	}
+	g.served()
+	cancel()
+	err := <-told
+	failed, _ := err.(interface{ Unwrap() []error })
+	if failed == nil || len(failed.Unwrap()) != n {
+		t.Fatalf("Broadcast: %v; want an error for each of %d", err, n)
+	}
+	for _, err := range failed.Unwrap() {
+		var of *ClientError
+		if !errors.As(err, &of) || of.Server.ID() <= 4 || !errors.Is(err, context.Canceled) {
+			t.Errorf("Broadcast: %v", err)
+		}
+	}
+	g.end()
+	c.s.Shutdown(past1(t))
+	for range n * writers {
+		if err := <-over; !errors.Is(err, ErrClosed) && !errors.Is(err, ErrNotConnected) {
+			t.Errorf("a writer ends with %v", err)
+		}
+	}
+}
