@@ -79,7 +79,10 @@ func TestConfigRefusals(t *testing.T) {
 		change(c)
 		return c.settings
 	}
-	long := "/" + strings.Repeat("d/", maxPath/2+1) + "s"
+	long, err := filepath.Abs("/" + strings.Repeat("d/", maxPath/2+1) + "s") // with its volume on Windows
+	if err != nil {
+		t.Fatal(err)
+	}
 	type refusal struct {
 		field string // what the text must name
 		make  func() (*settings, error)

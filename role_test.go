@@ -111,6 +111,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 		"close": func(c *Client, _ func()) {
 			go c.Close()
 			for !c.leave.Load() { // the reason; its deadline may be before or after ours
+				runtime.Gosched()
 			}
 		},
 		"loss": func(c *Client, _ func()) {
