@@ -43,16 +43,17 @@ type sender struct {
 	dead  chan struct{} // closed: nobody writes any more
 	cutAt atomic.Int64  // when a user's write in the kernel is cut, in Unix nanoseconds; 0 is never
 
-	stalled *time.Timer // runs while a write waits for the kernel
-	broke   func(error) // told once that the socket takes no more
-	heard   func()      // told that the peer takes something in the middle of a long write; nil without heartbeat
+	stall func()      // told that a write waits for the kernel
+	broke func(error) // told once that the socket takes no more
+	heard func()      // told that the peer takes something in the middle of a long write; nil without heartbeat
 
 	// The holder of the turn uses these.
-	try func(fd uintptr) bool // writes out without waiting
-	out []byte
-	n   int
-	vec net.Buffers
-	two [2][]byte // what vec is made of, so that it costs no memory
+	late *time.Timer           // runs while a write waits; nil before the first that does
+	try  func(fd uintptr) bool // writes out without waiting
+	out  []byte
+	n    int
+	vec  net.Buffers
+	two  [2][]byte // what vec is made of, so that it costs no memory
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -70,16 +71,14 @@ type sender struct {
 	pong    []byte       // the pong that is owed; a newer ping replaces it
 }
 
-func (s *sender) init(conn net.Conn, raw syscall.RawConn, stalled func()) {
-	s.conn, s.raw = conn, raw
+func (s *sender) init(conn net.Conn, raw syscall.RawConn, stall func()) {
+	s.conn, s.raw, s.stall = conn, raw, stall
 	s.turn, s.stop, s.dead = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	s.try = func(fd uintptr) bool {
 		s.n = sysWrite(fd, s.out)
 		return true
 	}
 	s.batch = 1
-	s.stalled = time.AfterFunc(time.Hour, stalled)
-	s.stalled.Stop()
 }
 
 // outgoing is a user's frame on its way, with what it takes to undo it.
@@ -385,8 +384,12 @@ func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why,
 		}
 		n = s.n
 	}
-	s.stalled.Reset(stallAfter)
-	defer s.stalled.Stop()
+	if s.late == nil {
+		s.late = time.AfterFunc(stallAfter, s.stall)
+	} else {
+		s.late.Reset(stallAfter)
+	}
+	defer s.late.Stop()
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(past) })()
 	}
@@ -533,7 +536,6 @@ func (s *sender) bury() int64 {
 		s.breakLocked(net.ErrClosed)
 	}
 	close(s.dead)
-	s.stalled.Stop()
 	lost := s.queued
 	s.queued = 0
 	if s.buf != nil {
