@@ -372,9 +372,12 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 // start serves one client to its end.
 func (c *serving) start(s *Server) {
 	c.wg.Go(func() {
-		for {
+		for c.ctx.Err() == nil {
 			m := new(Message)
-			if s.read(&call{ctx: mortal(c.ctx), shared: true}, m) != nil {
+			s.mu.Lock() // without the frame of read an idle client's stack stays at 2 KiB
+			err := s.readLocked(&call{ctx: mortal(c.ctx), shared: true}, m)
+			s.mu.Unlock()
+			if err != nil {
 				return
 			}
 			c.handler(s, m)
