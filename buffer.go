@@ -12,8 +12,8 @@ import (
 type buffer struct{ b []byte }
 
 const (
-	smallestClass = 12 // 4 KiB
-	largestClass  = 26 // 64 MiB; what is larger is made to measure and not kept
+	smallestClass = 12                        // 4 KiB
+	largestClass  = 26 + 2*(bits.UintSize>>6) // 64 MiB, on 64-bit systems 256 MiB; larger ones are made to measure and not kept
 )
 
 // A bufferPool lends buffers in sizes of powers of two. The clients of one
