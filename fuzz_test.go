@@ -352,6 +352,7 @@ type speaker struct {
 	got  []uint32
 	last string // the status that came last, before Closed
 	err  error  // of closing
+	most int    // bytes that it still sends
 	id   uint64
 }
 
@@ -376,6 +377,9 @@ func (c *speaker) talk(p *program) {
 			size <<= 8
 		}
 		typ, data := numberedMessage(n, size)
+		if c.most -= len(data); c.most < 0 {
+			return
+		}
 		id := c.e.ID()
 		var err error
 		switch op & 3 {
@@ -491,8 +495,14 @@ func converse(t *testing.T, p *program) {
 		storms[i] = [2]*weather{p.weather(), p.weather()}
 	}
 	still, sure := true, server.Encryption == EncryptionOn
+	pace := 1 << 16 // bytes that every road takes in one step
 	for _, s := range storms {
 		for _, w := range s {
+			for _, n := range []int{w.room, w.chunk, w.piece} {
+				if n > 0 {
+					pace = min(pace, n)
+				}
+			}
 			if beats { // or one frame takes longer than a peer may be silent
 				w.room = max(w.room, batchSize)
 			}
@@ -533,7 +543,8 @@ func converse(t *testing.T, p *program) {
 		return
 	}
 
-	ends := [2]*speaker{{e: s, sent: map[uint32]uint64{}}, {e: c, sent: map[uint32]uint64{}}}
+	most := 2000 * pace // more steps than that take longer than a fuzzing engine waits
+	ends := [2]*speaker{{e: s, most: most, sent: map[uint32]uint64{}}, {e: c, most: most, sent: map[uint32]uint64{}}}
 	half := len(p.b) / 2
 	programs := [2]*program{{p.b[:half]}, {p.b[half:]}}
 	var readers, writers sync.WaitGroup
