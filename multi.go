@@ -36,31 +36,22 @@ type ConnectionPool struct {
 	// mu guards what follows. It may be taken while holding the mu of a client,
 	// never the other way round.
 	mu      sync.Mutex
-	claimed int                 // handshakes that have a place and are not done
-	members map[*Server]*member // connected, or not read to the end
-	left    []*member           // the latter, in the order in which they left
-	totals  Stats               // of all that left
-	closed  bool                // no client comes any more
-	wake    chan struct{}       // closed when there is news; nil while nobody waits for any
+	claimed int              // handshakes that have a place and are not done
+	members map[*Server]bool // connected, or not read to the end
+	left    []*Server        // the latter, in the order in which they left
+	totals  Stats            // of all that left
+	closed  bool             // no client comes any more
+	wake    chan struct{}    // closed when there is news; nil while nobody waits for any
 	serving map[*serving]struct{}
 
 	// Reading from all of them at once:
 	fanIn   bool                           // somebody has begun to
-	ready   []*member                      // that have something, for Messages, first come first
-	unasked []*member                      // whom the next ReadTimedFastest asks
+	ready   []*Server                      // that have something, for Messages, first come first
+	unasked []*Server                      // whom the next ReadTimedFastest asks
 	latest  func(*Server, *Message, error) // the callback of its newest call
 	until   time.Time                      // when that call's time has passed
 	timer   *time.Timer                    // tells then
-	waiting []chan *member                 // its calls before their first callback, the newest last
-}
-
-// A member is a client as the pool sees it. The pool's mu guards it.
-type member struct {
-	*Server
-	gone   bool // it has left
-	listed bool // it is in ready
-	idle   bool // it is in unasked
-	asked  bool // ReadTimedFastest awaits its message
+	waiting []chan *Server                 // its calls before their first callback, the newest last
 }
 
 // serving is a call of Serve.
@@ -71,7 +62,7 @@ type serving struct {
 }
 
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]*member{}, serving: map[*serving]struct{}{}}
+	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*serving]struct{}{}}
 	p.timer = time.AfterFunc(time.Hour, p.late)
 	p.timer.Stop()
 	if s.set.multi {
@@ -84,10 +75,9 @@ func newPool(s *Server) *ConnectionPool {
 
 // enroll makes a client a member, before it has its connection.
 func (p *ConnectionPool) enroll(s *Server) bool {
-	m := &member{Server: s}
-	s.notify = func() { p.notify(m) }
-	s.finished = func() { p.leave(m) }
-	s.spent = func() { p.remove(m) }
+	s.notify = func() { p.notify(s) }
+	s.finished = func() { p.leave(s) }
+	s.spent = func() { p.remove(s) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s != p.server {
@@ -97,11 +87,9 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	if p.closed {
 		return false
 	}
-	p.members[s] = m
-	if p.fanIn {
-		s.eager = true
-		p.idleLocked(m)
-	}
+	p.members[s] = true
+	p.unasked = append(p.unasked, s)
+	s.eager = p.fanIn
 	for c := range p.serving {
 		c.start(s)
 	}
@@ -148,17 +136,17 @@ func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
 }
 
 // leave notes, under its mu, that a client has left.
-func (p *ConnectionPool) leave(m *member) {
-	if m.Server == p.server {
+func (p *ConnectionPool) leave(s *Server) {
+	if s == p.server {
 		p.close()
 		return
 	}
-	total := m.statsLocked()
+	total := s.statsLocked()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m.gone = true
+	s.left = true
 	p.totals.add(total)
-	if p.left = append(p.left, m); len(p.left) > maxLeft {
+	if p.left = append(p.left, s); len(p.left) > maxLeft {
 		p.totals.Dropped++
 		p.server.log.Warn("a client that left was not read to the end", "name", p.server.set.name)
 		p.removeLocked(p.left[0])
@@ -166,22 +154,22 @@ func (p *ConnectionPool) leave(m *member) {
 }
 
 // remove takes out a client that has left and has no more to be read.
-func (p *ConnectionPool) remove(m *member) {
+func (p *ConnectionPool) remove(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.removeLocked(m)
+	p.removeLocked(s)
 }
 
-func (p *ConnectionPool) removeLocked(m *member) {
-	delete(p.members, m.Server)
-	for _, list := range []*[]*member{&p.left, &p.ready, &p.unasked} {
-		if i := slices.Index(*list, m); i >= 0 {
+func (p *ConnectionPool) removeLocked(s *Server) {
+	delete(p.members, s)
+	for _, list := range []*[]*Server{&p.left, &p.ready, &p.unasked} {
+		if i := slices.Index(*list, s); i >= 0 {
 			*list = slices.Delete(*list, i, i+1)
 		}
 	}
-	m.asked = false
+	s.asked = false
 	if len(p.members) == 0 {
-		p.answerAllLocked(m)
+		p.answerAllLocked(s)
 	}
 	p.newsLocked()
 }
@@ -242,8 +230,8 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	p.mu.Lock()
 	total.add(p.totals)
 	var now []*Server
-	for s, m := range p.members {
-		if !m.gone && s != p.server {
+	for s := range p.members {
+		if !s.left && s != p.server {
 			now = append(now, s)
 		}
 	}
@@ -401,11 +389,11 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 				p.mu.Unlock()
 				return
 			}
-			m := p.ready[0]
+			s := p.ready[0]
 			p.ready = p.ready[1:]
-			m.listed = false
+			s.listed = false
 			p.mu.Unlock()
-			if message := p.pop(m); message != nil && !yield(m.Server, message) {
+			if m := p.pop(s); m != nil && !yield(s, m) {
 				return
 			}
 		}
@@ -416,50 +404,46 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 // waits for all of them at once.
 func (p *ConnectionPool) listen() {
 	p.mu.Lock()
-	if p.fanIn {
-		p.mu.Unlock()
+	begun := p.fanIn
+	p.fanIn = true
+	p.mu.Unlock()
+	if begun {
 		return
 	}
-	p.fanIn = true
-	members := slices.Collect(maps.Values(p.members))
-	for _, m := range members {
-		p.idleLocked(m)
-	}
-	p.mu.Unlock()
-	for _, m := range members {
-		m.beEager()
-		if m.unread.Load() > 0 {
-			p.notify(m)
+	for _, s := range p.snapshot() {
+		s.beEager()
+		if s.unread.Load() > 0 {
+			p.notify(s)
 		}
 	}
 }
 
 // notify notes that a client has something to read.
-func (p *ConnectionPool) notify(m *member) {
+func (p *ConnectionPool) notify(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case !p.fanIn || p.members[m.Server] == nil:
-	case m.asked:
-		p.replyLocked(m)
-	case !m.listed:
-		m.listed = true
-		p.ready = append(p.ready, m)
+	case !p.fanIn || !p.members[s]:
+	case s.asked:
+		p.replyLocked(s)
+	case !s.listed:
+		s.listed = true
+		p.ready = append(p.ready, s)
 		p.newsLocked()
 	}
 }
 
 // pop takes a message that a client has, and puts the client in line again
 // where it has more.
-func (p *ConnectionPool) pop(m *member) *Message {
-	message := new(Message)
-	if m.read(&call{queued: true}, message) != nil {
+func (p *ConnectionPool) pop(s *Server) *Message {
+	m := new(Message)
+	if s.read(&call{queued: true}, m) != nil {
 		return nil
 	}
-	if m.unread.Load() > 0 {
-		p.notify(m)
+	if s.unread.Load() > 0 {
+		p.notify(s)
 	}
-	return message
+	return m
 }
 
 // ReadTimedFastest calls callback as ReadTimed does, and returns after the
@@ -473,72 +457,65 @@ func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Se
 	p.mu.Lock()
 	p.latest, p.until = callback, until
 	p.mu.Unlock()
-	first := make(chan *member, 1)
+	first := make(chan *Server, 1)
 	for p.someone(until, callback) {
 		p.mu.Lock()
 		p.waiting = append(p.waiting, first)
 		p.timer.Reset(time.Until(p.until))
 		unasked := p.unasked
 		p.unasked = nil
-		for _, m := range unasked {
-			m.idle = false
-			p.askLocked(m)
+		for _, s := range unasked {
+			p.askLocked(s)
 		}
 		p.mu.Unlock()
-		if m := <-first; m == nil || p.answer(m) {
+		if s := <-first; s == nil || p.answer(s) {
 			return
 		} // else another reader was faster
 	}
 }
 
-// idleLocked has the next ReadTimedFastest ask a client.
-func (p *ConnectionPool) idleLocked(m *member) {
-	if p.members[m.Server] != nil && !m.idle && !m.asked {
-		m.idle = true
-		p.unasked = append(p.unasked, m)
-	}
-}
-
 // askLocked has a client's next message, or its first one, answer.
-func (p *ConnectionPool) askLocked(m *member) {
-	m.asked = p.members[m.Server] != nil
-	if m.asked && m.unread.Load() > 0 {
-		p.replyLocked(m)
+func (p *ConnectionPool) askLocked(s *Server) {
+	s.asked = p.members[s]
+	if s.asked && s.unread.Load() > 0 {
+		p.replyLocked(s)
 	}
 }
 
 // replyLocked hands an asked client, which has something or is out of time, to
 // the newest call that waits; where none does the callback runs by itself.
-func (p *ConnectionPool) replyLocked(m *member) {
-	m.asked = false
+func (p *ConnectionPool) replyLocked(s *Server) {
+	s.asked = false
 	if n := len(p.waiting); n > 0 {
-		p.waiting[n-1] <- m
+		p.waiting[n-1] <- s
 		p.waiting = p.waiting[:n-1]
 		return
 	}
-	go p.answer(m)
+	go p.answer(s)
 }
 
 // answer calls back with what a client has. It returns false where that was
 // nothing, since another reader took it: the client is still asked then.
-func (p *ConnectionPool) answer(m *member) bool {
-	message := p.pop(m)
+func (p *ConnectionPool) answer(s *Server) bool {
+	m := p.pop(s)
 	p.mu.Lock()
 	callback := p.latest
-	if message == nil && p.members[m.Server] != nil && !time.Now().Before(p.until) {
-		message = TimeoutMessage
+	if m == nil && p.members[s] && !time.Now().Before(p.until) {
+		m = TimeoutMessage
 	}
-	if message == nil {
-		p.askLocked(m)
+	if m == nil {
+		p.askLocked(s)
 	}
 	p.mu.Unlock()
-	if message == nil {
+	if m == nil {
 		return false
 	}
-	callback(m.Server, message, nil)
+	callback(s, m, nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.idleLocked(m) // only now: one callback at a time for each client
+	if p.members[s] {
+		p.unasked = append(p.unasked, s) // only now: one callback at a time for each client
+	}
 	return true
 }
 
@@ -549,18 +526,18 @@ func (p *ConnectionPool) late() {
 	if time.Now().Before(p.until) {
 		return // of a call that a newer one has replaced meanwhile
 	}
-	for _, m := range p.members {
-		if m.asked {
-			p.replyLocked(m)
+	for s := range p.members {
+		if s.asked {
+			p.replyLocked(s)
 		}
 	}
 	p.answerAllLocked(nil) // the others are busy with callbacks
 }
 
-// answerAllLocked hands m to every call that waits.
-func (p *ConnectionPool) answerAllLocked(m *member) {
+// answerAllLocked hands s to every call that waits.
+func (p *ConnectionPool) answerAllLocked(s *Server) {
 	for _, first := range p.waiting {
-		first <- m
+		first <- s
 	}
 	p.waiting = nil
 }

@@ -27,6 +27,11 @@ type Server struct {
 	end
 	Connections *ConnectionPool // the clients; never nil
 	host        *host           // nil for one client of many
+
+	// Guarded by the mu of Connections:
+	left   bool // a client that was connected, and is not any more
+	listed bool // it is in ready
+	asked  bool // ReadTimedFastest awaits its message
 }
 
 // A host is what a server has and a single connection has not.
