@@ -169,6 +169,7 @@ func (p *ConnectionPool) removeLocked(s *Server) {
 	}
 	s.asked = false
 	if len(p.members) == 0 {
+		p.timer.Stop()
 		p.answerAllLocked(s)
 	}
 	p.newsLocked()

@@ -468,6 +468,9 @@ func TestTimedReadsAfterClose(t *testing.T) {
 			t.Error(err)
 		}
 		<-done
+		if c.s.Connections.timer.Stop() {
+			t.Error("a timer runs on after Close")
+		}
 		l.want(a, "Closed")
 		read(time.Hour, l.note)
 		l.want(c.s, "over")
