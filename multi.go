@@ -207,23 +207,18 @@ func (p *ConnectionPool) snapshot() []*Server {
 	return slices.Collect(maps.Keys(p.members))
 }
 
-// someone waits until there is a client. It calls back itself where there will
-// be none since the server is closed.
-func (p *ConnectionPool) someone(until time.Time, callback func(*Server, *Message, error)) bool {
-	p.mu.Lock()
-	if len(p.members) == 0 {
-		ctx, cancel := context.WithDeadline(context.Background(), until)
-		defer cancel()
-		for len(p.members) == 0 && !p.closed && ctx.Err() == nil {
-			p.awaitLocked(ctx)
-		}
+// someoneLocked waits until there is a client, and says whether one has come. It
+// gives up mu meanwhile.
+func (p *ConnectionPool) someoneLocked(until time.Time) bool {
+	if len(p.members) > 0 {
+		return true
 	}
-	some, over := len(p.members) > 0, p.overLocked()
-	p.mu.Unlock()
-	if over {
-		callback(p.server, nil, ErrClosed)
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	defer cancel()
+	for len(p.members) == 0 && !p.closed && ctx.Err() == nil {
+		p.awaitLocked(ctx)
 	}
-	return some
+	return len(p.members) > 0
 }
 
 // addStats adds what all clients of a server of many have done.
@@ -314,10 +309,14 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 // calls back once, with the server, no message, and ErrClosed.
 func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
-	if !p.someone(until, callback) {
-		return
+	p.mu.Lock()
+	p.someoneLocked(until)
+	clients, over := slices.Collect(maps.Keys(p.members)), p.overLocked()
+	p.mu.Unlock()
+	if over {
+		callback(p.server, nil, ErrClosed)
 	}
-	each(p.snapshot(), func(s *Server) error {
+	each(clients, func(s *Server) error {
 		if m, err := s.ReadTimed(time.Until(until)); err == nil {
 			callback(s, m, nil)
 		} // else another reader took the last message
@@ -457,10 +456,8 @@ func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Se
 	p.listen()
 	p.mu.Lock()
 	p.latest, p.until = callback, until
-	p.mu.Unlock()
 	first := make(chan *Server, 1)
-	for p.someone(until, callback) {
-		p.mu.Lock()
+	for p.someoneLocked(until) {
 		p.waiting = append(p.waiting, first)
 		p.timer.Reset(time.Until(p.until))
 		unasked := p.unasked
@@ -472,6 +469,12 @@ func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Se
 		if s := <-first; s == nil || p.answer(s) {
 			return
 		} // else another reader was faster
+		p.mu.Lock()
+	}
+	over := p.overLocked()
+	p.mu.Unlock()
+	if over {
+		callback(p.server, nil, ErrClosed)
 	}
 }
 
