@@ -68,7 +68,9 @@ func newPool(s *Server) *ConnectionPool {
 	if s.set.multi {
 		s.notify, s.finished = func() {}, p.close
 	} else {
+		p.claimed = 1 // which becomes its own
 		p.enroll(s)
+		s.finished = p.close
 	}
 	return p
 }
@@ -80,13 +82,11 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	s.spent = func() { p.remove(s) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s != p.server {
-		p.claimed-- // the place is its own now
-		s.lazy = len(p.serving) > 0
-	}
+	p.claimed-- // the place is its own now
 	if p.closed {
 		return false
 	}
+	s.lazy = len(p.serving) > 0
 	p.members[s] = true
 	p.unasked = append(p.unasked, s)
 	s.eager = p.fanIn
@@ -137,10 +137,6 @@ func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
 
 // leave notes, under its mu, that a client has left.
 func (p *ConnectionPool) leave(s *Server) {
-	if s == p.server {
-		p.close()
-		return
-	}
 	total := s.statsLocked()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -280,11 +276,7 @@ func (p *ConnectionPool) All() iter.Seq[*Server] {
 
 // Len returns how many clients are connected now.
 func (p *ConnectionPool) Len() int {
-	n := 0
-	for range p.All() {
-		n++
-	}
-	return n
+	return len(slices.Collect(p.All()))
 }
 
 // Broadcast writes a message to every client that is connected, to all at the
