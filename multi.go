@@ -36,13 +36,13 @@ type ConnectionPool struct {
 	// mu guards what follows. It may be taken while holding the mu of a client,
 	// never the other way round.
 	mu      sync.Mutex
-	claimed int              // handshakes that have a place and are not done
-	members map[*Server]bool // connected, or not read to the end
-	left    []*Server        // the latter, in the order in which they left
-	totals  Stats            // of all that left
-	closed  bool             // no client comes any more
-	wake    chan struct{}    // closed when there is news; nil while nobody waits for any
-	serving map[*serving]struct{}
+	claimed int                     // handshakes that have a place and are not done
+	members map[*Server]bool        // connected, or not read to the end
+	left    []*Server               // the latter, in the order in which they left
+	totals  Stats                   // of all that left
+	closed  bool                    // no client comes any more
+	wake    chan struct{}           // closed when there is news; nil while nobody waits for any
+	serving map[*func(*Server)]bool // what calls of Serve do for each client
 
 	// Reading from all of them at once:
 	fanIn   bool                           // somebody has begun to
@@ -54,15 +54,8 @@ type ConnectionPool struct {
 	waiting []chan *Server                 // its calls before their first callback, the newest last
 }
 
-// serving is a call of Serve.
-type serving struct {
-	ctx     context.Context
-	handler func(*Server, *Message)
-	wg      sync.WaitGroup
-}
-
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*serving]struct{}{}}
+	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
 	p.timer = time.AfterFunc(time.Hour, p.late)
 	p.timer.Stop()
 	if s.set.multi {
@@ -90,8 +83,8 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	p.members[s] = true
 	p.unasked = append(p.unasked, s)
 	s.eager = p.fanIn
-	for c := range p.serving {
-		c.start(s)
+	for start := range p.serving {
+		(*start)(s)
 	}
 	p.newsLocked()
 	return true
@@ -323,7 +316,21 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 // Close, with ErrClosed; it waits for the handlers that are running. A handler
 // may call Close, which does not wait for it.
 func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
-	c := &serving{ctx: ctx, handler: handler}
+	var wg sync.WaitGroup
+	start := func(s *Server) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				m := new(Message)
+				s.mu.Lock() // without the frame of read an idle client's stack stays at 2 KiB
+				err := s.readLocked(&call{ctx: mortal(ctx), shared: true}, m)
+				s.mu.Unlock()
+				if err != nil {
+					return
+				}
+				handler(s, m)
+			}
+		})
+	}
 	// One watch over ctx, instead of one for every read of every client.
 	defer context.AfterFunc(ctx, func() {
 		for _, s := range p.snapshot() {
@@ -333,36 +340,20 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 		}
 	})()
 	p.mu.Lock()
-	p.serving[c] = struct{}{}
+	p.serving[&start] = true
 	for s := range p.members {
-		c.start(s)
+		start(s)
 	}
 	for ctx.Err() == nil && !p.overLocked() {
 		p.awaitLocked(ctx)
 	}
-	delete(p.serving, c)
+	delete(p.serving, &start)
 	p.mu.Unlock()
-	c.wg.Wait()
+	wg.Wait()
 	if ctx.Err() != nil {
 		return contextError("serve", ctx)
 	}
 	return ErrClosed
-}
-
-// start serves one client to its end.
-func (c *serving) start(s *Server) {
-	c.wg.Go(func() {
-		for c.ctx.Err() == nil {
-			m := new(Message)
-			s.mu.Lock() // without the frame of read an idle client's stack stays at 2 KiB
-			err := s.readLocked(&call{ctx: mortal(c.ctx), shared: true}, m)
-			s.mu.Unlock()
-			if err != nil {
-				return
-			}
-			c.handler(s, m)
-		}
-	})
 }
 
 // Messages returns the messages of all clients as they come, those that tell of
