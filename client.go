@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -93,65 +94,54 @@ func (c *Client) reconnect(l *link) {
 
 // connect tries until there is a connection, or no hope, or no time.
 func (c *Client) connect(ctx context.Context, first bool) error {
-	timeout := c.set.timeout
 	limited := ctx
-	if timeout > 0 {
+	if c.set.timeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, timeout)
+		limited, cancel = context.WithTimeout(ctx, c.set.timeout)
 		defer cancel()
 	}
 	var last error
 	for {
-		if c.pause > 0 {
-			t := time.NewTimer(c.pause/2 + rand.N(c.pause/2+1))
-			select {
-			case <-t.C:
-			case <-limited.Done():
-				t.Stop()
-			}
-		}
-		c.pause = min(max(2*c.pause, firstPause), c.set.retry)
-		if limited.Err() == nil {
-			l, err := c.dial(limited)
-			if err == nil {
-				if c.attach(l) {
-					return nil
-				}
-				l.conn.Close()
-				return ErrClosed
-			}
-			level := slog.LevelDebug
-			switch {
-			case hopeless(err) && first:
-				return err
-			case hopeless(err):
-				level = slog.LevelWarn
-			case last == nil: // the next ones say the same
-				level = slog.LevelInfo
-			}
-			c.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
-			if limited.Err() == nil || last == nil {
-				last = err
-			}
+		select {
+		case <-time.After(c.pause/2 + rand.N(c.pause/2+1)):
+		case <-limited.Done():
 		}
 		switch {
 		case ctx.Err() != nil:
 			return fail(contextError("connect", ctx), last, "")
 		case limited.Err() != nil:
-			return fail(ErrTimeout, last, "no connection within %v", timeout)
+			return fail(ErrTimeout, last, "no connection within %v", c.set.timeout)
+		}
+		c.pause = min(max(2*c.pause, firstPause), c.set.retry)
+		l, err := c.dial(limited)
+		if err == nil {
+			if c.attach(l) {
+				return nil
+			}
+			l.conn.Close()
+			return ErrClosed
+		}
+		level := slog.LevelDebug
+		switch {
+		case hopeless(err) && first:
+			return err
+		case hopeless(err):
+			level = slog.LevelWarn
+		case last == nil: // the next ones say the same
+			level = slog.LevelInfo
+		}
+		c.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
+		if limited.Err() == nil || last == nil {
+			last = err
 		}
 	}
 }
 
 // hopeless says whether another try with the same configuration ends the same way.
 func hopeless(err error) bool {
-	for _, kind := range []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer} {
-		if errors.Is(err, kind) {
-			return true
-		}
-	}
+	kinds := []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer}
 	reason, _ := refusalReason(err)
-	return reason == reasonUnauthorised
+	return reason == reasonUnauthorised || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // dial makes one connection.
