@@ -36,12 +36,12 @@ type ConnectionPool struct {
 	// mu guards what follows. It may be taken while holding the mu of a client,
 	// never the other way round.
 	mu      sync.Mutex
+	news    *sync.Cond              // that a client, a message or the end has come, or a time
 	claimed int                     // handshakes that have a place and are not done
 	members map[*Server]bool        // connected, or not read to the end
 	left    []*Server               // the latter, in the order in which they left
 	totals  Stats                   // of all that left
 	closed  bool                    // no client comes any more
-	wake    chan struct{}           // closed when there is news; nil while nobody waits for any
 	serving map[*func(*Server)]bool // what calls of Serve do for each client
 
 	// Reading from all of them at once:
@@ -56,6 +56,7 @@ type ConnectionPool struct {
 
 func newPool(s *Server) *ConnectionPool {
 	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
+	p.news = sync.NewCond(&p.mu)
 	p.timer = time.AfterFunc(time.Hour, p.late)
 	p.timer.Stop()
 	if s.set.multi {
@@ -86,7 +87,7 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	for start := range p.serving {
 		(*start)(s)
 	}
-	p.newsLocked()
+	p.news.Broadcast()
 	return true
 }
 
@@ -161,29 +162,14 @@ func (p *ConnectionPool) removeLocked(s *Server) {
 		p.timer.Stop()
 		p.answerAllLocked(s)
 	}
-	p.newsLocked()
+	p.news.Broadcast()
 }
 
-// newsLocked wakes those who wait for a client, a message, or the end.
-func (p *ConnectionPool) newsLocked() {
-	if p.wake != nil {
-		close(p.wake)
-		p.wake = nil
-	}
-}
-
-// awaitLocked waits until there is news or ctx ends. It gives up mu meanwhile.
-func (p *ConnectionPool) awaitLocked(ctx context.Context) {
-	if p.wake == nil {
-		p.wake = make(chan struct{})
-	}
-	news := p.wake
-	p.mu.Unlock()
-	defer p.mu.Lock()
-	select {
-	case <-news:
-	case <-ctx.Done():
-	}
+// wake has those who wait for news look at their time.
+func (p *ConnectionPool) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.news.Broadcast()
 }
 
 // overLocked says whether nothing will come any more and everything is read.
@@ -202,10 +188,9 @@ func (p *ConnectionPool) someoneLocked(until time.Time) bool {
 	if len(p.members) > 0 {
 		return true
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), until)
-	defer cancel()
-	for len(p.members) == 0 && !p.closed && ctx.Err() == nil {
-		p.awaitLocked(ctx)
+	defer time.AfterFunc(time.Until(until), p.wake).Stop()
+	for len(p.members) == 0 && !p.closed && time.Now().Before(until) {
+		p.news.Wait()
 	}
 	return len(p.members) > 0
 }
@@ -231,7 +216,7 @@ func (p *ConnectionPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.newsLocked()
+	p.news.Broadcast()
 }
 
 // shutdown closes every client at the same time.
@@ -333,6 +318,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 	}
 	// One watch over ctx, instead of one for every read of every client.
 	defer context.AfterFunc(ctx, func() {
+		p.wake()
 		for _, s := range p.snapshot() {
 			if l := s.cur.Load(); l != nil {
 				l.interrupt()
@@ -345,7 +331,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 		start(s)
 	}
 	for ctx.Err() == nil && !p.overLocked() {
-		p.awaitLocked(ctx)
+		p.news.Wait()
 	}
 	delete(p.serving, &start)
 	p.mu.Unlock()
@@ -363,10 +349,11 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Message] {
 	return func(yield func(*Server, *Message) bool) {
 		p.listen()
+		defer context.AfterFunc(ctx, p.wake)()
 		for {
 			p.mu.Lock()
 			for len(p.ready) == 0 && !p.overLocked() && ctx.Err() == nil {
-				p.awaitLocked(ctx)
+				p.news.Wait()
 			}
 			if len(p.ready) == 0 || ctx.Err() != nil {
 				p.mu.Unlock()
@@ -412,7 +399,7 @@ func (p *ConnectionPool) notify(s *Server) {
 	case !s.listed:
 		s.listed = true
 		p.ready = append(p.ready, s)
-		p.newsLocked()
+		p.news.Broadcast()
 	}
 }
 
