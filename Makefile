@@ -2,8 +2,10 @@
 # where both need them.
 
 FUZZTIME ?= 20s
+SOAK ?= long
+COUNT ?= 1
 
-.PHONY: all test race run fuzz bench benchmarks check
+.PHONY: all test race run fuzz soak bench benchmarks check
 
 all: test run
 
@@ -11,8 +13,8 @@ test: # the README's command
 	go vet ./...
 	go test ./...
 
-race:
-	.ci/run race
+race: # everything under the race detector, COUNT times
+	COUNT=$(COUNT) .ci/run race
 
 run: # the programs that greet each other
 	go run ./example/simple
@@ -20,6 +22,9 @@ run: # the programs that greet each other
 
 fuzz: # every target, FUZZTIME each
 	FUZZTIME=$(FUZZTIME) .ci/run fuzz
+
+soak: # what is promised, counted: long, a number of bad connections, or rows such as "kills=50 closes=1000"
+	GIPC_SOAK="$(SOAK)" go test -count=1 -timeout 0 -run '^TestSoak$$'
 
 bench: # beside raw sockets and other libraries; BENCHFLAGS=-quick for a first look
 	cd bench && go run . $(BENCHFLAGS)

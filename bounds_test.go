@@ -117,7 +117,7 @@ type talks struct {
 func (c *crowd) enter(behind ...byte) *talks {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(&late{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.set.encrypt}, newKey)
+	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.set.encrypt}, newKey)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -128,13 +128,13 @@ func (c *crowd) enter(behind ...byte) *talks {
 	return &talks{conn, io.MultiReader(bytes.NewReader(s.rest), conn), c.t, s}
 }
 
-// late adds to a write.
-type late struct {
+// appended adds to a write.
+type appended struct {
 	net.Conn
 	more []byte
 }
 
-func (l *late) Write(b []byte) (int, error) {
+func (l *appended) Write(b []byte) (int, error) {
 	_, err := l.Conn.Write(append(bytes.Clone(b), l.more...))
 	return len(b), err
 }

@@ -348,24 +348,12 @@ type speaker struct {
 		Stats() Stats
 		ID() uint64
 	}
-	sent map[uint32]uint64 // accepted messages, and the connection that each belongs to
-	got  []uint32
-	last string // the status that came last, before Closed
-	err  error  // of closing
-	most int    // bytes that it still sends
-	id   uint64
-}
-
-const fuzzTypes = 1000
-
-// numbered is the message with a number; its data says which one it is.
-func numberedMessage(n uint32, size int) (int, []byte) {
-	data := make([]byte, 4+size)
-	binary.BigEndian.PutUint32(data, n)
-	for i := range data[4:] {
-		data[4+i] = byte(n) + byte(i)
-	}
-	return 1 + int(n%fuzzTypes), data
+	*account        // of what it sends
+	honest   bool   // on the way nothing is changed
+	last     string // the status that came last, before Closed
+	err      error  // of closing
+	most     int    // bytes that it still sends
+	id       uint64
 }
 
 // talk does what the program says, with messages from 1 on.
@@ -376,77 +364,43 @@ func (c *speaker) talk(p *program) {
 		if op&4 != 0 {
 			size <<= 8
 		}
-		typ, data := numberedMessage(n, size)
-		if c.most -= len(data); c.most < 0 {
-			return
-		}
-		id := c.e.ID()
-		var err error
-		switch op & 3 {
-		case 0, 1:
-			err = c.e.Write(typ, data)
-		case 2:
-			err = c.e.Queue(typ, data)
-		case 3:
+		if op&3 == 3 {
 			<-time.After(time.Duration(size) * time.Millisecond)
 			c.e.Flush()
 			continue
 		}
-		clear(data) // it is ours again
-		if err == nil && c.e.ID() == id {
-			c.sent[n] = id
-		} else if err == nil {
-			c.sent[n] = 0 // accepted, and a connection was lost meanwhile
+		if c.most -= 4 + size; c.most < 0 {
+			return
 		}
+		c.put(c.e, n, size, op&3 == 2)
 	}
 }
 
-// listen reads to the end. sure is false where bits may have changed unnoticed.
-func (c *speaker) listen(t *testing.T, sure bool) {
+// listen reads to the end what the peer sends.
+func (c *speaker) listen(peer *speaker) {
 	for {
 		m, err := c.e.ReadTimed(time.Hour)
 		if err != nil {
 			return
 		}
-		if m.MsgType == internalType {
-			if m.Status != Closed.String() {
-				c.last = m.Status
-			}
+		if m.MsgType != internalType {
+			peer.arrived(m)
 			continue
 		}
-		if len(m.Data) < 4 {
-			if sure {
-				t.Errorf("a message of %d bytes that nobody sent", len(m.Data))
-			}
-			continue
+		if c.honest && (errors.Is(m.Err, ErrNotAuthentic) || errors.Is(m.Err, ErrMalformed)) {
+			c.wrong(changed, "%s: as it was sent, and the loss is told as %v", c.who, m.Err)
 		}
-		n := binary.BigEndian.Uint32(m.Data)
-		c.got = append(c.got, n)
-		if typ, data := numberedMessage(n, len(m.Data)-4); sure && (typ != m.MsgType || !bytes.Equal(data, m.Data)) {
-			t.Errorf("message %d arrives changed: type %d, %x", n, m.MsgType, m.Data)
+		if m.Status != Closed.String() {
+			c.last = m.Status
 		}
 	}
 }
 
-// check compares what c has sent with what its peer got. Where nothing was
-// changed unnoticed, each arrives once and in order, and a nil from closing
-// means that all of the last connection has arrived.
-func (c *speaker) check(t *testing.T, who string, peer *speaker, calm bool) {
-	t.Helper()
-	arrived := map[uint32]bool{}
-	for i, n := range peer.got {
-		if i > 0 && n <= peer.got[i-1] {
-			t.Errorf("%s: message %d arrives behind %d", who, n, peer.got[i-1])
-		}
-		arrived[n] = true
-	}
-	if c.err != nil || c.last != Connected.String() { // the latter is the notice that messages may be lost
-		return
-	}
-	for n, id := range c.sent {
-		if (id == c.id || calm) && !arrived[n] {
-			t.Errorf("%s: closing returned nil, and message %d has not arrived", who, n)
-		}
+// settle finds what was lost: a nil from closing means that all of the last
+// connection has arrived, and in calm weather that everything has.
+func (c *speaker) settle(calm bool) {
+	if c.err == nil && c.last == Connected.String() { // else there was the notice that messages may be lost
+		c.account.settle(func(id uint64) bool { return id == c.id || calm })
 	}
 }
 
@@ -468,12 +422,16 @@ func FuzzSession(f *testing.F) {
 		if len(b) > 500 {
 			return
 		}
-		bubble(t, func(t *testing.T) { converse(t, &program{b}) })
+		bubble(t, func(t *testing.T) { converse(t, &program{b}).fail(t) })
 	})
 }
 
-func converse(t *testing.T, p *program) {
+// converse has two ends talk as the program says, where the first connections
+// have bad weather, and counts what comes of it. The count of the tally is that
+// of these connections, and its name is the kind of the conversation.
+func converse(t *testing.T, p *program) *tally {
 	server, client := ServerConfig{}, ClientConfig{Timeout: time.Minute}
+	y := &tally{what: conversations[0]}
 	mode := p.next() % 3
 	if fips140.Enabled() {
 		mode = 0 // its random source takes its entropy from a clock that runs, which a bubble's does not
@@ -481,6 +439,7 @@ func converse(t *testing.T, p *program) {
 	switch mode {
 	case 0:
 		server.Encryption, client.Encryption = EncryptionOff, EncryptionOff
+		y.what = conversations[1]
 	case 2:
 		server.Secret, client.Secret = vectorSecret, vectorSecret
 	}
@@ -494,7 +453,7 @@ func converse(t *testing.T, p *program) {
 	for i := range storms {
 		storms[i] = [2]*weather{p.weather(), p.weather()}
 	}
-	still, sure := true, server.Encryption == EncryptionOn
+	still, sure, honest := true, true, true
 	pace := 1 << 16 // bytes that every road takes in one step
 	for _, s := range storms {
 		for _, w := range s {
@@ -508,9 +467,13 @@ func converse(t *testing.T, p *program) {
 			}
 			fast := w.delay == 0 || w.room >= batchSize // what is under way arrives before closing gives up
 			still = still && w.cut == 0 && !w.changes() && w.pause == 0 && fast
+			honest = honest && !w.changes()
+			if mode == 0 && w.changes() {
+				sure = false // nothing tells
+				y.what = conversations[2]
+			}
 		}
 	}
-	sure = sure || still
 
 	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	server.Name, server.Listener = "n", l
@@ -518,38 +481,46 @@ func converse(t *testing.T, p *program) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dialled := 0
+	var kept keeper
+	roads := 0
 	client.Name, client.Dial = "n", func(ctx context.Context) (net.Conn, error) {
 		var w [2]*weather
-		if dialled < len(storms) {
-			w = storms[dialled]
+		if roads < len(storms) {
+			w = storms[roads]
 		}
-		dialled++
 		near, far := newRoad(w[0], w[1])
 		select {
-		case l.conns <- far:
-			return near, nil
+		case l.conns <- kept.keep(far):
+			roads++
+			return kept.keep(near), nil
 		case <-l.done:
+			far.Close()
 		case <-ctx.Done():
+			far.Close()
 		}
 		return nil, errors.New("no server")
 	}
+	defer func() {
+		kept.check(y)
+		y.count = int64(min(roads, len(storms)))
+	}()
 	c, err := StartClient(&client)
 	if err != nil {
 		if c != nil || still {
-			t.Errorf("no connection: %v, %v", c, err)
+			y.wrong(besides, "no connection: %v, %v", c, err)
 		}
 		s.Close()
-		return
+		return y
 	}
 
 	most := 2000 * pace // more steps than that take longer than a fuzzing engine waits
-	ends := [2]*speaker{{e: s, most: most, sent: map[uint32]uint64{}}, {e: c, most: most, sent: map[uint32]uint64{}}}
+	ends := [2]*speaker{{e: s, most: most, account: y.account("server", 1)}, {e: c, most: most, account: y.account("client", 1)}}
 	half := len(p.b) / 2
 	programs := [2]*program{{p.b[:half]}, {p.b[half:]}}
 	var readers, writers sync.WaitGroup
 	for i, e := range ends {
-		readers.Go(func() { e.listen(t, sure) })
+		e.blind, e.honest = !sure, honest
+		readers.Go(func() { e.listen(ends[1-i]) })
 		writers.Go(func() { e.talk(programs[i]) })
 	}
 	if parting&1 == 0 {
@@ -559,9 +530,11 @@ func converse(t *testing.T, p *program) {
 	}
 	closeEnd := func(e *speaker) {
 		e.id = e.e.ID()
+		start := time.Now()
 		e.err = e.e.Close()
+		y.took(time.Since(start), closeTime+2*drainTime, "closing the %s", e.who)
 		if again := e.e.Close(); again != nil {
-			t.Errorf("closing again: %v", again)
+			y.wrong(besides, "closing again: %v", again)
 		}
 	}
 	switch order {
@@ -580,13 +553,12 @@ func converse(t *testing.T, p *program) {
 	}
 	writers.Wait()
 	readers.Wait()
-	if sure && parting&1 == 0 {
-		ends[0].check(t, "server", ends[1], false)
-		ends[1].check(t, "client", ends[0], still && order == 1)
-	}
+	ends[0].settle(false)
+	ends[1].settle(still && order == 1)
 	if still && order == 1 && parting&1 == 0 && ends[1].err != nil {
-		t.Errorf("in calm weather the client's closing returns %v", ends[1].err)
+		y.wrong(besides, "in calm weather the client's closing returns %v", ends[1].err)
 	}
+	return y
 }
 
 // ---- Names
