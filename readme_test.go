@@ -225,6 +225,7 @@ func TestPagesCommands(t *testing.T) {
 	for _, name := range libraryFiles(t) {
 		library.WriteString(pageText(t, name))
 	}
+	library.WriteString(pageText(t, "fault_test.go")) // which has a seed
 	found := 0
 	for _, page := range pages(t) {
 		for _, match := range command.FindAllStringSubmatch(pageText(t, page), -1) {
