@@ -168,7 +168,7 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}
 	var s *session
-	hello, err := clientHello(conn, c.set.terms(), key)
+	hello, err := clientHello(conn, &c.set.terms, key)
 	if err == nil {
 		await()
 		s, err = hello.finish()

@@ -133,13 +133,11 @@ type Peer struct {
 // settings is a checked copy of a config with every default filled in: all
 // that the ends work from. Nothing changes it afterwards.
 type settings struct {
-	name, network, address string // the address in full
-	encrypt                bool
-	secret                 []byte // nil: none
-	limit                  int
-	heartbeat              time.Duration // as configured; ask heartbeatFor
-	busyPoll               time.Duration
-	log                    *slog.Logger // never nil
+	terms
+	network, address string        // in full
+	heartbeat        time.Duration // as configured; ask heartbeatFor
+	busyPoll         time.Duration
+	log              *slog.Logger // never nil
 
 	unmask, multi bool // server
 	maxClients    int
@@ -147,17 +145,17 @@ type settings struct {
 	wire          Wire
 	listener      net.Listener
 
-	timeout, retry   time.Duration // client
-	anyUser, allowV2 bool
-	dial             func(context.Context) (net.Conn, error)
+	timeout, retry time.Duration // client
+	anyUser        bool
+	dial           func(context.Context) (net.Conn, error)
 }
 
 func (c *ServerConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
-	return (&settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
-		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
 		wire: c.Wire, listener: c.Listener}).complete(c.Encryption)
 }
@@ -166,9 +164,9 @@ func (c *ClientConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
-	return (&settings{name: c.Name, network: c.Network, address: c.Address, secret: bytes.Clone(c.Secret),
-		limit: c.MaxMsgSize, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
-		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, allowV2: c.AllowWireV2, dial: c.Dial}).complete(c.Encryption)
+	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize, allowV2: c.AllowWireV2},
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption)
 }
 
 // complete checks a config and fills in the defaults. What only the other kind

@@ -225,7 +225,7 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 				return nil, fail(ErrRefused, err, "Authorize")
 			}
 		}
-		return handshake(conn, s.set.terms(), newKey, admit)
+		return handshake(conn, &s.set.terms, newKey, admit)
 	}()
 	if err == nil && s.exit(place) {
 		conn.SetDeadline(time.Time{})
@@ -238,9 +238,4 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 	s.host.refused.Add(1)
 	s.log.Warn("a peer did not get in", "name", s.set.name, "peer", conn.RemoteAddr(), "err", err)
 	closeSlowly(conn, time.Now().Add(drainTime), false)
-}
-
-// terms are what this side brings to a handshake.
-func (s *settings) terms() *terms {
-	return &terms{name: s.name, secret: s.secret, encrypt: s.encrypt, limit: s.limit, allowV2: s.allowV2}
 }

@@ -676,7 +676,7 @@ func TestWire2LeadingZeroServer(t *testing.T) {
 				near, far := pair(t)
 				seated := make(chan error, 1)
 				go func() {
-					agreed, err := serverHandshake2(near, s.set.terms(), withKey(serverKey), func() byte { return 0 })
+					agreed, err := serverHandshake2(near, &s.set.terms, withKey(serverKey), func() byte { return 0 })
 					if err == nil {
 						s.Connections.room(true)
 						s.Connections.seat(near, agreed)
