@@ -99,14 +99,14 @@ func fail(kind, cause error, format string, args ...any) error {
 }
 
 func (f *failure) Error() string {
-	parts := []string{f.kind.Error()}
+	text := f.kind.Error()
 	if f.text != "" {
-		parts = append(parts, f.text)
+		text += ": " + f.text
 	}
 	if f.cause != nil {
-		parts = append(parts, bare(f.cause))
+		text += ": " + bare(f.cause)
 	}
-	return strings.Join(parts, ": ")
+	return text
 }
 
 func (f *failure) Unwrap() []error {

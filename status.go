@@ -40,7 +40,6 @@ var transitions = [...]uint16{
 	Connecting:   1<<Connected | 1<<Closing | 1<<Timeout | 1<<Error,
 	Connected:    1<<ReConnecting | 1<<Disconnected | 1<<Closing,
 	ReConnecting: 1<<Connected | 1<<Closing | 1<<Timeout,
-	Closed:       0,
 	Closing:      1 << Closed,
 	Error:        1 << Closing,
 	Timeout:      1 << Closing,
