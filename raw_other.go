@@ -1,3 +1,5 @@
+// Systems other than Unix: no descriptor is read or written without waiting.
+
 //go:build !unix
 
 package gipc

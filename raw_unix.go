@@ -1,3 +1,7 @@
+// Unix systems: reads and writes that do not wait, on the descriptor itself. A
+// reader holds no buffer while there is nothing to read, and a writer learns that
+// it would wait.
+
 //go:build unix
 
 package gipc
@@ -6,9 +10,6 @@ import (
 	"net"
 	"syscall"
 )
-
-// Reads and writes that do not wait, on the descriptor itself: a reader holds no
-// buffer while there is nothing to read, and a writer learns that it would wait.
 
 // rawConn returns access to the descriptor of c where reads and writes of c are
 // those of the descriptor and nothing else.
