@@ -131,7 +131,8 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 			level = slog.LevelInfo
 		}
 		c.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
-		if limited.Err() == nil || last == nil {
+		// A dial ends at the deadline, perhaps before the context does.
+		if end, ok := limited.Deadline(); last == nil || limited.Err() == nil && (!ok || time.Now().Before(end)) {
 			last = err
 		}
 	}

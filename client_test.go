@@ -369,6 +369,48 @@ func TestClientTimeout(t *testing.T) {
 	})
 }
 
+// A dial that the end of the time breaks off says nothing about the server: the
+// error still names what was wrong before, however early the dial returns.
+func TestClientTimeoutNamesTheCause(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		end := time.Now().Add(time.Minute)
+		ctx, cancel := context.WithDeadline(t.Context(), end.Add(time.Millisecond))
+		defer cancel()
+		client, err := gipc.StartClientContext(early{ctx, end}, &gipc.ClientConfig{Name: "test", Dial: func(context.Context) (net.Conn, error) {
+			if left := time.Until(end); left < time.Second {
+				pass(left)
+				return nil, os.ErrDeadlineExceeded
+			}
+			return nil, errDial
+		}})
+		if client != nil || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, errDial) {
+			t.Errorf("%v, %v", client, err)
+		}
+
+		ctx, cancel = context.WithCancel(t.Context())
+		start := time.Now()
+		client, err = gipc.StartClientContext(ctx, &gipc.ClientConfig{Name: "test", Dial: func(ctx context.Context) (net.Conn, error) {
+			if time.Since(start) > time.Minute {
+				cancel()
+				return nil, ctx.Err()
+			}
+			return nil, errDial
+		}})
+		if client != nil || !errors.Is(err, context.Canceled) || !errors.Is(err, errDial) {
+			t.Errorf("%v, %v", client, err)
+		}
+	})
+}
+
+// early is a context with a deadline at which it has not ended yet.
+type early struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c early) Deadline() (time.Time, bool) { return c.deadline, true }
+
 // 0 is for ever.
 func TestClientWithoutTimeout(t *testing.T) {
 	t.Parallel()
