@@ -222,7 +222,7 @@ func TestManBetweenBringsTheWrongTwoTogether(t *testing.T) {
 		want   error
 	}{
 		"another secret":         {"test", other, gipc.ErrSecret},
-		"another name":           {"test2", secret, gipc.ErrSecret},
+		"another name":           {"tesu", secret, gipc.ErrSecret},
 		"no secret":              {"test", nil, gipc.ErrSecret},
 		"the same of everything": {"test", secret, nil}, // cannot be told apart
 	} {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 // test fails.
 type good struct {
 	t     *testing.T
+	one   *Client
 	asks  sync.Mutex // held for a question and its answer
 	trips atomic.Int64
 	stop  chan struct{}
@@ -36,8 +38,8 @@ func serveAll(t *testing.T, c *crowd) *good {
 			srv.Write(1, m.Data)
 		}
 	})
-	g := &good{t: t, stop: make(chan struct{}), done: make(chan struct{})}
 	one := c.join()
+	g := &good{t: t, one: one, stop: make(chan struct{}), done: make(chan struct{})}
 	skipStatus(t, one, 2)
 	go func() {
 		defer close(g.done)
@@ -73,25 +75,50 @@ func (g *good) served() {
 	eventually(g.t, "a good client is served", func() bool { return g.trips.Load() >= enough })
 }
 
-// heap is what is in use while it asks nothing: questions are garbage, too.
-func (g *good) heap() int64 {
-	g.asks.Lock()
-	defer g.asks.Unlock()
-	return heap()
+// memory is what the process holds after a collection, in bytes. Stacks that
+// were given up are counted for a while.
+type memory struct{ heap, stacks int64 }
+
+func inUse() memory {
+	n := heap()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return memory{n, int64(m.StackInuse)}
 }
 
-// holds waits until the process holds no more than so many bytes and goroutines
-// on top, and logs what it holds then.
-func (g *good) holds(peers, memory int64, before map[string]string, most, goes int64) {
+// inUse is that while it asks nothing: questions are garbage, too.
+func (g *good) inUse() memory {
+	g.asks.Lock()
+	defer g.asks.Unlock()
+	return inUse()
+}
+
+// settled is that when what earlier tests have left is gone.
+func (g *good) settled() memory {
+	for last := g.inUse(); ; {
+		now := g.inUse()
+		if now.heap > last.heap-32<<10 && now.stacks >= last.stacks {
+			return now
+		}
+		last = now
+	}
+}
+
+// holds waits until the process holds no more than so many bytes, on the heap
+// and in stacks, and goroutines on top, and logs what it holds then.
+func (g *good) holds(peers int64, before memory, known map[string]string, most, goes int64) {
 	g.t.Helper()
 	g.served()
-	var held, more int64
+	var now memory
+	var more int64
 	defer func() {
-		g.t.Logf("%d peers: %.1f KiB and %.2f goroutines each", peers, float64(held)/1024/float64(peers), float64(more)/float64(peers))
+		each := func(n int64) float64 { return float64(n) / 1024 / float64(peers) }
+		g.t.Logf("%d peers, each: %.1f KiB of heap, %.1f KiB of stacks, %.2f goroutines", peers,
+			each(now.heap-before.heap), each(now.stacks-before.stacks), float64(more)/float64(peers))
 	}()
 	eventually(g.t, fmt.Sprintf("at most %d KiB and %d goroutines for %d peers", most>>10, goes, peers), func() bool {
-		held, more = g.heap()-memory, int64(len(goroutines(before)))
-		return held <= most && more <= goes
+		now, more = g.inUse(), int64(len(goroutines(known)))
+		return now.heap-before.heap <= most && now.stacks-before.stacks <= most && more <= goes
 	})
 }
 
@@ -102,6 +129,7 @@ func (g *good) end() {
 		close(g.stop)
 		<-g.done
 	}
+	g.one.Shutdown(past1(g.t)) // nobody reads any more, and a farewell would take its second
 }
 
 // talks is the rest of a connection whose handshake the test has made.
@@ -208,7 +236,7 @@ func TestBoundsOfThoseWhoStop(t *testing.T) {
 			}
 			c := gather(t, config, ClientConfig{Encryption: config.Encryption})
 			g := serveAll(t, c)
-			before, memory, start := goroutines(nil), g.heap(), time.Now()
+			known, before, start := goroutines(nil), g.settled(), time.Now()
 			for range n {
 				kind.enter(c)
 			}
@@ -219,7 +247,7 @@ func TestBoundsOfThoseWhoStop(t *testing.T) {
 			if took := time.Since(start); held < n && took < helloTime {
 				t.Errorf("%d are held after %v, want %d", held, took, n)
 			}
-			g.holds(int64(n), memory, before, int64(n)*16<<10, int64(n)+20)
+			g.holds(int64(n), before, known, int64(n)*16<<10, int64(n)+20)
 			newcomer := c.join()
 			newcomer.Close()
 			g.served()
@@ -244,7 +272,7 @@ func TestBoundsOfFloods(t *testing.T) {
 			if data == nil {
 				typ = 2 // that nobody answers
 			}
-			before, memory := goroutines(nil), g.heap()
+			known, before := goroutines(nil), g.settled()
 			const n = 4
 			wrote := make(chan error, n)
 			for range n {
@@ -267,7 +295,7 @@ func TestBoundsOfFloods(t *testing.T) {
 				}
 			}
 			g.served()
-			g.holds(n, memory, before, n*256<<10, 3*n)
+			g.holds(n, before, known, n*256<<10, 3*n)
 			if c.s.Connections.Len() != n+1 {
 				t.Errorf("%d are connected, want %d", c.s.Connections.Len(), n+1)
 			}
@@ -279,7 +307,7 @@ func TestBoundsOfFloods(t *testing.T) {
 // of them for each client, however small they are.
 func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
-	before, memory := goroutines(nil), heap()
+	known, before := goroutines(nil), heap()
 	const n = 20
 	full := make(chan bool, n)
 	for range n {
@@ -300,8 +328,8 @@ func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 	}
 	var held int64
 	eventually(t, "half a MiB and a goroutine for each, at most", func() bool {
-		held = heap() - memory
-		return held <= n*512<<10 && len(goroutines(before)) <= n
+		held = heap() - before
+		return held <= n*512<<10 && len(goroutines(known)) <= n
 	})
 	t.Logf("%d peers: %.1f KiB each", n, float64(held)/1024/n)
 }
@@ -329,7 +357,7 @@ func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
 	if len(stuck) != n {
 		t.Fatalf("%d are connected, want %d", len(stuck), n)
 	}
-	before, memory := goroutines(nil), g.heap()
+	known, before := goroutines(nil), g.settled()
 	data := make([]byte, size)
 	var sent atomic.Int64
 	over := make(chan error, n*writers)
@@ -354,7 +382,7 @@ func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
 	}
 	eventually(t, "all of them are stuck", still)
 	t.Logf("%d writers for each, and the kernel has %d messages", writers, sent.Load())
-	g.holds(n, memory, before, n*256<<10, n*(writers+1))
+	g.holds(n, before, known, n*256<<10, n*(writers+1))
 
 	// A message for everybody: those who read have it while the others hold it up.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -192,6 +193,14 @@ func throw(t *testing.T) moments {
 // wait lets any time below d pass.
 func (r moments) wait(d time.Duration) { <-time.After(time.Duration(r.Int64N(int64(d)))) }
 
+// keepGarbage has no collector close what was forgotten. A long run needs one.
+func keepGarbage(t *testing.T) {
+	if !long {
+		was := debug.SetGCPercent(-1)
+		t.Cleanup(func() { debug.SetGCPercent(was) })
+	}
+}
+
 // stop has the process stand still, and returns when it does.
 func (c *child) stop() {
 	c.t.Helper()
@@ -270,6 +279,7 @@ func TestServerKilledUnderClients(t *testing.T) {
 		s.ask("ok", "serve %s -1s", path)
 		return s
 	}
+	keepGarbage(t)
 	before, files := goroutines(nil), openFDs(t)
 	server := serve()
 	far := startChild(t, "end", nil)
@@ -329,6 +339,7 @@ func TestClientsKilled(t *testing.T) {
 	if long {
 		rounds = 1000
 	}
+	keepGarbage(t)
 	before, files := goroutines(nil), openFDs(t)
 	c := gather(t, ServerConfig{Heartbeat: -1}, ClientConfig{Heartbeat: -1})
 	var mu sync.Mutex
