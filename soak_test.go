@@ -389,7 +389,7 @@ func TestSoak(t *testing.T) {
 // lengths, such as "faults=10000 hostile=1m", and no others.
 func planSoak(t testing.TB) soakPlan {
 	short := soakPlan{hostile: time.Second, faults: 1000, sockets: 200, kills: 20, closes: 1000}
-	long := soakPlan{hostile: 10 * time.Minute, faults: 1_000_000, sockets: 50_000, kills: 1000, closes: 100_000, explicit: true}
+	long := soakPlan{hostile: 10 * time.Minute, faults: 1_000_000, sockets: 20_000, kills: 1000, closes: 100_000, explicit: true}
 	text := os.Getenv("GIPC_SOAK")
 	if text == "long" {
 		return long
