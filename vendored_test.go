@@ -65,6 +65,7 @@ func main() {
 `
 
 func TestVendored(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("-short: it builds a program")
 	}
