@@ -1,7 +1,7 @@
 // Processes that die or stand still at any moment: who notices, what is lost,
 // and what is there for the one who comes next.
 
-//go:build unix
+//go:build linux || darwin || dragonfly || freebsd || netbsd || openbsd
 
 package gipc
 
