@@ -328,11 +328,11 @@ func (e *end) WaitConnected(ctx context.Context) error {
 		e.mu.Lock()
 		l, err, status, changed := e.link, e.err, e.status, e.changed
 		e.mu.Unlock()
-		if l != nil && err == nil {
-			return nil
-		}
 		if err != nil {
 			return err
+		}
+		if l != nil && !l.doomed() {
+			return nil
 		}
 		select {
 		case <-changed:
@@ -829,6 +829,13 @@ func (e *end) doom(l *link, err error, after time.Duration) {
 		}
 	}
 	e.wake(l)
+}
+
+// doomed says whether l is as good as lost, though what it has brought is still
+// being read.
+func (l *link) doomed() bool {
+	f := l.fate.Load()
+	return f != nil && !f.silent
 }
 
 // loseLocked ends the connection whose role the caller holds: with an error, or

@@ -310,3 +310,36 @@ func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server
 	})
 	return s, c
 }
+
+// Who was told that a write failed waits for the next connection, and not for
+// the reader to have noticed.
+func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
+		storm := &weather{cut: 20} // in the first message
+		c, err := StartClient(&ClientConfig{Name: "n", Encryption: EncryptionOff, Dial: func(context.Context) (net.Conn, error) {
+			near, far := newRoad(storm, nil)
+			storm = nil
+			conns <- far
+			return near, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		defer s.Close()
+		for status := ""; status != Connected.String(); {
+			m, err := c.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			status = m.Status
+		}
+		if err := c.Write(1, make([]byte, 100)); !errors.Is(err, ErrNotConnected) {
+			t.Fatalf("%v, want ErrNotConnected", err)
+		}
+		if err := c.WaitConnected(t.Context()); err != nil || c.ID() != 2 {
+			t.Errorf("%v and connection %d, want the second", err, c.ID())
+		}
+	})
+}
