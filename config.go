@@ -245,12 +245,12 @@ func (s *settings) heartbeatFor(c net.Conn) time.Duration {
 func debugLogger(word string, w io.Writer) *slog.Logger {
 	level, known := map[string]slog.Level{"true": slog.LevelDebug, "1": slog.LevelDebug, "debug": slog.LevelDebug,
 		"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}[strings.ToLower(word)]
-	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	logger := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 	switch {
 	case known:
-		return log
+		return logger
 	case word != "" && word != "0" && !strings.EqualFold(word, "false"):
-		log.Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
+		logger.Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
 	}
 	return slog.New(slog.DiscardHandler)
 }
