@@ -696,6 +696,8 @@ func TestStoppedUnderLoad(t *testing.T) {
 func TestSilenceIsNotWhatTheSocketHolds(t *testing.T) {
 	t.Parallel()
 	s, c := socketEnds(t, ServerConfig{Heartbeat: time.Hour}, ClientConfig{})
+	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
+	defer c.Shutdown(past1(t))
 	s.mu.Lock()
 	s.idle = time.Hour // the watcher stays away
 	s.mu.Unlock()

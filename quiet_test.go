@@ -78,6 +78,9 @@ func TestLibraryEndsNobody(t *testing.T) {
 // A server meets everything that is worth a log and writes not a byte.
 func TestLibraryIsSilent(t *testing.T) {
 	t.Parallel()
+	if testChildren["end"] == nil {
+		t.Skip("the process that is listened to is for unix systems")
+	}
 	var errs bytes.Buffer
 	path := tempSocket(t)
 	c := startChild(t, "end", func(c *exec.Cmd) {
