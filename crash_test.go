@@ -695,6 +695,12 @@ func TestStoppedUnderLoad(t *testing.T) {
 // listen: what was read since the judgement, or can be read now, counts.
 func TestSilenceIsNotWhatTheSocketHolds(t *testing.T) {
 	t.Parallel()
+	for _, worse := range []bool{false, true} { // something besides silence
+		silenceIsNot(t, worse)
+	}
+}
+
+func silenceIsNot(t *testing.T, worse bool) {
 	s, c := socketEnds(t, ServerConfig{Heartbeat: time.Hour}, ClientConfig{})
 	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
 	defer c.Shutdown(past1(t))
@@ -734,7 +740,12 @@ func TestSilenceIsNotWhatTheSocketHolds(t *testing.T) {
 		t.Fatalf("something was read since: %+v, %v", m, err)
 	}
 	silence(l.heard.Load())
-	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, ErrTimeout) {
-		t.Errorf("lost with %v, want ErrTimeout", m.Err)
+	want := ErrTimeout
+	if worse {
+		want = ErrNotConnected
+		s.doom(l, fail(want, nil, "the write failed"), 0)
+	}
+	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {
+		t.Errorf("lost with %v, want %v", m.Err, want)
 	}
 }
