@@ -707,7 +707,9 @@ func (e *end) stalled(l *link) {
 // losses are noticed and pings answered all the same.
 func (e *end) watchLocked() {
 	e.role = watched
-	e.heardLocked()
+	if e.link.fate.Load() == nil { // else it is judged already
+		e.heardLocked()
+	}
 	e.wg.Add(1)
 	go e.watch(e.link)
 }
