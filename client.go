@@ -102,9 +102,11 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 	}
 	var last error
 	for {
-		select {
-		case <-time.After(c.pause/2 + rand.N(c.pause/2+1)):
-		case <-limited.Done():
+		if c.pause > 0 {
+			select {
+			case <-time.After(c.pause/2 + rand.N(c.pause/2+1)):
+			case <-limited.Done():
+			}
 		}
 		switch {
 		case ctx.Err() != nil:

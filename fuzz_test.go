@@ -365,7 +365,7 @@ func (c *speaker) talk(p *program) {
 			size <<= 8
 		}
 		if op&3 == 3 {
-			<-time.After(time.Duration(size) * time.Millisecond)
+			<-time.After(max(time.Duration(size)*time.Millisecond, 1)) // none that is due: TestTimersInBubbles
 			c.e.Flush()
 			continue
 		}
