@@ -320,14 +320,16 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 	if err != nil {
 		return nil, err
 	}
+	_, c.unsent = rw.Write(hello) // with a key, the server works on it while this side does
 	if point != nil {
 		if c.keys, err = t.agree(private, point, c.buf[:c.pos], hello); err != nil {
 			return nil, err
 		}
 		c.confirmation = c.keys.clientConfirmation()
-		hello = append(hello, c.confirmation...)
+		if c.unsent == nil {
+			_, c.unsent = rw.Write(c.confirmation)
+		}
 	}
-	_, c.unsent = rw.Write(hello)
 	return c, nil
 }
 
