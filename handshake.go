@@ -383,6 +383,8 @@ func (x *exchange) broken(err error) error {
 	switch {
 	case isStreamEnd(err):
 		return fail(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
+		return fail(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
 	case errors.Is(err, os.ErrDeadlineExceeded) && x.n == 0 && x.peer == "server":
 		return fail(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
 	case errors.Is(err, os.ErrDeadlineExceeded):

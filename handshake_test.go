@@ -848,11 +848,13 @@ func TestHandshakeWriteFails(t *testing.T) {
 		{"client, though the server goes on", toClient, func(p *script) error { _, err := dialTerms(p, tm); return err }},
 	} {
 		for _, end := range []error{io.EOF, syscall.ECONNRESET} {
-			err := c.run(&script{sends: c.sends, end: end, broken: broken})
-			if !errors.Is(err, broken) || errors.Is(err, ErrTruncated) {
-				t.Errorf("%s: %v, want the failed write", c.what, err)
+			for cause, left := range map[error]bool{broken: true, io.ErrClosedPipe: true, syscall.ENOBUFS: false} {
+				err := c.run(&script{sends: c.sends, end: end, broken: cause})
+				if !errors.Is(err, cause) || errors.Is(err, ErrTruncated) != left {
+					t.Errorf("%s: %v, want the failed write, and whether the peer left: %t", c.what, err, left)
+				}
+				checkText(t, err)
 			}
-			checkText(t, err)
 		}
 	}
 	_, err := serveTerms(&script{sends: []byte{5}, end: errTooFar, broken: broken}, tm)
