@@ -48,3 +48,11 @@ func sysWrite(fd uintptr, b []byte) int {
 		}
 	}
 }
+
+// widen asks for a send buffer of wideSize: the system gives what it allows.
+func widen(fd uintptr) {
+	has, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
+	if err == nil && has < wideSize {
+		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, wideSize)
+	}
+}

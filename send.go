@@ -21,6 +21,8 @@ const (
 	cutGrace   = 50 * time.Millisecond // what Close leaves a write that the kernel has begun to take
 	stallAfter = 10 * time.Millisecond // a write that is blocked for so long has the watcher read
 	sliceSize  = 64 << 10              // what one blocking write takes where progress counts, in bytes
+	wideFrom   = 128 << 10             // a write of so much makes the socket's buffer larger, in bytes
+	wideSize   = 1 << 20               // what it asks for then, in bytes
 )
 
 // past is a deadline that has passed whatever the clock says.
@@ -54,6 +56,7 @@ type sender struct {
 	n    int
 	vec  net.Buffers
 	two  [2][]byte // what vec is made of, so that it costs no memory
+	wide bool      // the socket has the buffer that large messages want
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -377,6 +380,12 @@ func (s *sender) undoLocked(o *outgoing) {
 // and why, when the context ends or, unless this is the library's own write,
 // when Close cuts.
 func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why, err error) {
+	if !s.wide && s.raw != nil && len(b)+len(tail) >= wideFrom { // or the two sides wait for each other
+		s.wide = true
+		if _, ok := s.conn.(*net.UnixConn); ok { // over TCP the kernel finds the size itself
+			s.raw.Control(widen)
+		}
+	}
 	if s.raw != nil && tail == nil {
 		s.out, s.n = b, 0
 		if s.raw.Write(s.try); s.n == len(b) {
