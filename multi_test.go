@@ -165,7 +165,7 @@ func (c *crowd) member() (*Client, *Server) {
 func (c *crowd) raw() net.Conn {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(conn, &terms{name: "many", limit: 1 << 20, encrypt: c.s.set.encrypt}, newKey)
+	hello, err := clientHello(conn, &terms{name: "many", limit: defaultMsgSize, encrypt: c.s.set.encrypt}, newKey)
 	if err == nil {
 		_, err = hello.finish()
 	}
@@ -1164,7 +1164,7 @@ func TestBroadcastCutsInMidFrame(t *testing.T) {
 		}
 	}
 	skipStatus(t, stuck, 1)
-	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 1<<20))
+	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*wideSize))
 	var failed *ClientError
 	if !errors.As(err, &failed) || failed.Server != stuck || errors.Is(err, ErrTooLarge) {
 		t.Errorf("%v, want a ClientError of the stuck client", err)
