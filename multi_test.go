@@ -1508,8 +1508,8 @@ func TestThoseWhoLeftAreKept(t *testing.T) {
 			if err := one.Close(); err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait() // it has left: they go in the order in which they do
 		}
-		synctest.Wait()
 		if s := c.s.Stats(); s.Dropped != more || s.Received != maxLeft+more {
 			t.Errorf("%+v, want %d dropped", s, more)
 		}

@@ -18,7 +18,7 @@ import (
 
 const (
 	readSize   = 64 << 10 // what one read of the socket asks for, in bytes
-	smallFrame = 4 << 10  // a sealed frame up to here is opened in the receive buffer
+	smallFrame = 4 << 10  // a sealed frame up to here is opened in the receive buffer, but for ReadInto
 	beginning  = 4 << 10  // what is held for a frame that has begun and stopped, in bytes
 )
 
@@ -234,14 +234,15 @@ func (l *link) decode(c *call, m *Message) (bool, error) {
 	}
 }
 
-// open turns the body of a frame into type and data. What is small or in
-// plaintext comes as a view of the receive buffer; a large sealed one is opened
-// straight into the memory that the caller gets, where it is own.
+// open turns the body of a frame into type and data. What is in plaintext, or
+// sealed and small, comes as a view of the receive buffer; else it is opened
+// straight into the memory that the caller gets, where it is own. Opening over
+// itself costs a move, but an exact allocation is worth that to a small message.
 func (l *link) open(c *call, m *Message, body []byte) (typ uint32, data []byte, own bool, err error) {
 	plain := body
 	if l.cipher != nil {
 		dst, size := body[:0], len(body)-sealGrowth
-		if len(body) > smallFrame {
+		if len(body) > smallFrame || c.reuse && size > typeLen+controlMax {
 			switch {
 			case c.reuse && cap(m.Data) >= size:
 				dst, own = m.Data[:0], true
