@@ -50,6 +50,7 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 	}
 	c := new(Client)
 	c.init(set, new(bufferPool), ReConnecting)
+	c.life, c.quit = context.WithCancel(context.Background())
 	c.redial = c.reconnect
 	c.mu.Lock()
 	c.sayLocked(Connecting, nil)

@@ -19,16 +19,20 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	defer cancel()
 	e.mu.Lock()
 	if e.leave.Swap(true) {
+		closed := e.closed.wait()
 		e.mu.Unlock()
-		<-e.closed
+		<-closed
 		return nil
 	}
 	e.setLocked(Closing)
-	e.quit()
+	if e.quit != nil {
+		e.quit()
+	}
 	if l := e.link; e.role == reading || e.role == watched {
+		yield := e.yield.wait()
 		e.mu.Unlock()
 		l.interrupt()
-		<-e.yield
+		<-yield
 		e.mu.Lock()
 	}
 	e.role = closing
@@ -75,8 +79,8 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 		e.cur.Store(nil)
 	}
 	e.setLocked(Closed)
+	e.closed.happen()
 	e.mu.Unlock()
-	close(e.closed)
 	if n := e.lost.Swap(0); err == nil && n > 0 {
 		err = lostError(n, "")
 	}

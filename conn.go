@@ -84,7 +84,7 @@ type end struct {
 	leave  atomic.Bool          // Close has begun
 	cur    atomic.Pointer[link] // what Write uses
 	lost   atomic.Int64         // queued messages that went with a connection, not reported yet
-	life   context.Context      // ends when Close begins
+	life   context.Context      // ends when Close begins; nil for one client of many
 	cut    context.Context      // ends when Close has no more time
 
 	// For the pool of a server, told under mu; nil elsewhere.
@@ -98,19 +98,19 @@ type end struct {
 	// mu guards what follows. Nobody waits while holding it.
 	mu       sync.Mutex
 	status   Status
-	changed  chan struct{} // closed, and made anew, when the status changes
+	changed  event // the status is another one; then it is a new one
 	link     *link
 	last     *link // the link, or the one before
 	role     roleState
-	yield    chan struct{} // closed when Close has the role
-	line     []*waiter     // readers in wait for the role; none while the queue has messages
-	queue    []*Message    // from head on
+	yield    event      // Close has the role
+	line     []*waiter  // readers in wait for the role; none while the queue has messages
+	queue    []*Message // from head on
 	head     int
 	held     int           // what is queued, in bytes
 	statuses int           // status messages in the queue
 	err      error         // final: what reads return once the queue is empty
-	done     chan struct{} // closed with err set
-	closed   chan struct{} // closed when Close is done
+	done     event         // err is set
+	closed   event         // Close is done
 	idle     time.Duration // watchAfter; tests shorten it
 	pause    *time.Timer
 	armed    bool   // pause runs
@@ -129,9 +129,6 @@ type waiter struct {
 
 func (e *end) init(set *settings, pool *bufferPool, gone Status) {
 	e.set, e.log, e.pool, e.gone, e.idle = set, set.log, pool, gone, watchAfter
-	e.changed, e.done = make(chan struct{}), make(chan struct{})
-	e.yield, e.closed = make(chan struct{}), make(chan struct{})
-	e.life, e.quit = context.WithCancel(context.Background())
 	e.cut, e.hurry = context.WithCancel(context.Background())
 }
 
@@ -149,7 +146,11 @@ func (e *end) StatusCode() Status {
 // Done is closed when this end will never be connected again: after Close,
 // after a Client's Timeout, when a Server cannot accept any more, and, for one
 // client of many, when that client is gone. Err then says why.
-func (e *end) Done() <-chan struct{} { return e.done }
+func (e *end) Done() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.done.wait()
+}
 
 // Err returns nil until Done is closed, and then why: ErrTimeout with the last
 // cause after a Client's Timeout, else ErrClosed.
@@ -326,7 +327,7 @@ func (e *end) WaitConnected(ctx context.Context) error {
 	}
 	for {
 		e.mu.Lock()
-		l, err, status, changed := e.link, e.err, e.status, e.changed
+		l, err, status, changed := e.link, e.err, e.status, e.changed.wait()
 		e.mu.Unlock()
 		if err != nil {
 			return err
@@ -384,7 +385,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 			return l, nil
 		}
 		e.mu.Lock()
-		status, l, err, changed := e.status, e.link, e.err, e.changed
+		status, l, err, changed := e.status, e.link, e.err, e.changed.wait()
 		e.mu.Unlock()
 		switch {
 		case err != nil:
@@ -627,7 +628,7 @@ func (e *end) releaseLocked() {
 	switch {
 	case e.leave.Load():
 		e.role = closing
-		close(e.yield)
+		e.yield.happen()
 	case len(e.line) > 0:
 		w := e.line[0]
 		e.line = e.line[1:]
@@ -760,9 +761,14 @@ func (e *end) setLocked(s Status) bool {
 		return false
 	}
 	e.status = s
-	close(e.changed)
-	e.changed = make(chan struct{})
+	e.changedLocked()
 	return true
+}
+
+// changedLocked tells those who wait for a change.
+func (e *end) changedLocked() {
+	e.changed.happen()
+	e.changed = event{}
 }
 
 // sayLocked changes the status and has the reader told in the stream.
@@ -781,9 +787,8 @@ func (e *end) finishLocked(err error) {
 		return
 	}
 	e.err = err
-	close(e.done)
-	close(e.changed)
-	e.changed = make(chan struct{})
+	e.done.happen()
+	e.changedLocked()
 	for _, w := range e.line {
 		w.wake <- struct{}{}
 	}

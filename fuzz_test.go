@@ -529,9 +529,9 @@ func converse(t *testing.T, p *program) *tally {
 		<-time.After(time.Duration(parting) * time.Millisecond) // in the middle of it
 	}
 	closeEnd := func(e *speaker) {
-		e.id = e.e.ID()
 		start := time.Now()
 		e.err = e.e.Close()
+		e.id = e.e.ID() // not before: the next connection may come between
 		y.took(time.Since(start), closeTime+2*drainTime, "closing the %s", e.who)
 		if again := e.e.Close(); again != nil {
 			y.wrong(besides, "closing again: %v", again)

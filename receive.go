@@ -450,6 +450,7 @@ func (l *link) read() error {
 	if l.gotAny {
 		return nil
 	}
+	l.space() // not as deep as in ready: the stack of an idle reader stays at 2 KiB
 	return l.raw.Read(l.ready)
 }
 

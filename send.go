@@ -41,8 +41,6 @@ type sender struct {
 	version int // 2: no control frames; each frame in one write, which no context cuts
 
 	turn  chan struct{} // holds a token while somebody writes to the socket
-	stop  chan struct{} // closed with err set: users write no more
-	dead  chan struct{} // closed: nobody writes any more
 	cutAt atomic.Int64  // when a user's write in the kernel is cut, in Unix nanoseconds; 0 is never
 
 	stall func()      // told that a write waits for the kernel
@@ -68,6 +66,8 @@ type sender struct {
 	sent    uint64       // user frames accepted
 	size    uint64       // their data, in bytes
 	err     error        // the first permanent error: users' frames are refused with it
+	stop    event        // err is set: users write no more
+	dead    event        // nobody writes any more
 	broken  bool         // the socket takes no more
 	kicking bool         // a short-lived goroutine is on its way to write
 	ping    bool         // a ping is owed
@@ -76,12 +76,37 @@ type sender struct {
 
 func (s *sender) init(conn net.Conn, raw syscall.RawConn, stall func()) {
 	s.conn, s.raw, s.stall = conn, raw, stall
-	s.turn, s.stop, s.dead = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	s.turn = make(chan struct{}, 1)
 	s.try = func(fd uintptr) bool {
 		s.n = sysWrite(fd, s.out)
 		return true
 	}
 	s.batch = 1
+}
+
+// An event happens once, under the lock that guards it. The channel is made
+// when somebody waits: an idle connection has none.
+type event struct {
+	done chan struct{}
+	did  bool
+}
+
+func (e *event) happen() {
+	e.did = true
+	if e.done != nil {
+		close(e.done)
+	}
+}
+
+// wait returns a channel that is closed when the event has happened.
+func (e *event) wait() <-chan struct{} {
+	if e.done == nil {
+		e.done = make(chan struct{})
+		if e.did {
+			close(e.done)
+		}
+	}
+	return e.done
 }
 
 // outgoing is a user's frame on its way, with what it takes to undo it.
@@ -180,12 +205,15 @@ func (s *sender) take(ctx context.Context) error {
 		return nil
 	default:
 	}
+	s.mu.Lock()
+	stop := s.stop.wait()
+	s.mu.Unlock()
 	select {
 	case s.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return contextError("write", ctx)
-	case <-s.stop:
+	case <-stop:
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.err
@@ -469,11 +497,14 @@ func (s *sender) kickLocked() {
 
 // drain writes everything that has been accepted, whoever waits for what.
 func (s *sender) drain(ctx context.Context) error {
+	s.mu.Lock()
+	dead := s.dead.wait()
+	s.mu.Unlock()
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return contextError("write", ctx)
-	case <-s.dead:
+	case <-dead:
 		return net.ErrClosed
 	}
 	s.mu.Lock()
@@ -512,7 +543,7 @@ func (s *sender) forget(err error) int64 {
 func (s *sender) refuseLocked(err error) {
 	if s.err == nil {
 		s.err = err
-		close(s.stop)
+		s.stop.happen()
 	}
 }
 
@@ -546,7 +577,7 @@ func (s *sender) bury() int64 {
 	if !s.broken {
 		s.breakLocked(net.ErrClosed)
 	}
-	close(s.dead)
+	s.dead.happen()
 	lost := s.queued
 	s.queued = 0
 	if s.buf != nil {

@@ -64,6 +64,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	}
 	s := &Server{host: &host{listener: listener}}
 	s.init(set, new(bufferPool), Disconnected)
+	s.life, s.quit = context.WithCancel(context.Background())
 	s.many = set.multi
 	s.Connections = newPool(s)
 	s.mu.Lock()

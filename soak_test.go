@@ -601,8 +601,8 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 		y.count = int64(made())
 		close(stop)
 		writers.Wait()
-		ends[1].id = client.ID()
 		ends[1].err = client.Close()
+		ends[1].id = client.ID() // not before: the next connection may come between
 		server.Close()
 		readers.Wait()
 		ends[1].settle(false)
