@@ -451,7 +451,11 @@ func (l *link) read() error {
 		return nil
 	}
 	l.space() // not as deep as in ready: the stack of an idle reader stays at 2 KiB
-	return l.raw.Read(l.ready)
+	err := l.raw.Read(l.ready)
+	if err != nil {
+		l.giveBack()
+	}
+	return err
 }
 
 // look reads what there is without waiting, also past a deadline.

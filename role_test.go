@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -342,4 +343,27 @@ func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
 			t.Errorf("%v and connection %d, want the second", err, c.ID())
 		}
 	})
+}
+
+// A read that was interrupted before it began leaves nothing borrowed.
+func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
+	listener, err := net.Listen("unix", tempSocket(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := net.Dial("unix", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	e := &end{set: new(settings), pool: new(bufferPool)}
+	l := e.newLink(conn, Peer{}, &session{version: version3}, 1)
+	l.interrupt()
+	if err := l.read(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if l.raw != nil && l.in != nil { // without, a reader waits with its buffer
+		t.Error("a buffer is held")
+	}
 }
