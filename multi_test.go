@@ -1998,6 +1998,38 @@ func TestThousandsOfClients(t *testing.T) {
 	}
 }
 
+// The goroutine that Serve has for an idle client stays on the smallest stack:
+// one call more between it and the kernel, and each client costs 2 KiB more.
+func TestIdleClientsKeepTheSmallestStack(t *testing.T) {
+	if raceEnabled || runtime.GOARCH != "amd64" || !strings.HasPrefix(runtime.Version(), "go1.26") {
+		return // frames have other sizes there
+	}
+	c := gather(t, ServerConfig{}, ClientConfig{})
+	served := make(chan error, 1)
+	var greeted atomic.Int64 // by Connected
+	go func() {
+		served <- c.s.Connections.Serve(t.Context(), func(*Server, *Message) { greeted.Add(1) })
+	}()
+	stacks := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.StackInuse)
+	}
+	c.raw() // what the first client costs is the server's
+	before := stacks()
+	const n = 200
+	for range n {
+		c.raw()
+	}
+	eventually(t, "all were served", func() bool { return greeted.Load() == n+1 })
+	if each := (stacks() - before) / n; each > 3<<10 {
+		t.Errorf("%d bytes of stack for each idle client, want 2 KiB", each)
+	}
+	c.s.Shutdown(past1(t))
+	<-served
+}
+
 // heap is what is in use after a collection, in bytes.
 func heap() int64 {
 	runtime.GC()
