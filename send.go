@@ -251,9 +251,7 @@ func (s *sender) appendLocked(typ uint32, n int, data []byte) int {
 	if body > maxMsgSize/4 {
 		at = before + prefixLen
 	}
-	if n := max(before+frame, at+body); s.buf == nil || cap(s.buf.b) < n {
-		s.buf = s.pool.grow(s.buf, n)
-	}
+	s.buf = s.pool.grow(s.buf, max(before+frame, at+body))
 	plain := s.buf.b[at : at+body]
 	binary.BigEndian.PutUint32(plain, typ)
 	copy(plain[typeLen:], data)
