@@ -49,7 +49,7 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 		return nil, err
 	}
 	c := new(Client)
-	c.init(set, new(bufferPool), ReConnecting)
+	c.init(set, new(bufferPool))
 	c.life, c.quit = context.WithCancel(context.Background())
 	c.redial = c.reconnect
 	c.mu.Lock()
@@ -57,7 +57,6 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 	c.mu.Unlock()
 	if err := c.connect(ctx, true); err != nil {
 		c.quit()
-		c.hurry()
 		return nil, err
 	}
 	return c, nil
@@ -89,7 +88,7 @@ func (c *Client) reconnect(l *link) {
 		if c.sayLocked(Timeout, err) {
 			c.finishLocked(err)
 		}
-		c.log.Error("gave up", "name", c.set.name, "err", err)
+		c.set.log.Error("gave up", "err", err)
 	}
 }
 
@@ -133,7 +132,7 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 		case last == nil: // the next ones say the same
 			level = slog.LevelInfo
 		}
-		c.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
+		c.set.log.Log(ctx, level, "not connected; trying on", "err", err)
 		// A dial ends at the deadline, perhaps before the context does.
 		if end, ok := limited.Deadline(); last == nil || limited.Err() == nil && (!ok || time.Now().Before(end)) {
 			last = err
@@ -154,11 +153,14 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	cut := c.cutLocked()
+	c.mu.Unlock()
 	// The context sets its end first and the deadline then; here the deadline
 	// comes first.
 	hurry := func() { conn.SetDeadline(c.set.leaveBy()) }
 	defer context.AfterFunc(ctx, hurry)()
-	defer context.AfterFunc(c.cut, func() { conn.Close() })()
+	defer context.AfterFunc(cut, func() { conn.Close() })()
 	await := func() {
 		conn.SetDeadline(time.Now().Add(helloTime))
 		if ctx.Err() != nil {

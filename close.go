@@ -84,7 +84,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	if n := e.lost.Swap(0); err == nil && n > 0 {
 		err = lostError(n, "")
 	}
-	e.log.Info("closed", "name", e.set.name, "err", err)
+	e.set.log.Info("closed", "err", err)
 	return err
 }
 
@@ -152,11 +152,11 @@ func (l *link) undelivered(err error) error {
 
 // part ends a connection that is over. After the peer's goodbye it first sends
 // everything that was accepted for sending.
-func (e *end) part(l *link) {
+func (e *end) part(l *link, cut context.Context) {
 	defer e.wg.Done()
-	defer context.AfterFunc(e.cut, func() { l.conn.Close() })()
+	defer context.AfterFunc(cut, func() { l.conn.Close() })()
 	if l.goodbye {
-		ctx, cancel := context.WithTimeout(e.cut, closeTime)
+		ctx, cancel := context.WithTimeout(cut, closeTime)
 		defer cancel()
 		l.send.drain(ctx)
 	}

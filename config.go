@@ -137,7 +137,7 @@ type settings struct {
 	network, address string        // in full
 	heartbeat        time.Duration // as configured; ask heartbeatFor
 	busyPoll         time.Duration
-	log              *slog.Logger // never nil
+	log              *slog.Logger // never nil; says the name with every record
 
 	unmask, multi bool // server
 	maxClients    int
@@ -208,6 +208,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	if s.log == nil {
 		s.log = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
 	}
+	s.log = s.log.With("name", s.name)
 	var err error
 	switch {
 	case s.listener != nil:

@@ -764,11 +764,11 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 			t.Fatal(err)
 		}
 		e := new(bareEnd)
-		gone, start := Disconnected, Listening
+		start := Listening
 		if role == "client" {
-			gone, start = ReConnecting, Connecting
+			start, e.redial = Connecting, func(*link) { e.wg.Done() }
 		}
-		e.init(set, new(bufferPool), gone)
+		e.init(set, new(bufferPool))
 		e.setLocked(start)
 		e.attach(e.newLink(near, Peer{}, s, 1))
 		return e, far

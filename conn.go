@@ -20,7 +20,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,7 +36,7 @@ const (
 	closeTime   = 5 * time.Second        // for a goodbye and its answer
 )
 
-type roleState int
+type roleState uint8
 
 const (
 	noSocket roleState = iota
@@ -72,52 +71,52 @@ func (s *Stats) add(o Stats) {
 // end is the part that Server and Client share. It is safe for concurrent use.
 type end struct {
 	set    *settings
-	log    *slog.Logger
 	pool   *bufferPool
-	gone   Status               // what it is after a loss
 	single bool                 // it lives for one connection
 	lazy   bool                 // the watcher does not begin at once: a reader is expected
 	many   bool                 // a server of many clients, and no end of any connection
+	leave  atomic.Bool          // Close has begun
 	redial func(*link)          // seeks the next socket; nil where it comes by itself
 	unread atomic.Int64         // messages in the queue
 	wg     sync.WaitGroup       // its goroutines
-	leave  atomic.Bool          // Close has begun
 	cur    atomic.Pointer[link] // what Write uses
 	lost   atomic.Int64         // queued messages that went with a connection, not reported yet
+	owner  owner                // nil where there is no pool
 	life   context.Context      // ends when Close begins; nil for one client of many
-	cut    context.Context      // ends when Close has no more time
-
-	// For the pool of a server, told under mu; nil elsewhere.
-	notify   func() // there is something to read
-	finished func() // err is set
-	spent    func() // err is set and the queue is empty
-
-	quit  func() // ends life
-	hurry func() // ends cut
+	quit   func()               // ends life
 
 	// mu guards what follows. Nobody waits while holding it.
 	mu       sync.Mutex
 	status   Status
 	changed  event // the status is another one; then it is a new one
 	link     *link
-	last     *link // the link, or the one before
-	role     roleState
+	last     *link      // the link, or the one before
 	yield    event      // Close has the role
 	line     []*waiter  // readers in wait for the role; none while the queue has messages
 	queue    []*Message // from head on
 	head     int
-	held     int           // what is queued, in bytes
-	statuses int           // status messages in the queue
-	err      error         // final: what reads return once the queue is empty
-	done     event         // err is set
-	closed   event         // Close is done
+	held     int             // what is queued, in bytes
+	statuses int             // status messages in the queue
+	err      error           // final: what reads return once the queue is empty
+	done     event           // err is set
+	closed   event           // Close is done
+	cut      context.Context // ends when Close has no more time; nil until somebody asks
+	cutNow   func()
 	idle     time.Duration // watchAfter; tests shorten it
-	pause    *time.Timer
-	armed    bool   // pause runs
-	calls    uint64 // reads that have held the role
-	callsAt  uint64 // calls when pause was set
-	eager    bool   // the watcher reads on, and does not leave for those in line
-	totals   Stats  // but for what link counts
+	pause    *time.Timer   // nil until it is needed
+	calls    uint64        // reads that have held the role
+	callsAt  uint64        // calls when pause was set
+	role     roleState
+	armed    bool  // pause runs
+	eager    bool  // the watcher reads on, and does not leave for those in line
+	totals   Stats // but for what link counts
+}
+
+// An owner is told, under mu, what becomes of an end.
+type owner interface {
+	notify()   // there is something to read
+	finished() // err is set
+	spent()    // err is set and the queue is empty
 }
 
 // A waiter is a reader in line. It gets a message, or the role.
@@ -127,9 +126,25 @@ type waiter struct {
 	granted bool
 }
 
-func (e *end) init(set *settings, pool *bufferPool, gone Status) {
-	e.set, e.log, e.pool, e.gone, e.idle = set, set.log, pool, gone, watchAfter
-	e.cut, e.hurry = context.WithCancel(context.Background())
+func (e *end) init(set *settings, pool *bufferPool) {
+	e.set, e.pool, e.idle = set, pool, watchAfter
+}
+
+// cutLocked returns the context that ends when Close has no more time. An idle
+// connection has none.
+func (e *end) cutLocked() context.Context {
+	if e.cut == nil {
+		e.cut, e.cutNow = context.WithCancel(context.Background())
+	}
+	return e.cut
+}
+
+// hurry ends what Close has no more time for.
+func (e *end) hurry() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cutLocked()
+	e.cutNow()
 }
 
 // Status returns the status as a string; see [Status]. It is the status of now:
@@ -532,8 +547,8 @@ func (e *end) popLocked(c *call, m *Message) bool {
 
 // spentLocked tells the pool when there will be nothing to read any more.
 func (e *end) spentLocked() {
-	if e.spent != nil && e.err != nil && e.head == len(e.queue) {
-		e.spent()
+	if e.owner != nil && e.err != nil && e.head == len(e.queue) {
+		e.owner.spent()
 	}
 }
 
@@ -573,8 +588,8 @@ func (e *end) pushLocked(m *Message) {
 	e.queue = append(e.queue, m)
 	e.unread.Add(1)
 	e.held += weight(m)
-	if e.notify != nil {
-		e.notify()
+	if e.owner != nil {
+		e.owner.notify()
 	}
 }
 
@@ -662,6 +677,7 @@ func (e *end) paused() {
 	e.armed = false
 	switch {
 	case e.role != free || e.leave.Load():
+		e.pause = nil // a reader that waits for long has none
 	case e.calls == e.callsAt:
 		e.watchLocked()
 	default:
@@ -793,9 +809,9 @@ func (e *end) finishLocked(err error) {
 		w.wake <- struct{}{}
 	}
 	e.line = nil
-	if e.notify != nil {
-		e.notify()
-		e.finished()
+	if e.owner != nil {
+		e.owner.notify()
+		e.owner.finished()
 	}
 	e.spentLocked()
 }
@@ -821,7 +837,7 @@ func (e *end) attach(l *link) bool {
 	if e.role == free && e.calls == 0 && !e.lazy {
 		e.watchLocked()
 	}
-	e.log.Info("connected", "name", e.set.name, "id", l.id, "peer", l.peer.Addr, "version", l.version, "encrypted", l.cipher != nil)
+	e.set.log.Info("connected", "id", l.id, "peer", l.peer.Addr, "version", l.version, "encrypted", l.cipher != nil)
 	return true
 }
 
@@ -864,14 +880,17 @@ func (e *end) loseLocked(l *link, cause error) {
 		e.lost.Add(int64(l.send.forget(fail(ErrNotConnected, cause, "the connection is lost"))))
 	}
 	e.totals.add(l.stats())
-	e.log.Info("connection over", "name", e.set.name, "id", l.id, "err", cause)
+	e.set.log.Info("connection over", "id", l.id, "err", cause)
 	e.wg.Add(1)
-	go e.part(l)
-	e.sayLocked(e.gone, cause)
-	if e.single {
-		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
-	} else if e.redial != nil {
+	go e.part(l, e.cutLocked())
+	if e.redial != nil {
+		e.sayLocked(ReConnecting, cause)
 		e.wg.Add(1)
 		go e.redial(l)
+		return
+	}
+	e.sayLocked(Disconnected, cause)
+	if e.single {
+		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
 	}
 }

@@ -59,21 +59,15 @@ func newPool(s *Server) *ConnectionPool {
 	p.news = sync.NewCond(&p.mu)
 	p.timer = time.AfterFunc(time.Hour, p.late)
 	p.timer.Stop()
-	if s.set.multi {
-		s.notify, s.finished = func() {}, p.close
-	} else {
+	if s.owner = s; !s.many {
 		p.claimed = 1 // which becomes its own
 		p.enroll(s)
-		s.finished = p.close
 	}
 	return p
 }
 
 // enroll makes a client a member, before it has its connection.
 func (p *ConnectionPool) enroll(s *Server) bool {
-	s.notify = func() { p.notify(s) }
-	s.finished = func() { p.leave(s) }
-	s.spent = func() { p.remove(s) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.claimed-- // the place is its own now
@@ -119,13 +113,24 @@ func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
 	s, id := top, top.host.ids.Add(1)
 	if top.set.multi {
 		s = &Server{Connections: p}
-		s.init(top.set, top.pool, Disconnected)
-		s.single = true
+		s.init(top.set, top.pool)
+		s.single, s.owner = true, s
 	} else {
 		defer p.unclaim()
 	}
 	if s != top && !p.enroll(s) || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
 		closeSlowly(conn, time.Now().Add(drainTime), false)
+	}
+}
+
+// What a Server tells the pool, under its mu.
+func (s *Server) notify() { s.Connections.notify(s) }
+func (s *Server) spent()  { s.Connections.remove(s) }
+func (s *Server) finished() {
+	if s.host != nil {
+		s.Connections.close()
+	} else {
+		s.Connections.leave(s)
 	}
 }
 
@@ -138,7 +143,7 @@ func (p *ConnectionPool) leave(s *Server) {
 	p.totals.add(total)
 	if p.left = append(p.left, s); len(p.left) > maxLeft {
 		p.totals.Dropped++
-		p.server.log.Warn("a client that left was not read to the end", "name", p.server.set.name)
+		p.server.set.log.Warn("a client that left was not read to the end")
 		p.removeLocked(p.left[0])
 	}
 }
@@ -147,7 +152,9 @@ func (p *ConnectionPool) leave(s *Server) {
 func (p *ConnectionPool) remove(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.removeLocked(s)
+	if p.members[s] {
+		p.removeLocked(s)
+	}
 }
 
 func (p *ConnectionPool) removeLocked(s *Server) {

@@ -55,17 +55,17 @@ type link struct {
 	part     partial // a large plaintext frame on its way
 	deadline time.Time
 	rearm    bool // the socket's deadline is not what deadline says
-	bad      error
 	goodbye  bool // the peer has said it: nothing but its answer counts behind it
 	asked    bool // we have said it, so an answer is due
 	answered bool
 	answer   byte
+	gotAny   bool
+	bad      error
 	ready    func(fd uintptr) bool // reads what there is; false when that is nothing
 	peek     func(fd uintptr)
 	looks    int // reads of the socket that were tried
 	got      int
 	gotErr   error
-	gotAny   bool
 }
 
 // A fate is set before the reader is interrupted: from at on it declares the

@@ -52,9 +52,8 @@ type sender struct {
 	try  func(fd uintptr) bool // writes out without waiting
 	out  []byte
 	n    int
-	vec  net.Buffers
-	two  [2][]byte // what vec is made of, so that it costs no memory
-	wide bool      // the socket has the buffer that large messages want
+	iov  *iovec // nil before the first head that goes out with its data
+	wide bool   // the socket has the buffer that large messages want
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -82,6 +81,13 @@ func (s *sender) init(conn net.Conn, raw syscall.RawConn, stall func()) {
 		return true
 	}
 	s.batch = 1
+}
+
+// An iovec is a head and its data that go to the socket in one write. It is used
+// again, so that it costs no memory each time.
+type iovec struct {
+	left net.Buffers // of two
+	two  [2][]byte
 }
 
 // An event happens once, under the lock that guards it. The channel is made
@@ -450,11 +456,15 @@ func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why,
 		} else if tail == nil {
 			m, err = s.conn.Write(s.slice(b[n:]))
 		} else {
-			s.two = [2][]byte{b[n:], s.slice(tail)}
-			s.vec = s.two[:]
+			if s.iov == nil {
+				s.iov = new(iovec)
+			}
+			v := s.iov
+			v.two = [2][]byte{b[n:], s.slice(tail)}
+			v.left = v.two[:]
 			var wide int64
-			wide, err = s.vec.WriteTo(s.conn)
-			m, s.two = int(wide), [2][]byte{}
+			wide, err = v.left.WriteTo(s.conn)
+			m, v.two = int(wide), [2][]byte{}
 		}
 		if n += m; m > 0 && n < len(b)+len(tail) && s.heard != nil {
 			s.heard() // no ping fits into a long frame: that it moves must do for the pong

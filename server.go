@@ -63,7 +63,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{host: &host{listener: listener}}
-	s.init(set, new(bufferPool), Disconnected)
+	s.init(set, new(bufferPool))
 	s.life, s.quit = context.WithCancel(context.Background())
 	s.many = set.multi
 	s.Connections = newPool(s)
@@ -71,7 +71,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	s.setLocked(Listening)
 	s.mu.Unlock()
 	s.host.wg.Go(s.accept)
-	s.log.Info("listening", "name", set.name, "address", listener.Addr())
+	s.set.log.Info("listening", "address", listener.Addr())
 	return s, nil
 }
 
@@ -152,7 +152,7 @@ func (s *Server) accept() {
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
+		s.set.log.Warn("cannot accept; trying on", "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-s.life.Done():
@@ -163,7 +163,7 @@ func (s *Server) accept() {
 // deaf ends a server whose listener somebody else has closed. A client that is
 // connected stays.
 func (s *Server) deaf(err error) {
-	s.log.Error("cannot accept any more", "name", s.set.name, "err", err)
+	s.set.log.Error("cannot accept any more", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sayLocked(Error, err) {
@@ -237,6 +237,6 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.log.Warn("a peer did not get in", "name", s.set.name, "peer", conn.RemoteAddr(), "err", err)
+	s.set.log.Warn("a peer did not get in", "peer", conn.RemoteAddr(), "err", err)
 	closeSlowly(conn, time.Now().Add(drainTime), false)
 }
