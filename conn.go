@@ -736,13 +736,14 @@ func (e *end) watch(l *link) {
 	c := call{watch: true}
 	most := 0 // what tiny frames may fill the queue to
 	for {
-		m := new(Message)
-		out, err := l.receive(&c, m)
+		var m Message // on the stack: an idle client has none
+		out, err := l.receive(&c, &m)
 		e.mu.Lock()
 		awaited := len(e.line) > 0
 		if out == delivered {
-			e.countLocked(m)
-			e.pushLocked(m)
+			e.countLocked(&m)
+			queued := m
+			e.pushLocked(&queued)
 		}
 		full := e.held >= queueSize && l.fate.Load() == nil
 		switch {

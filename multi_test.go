@@ -2004,11 +2004,27 @@ func TestIdleClientsKeepTheSmallestStack(t *testing.T) {
 	if raceEnabled || runtime.GOARCH != "amd64" || !strings.HasPrefix(runtime.Version(), "go1.26") {
 		return // frames have other sizes there
 	}
+	for way, read := range map[string]func(*ConnectionPool, func()){
+		"Serve": func(p *ConnectionPool, each func()) {
+			p.Serve(t.Context(), func(*Server, *Message) { each() })
+		},
+		"Messages": func(p *ConnectionPool, each func()) {
+			for range p.Messages(t.Context()) {
+				each()
+			}
+		},
+	} {
+		t.Run(way, func(t *testing.T) { idleStack(t, read) })
+	}
+}
+
+func idleStack(t *testing.T, read func(*ConnectionPool, func())) {
 	c := gather(t, ServerConfig{}, ClientConfig{})
-	served := make(chan error, 1)
+	served := make(chan bool)
 	var greeted atomic.Int64 // by Connected
 	go func() {
-		served <- c.s.Connections.Serve(t.Context(), func(*Server, *Message) { greeted.Add(1) })
+		defer close(served)
+		read(c.s.Connections, func() { greeted.Add(1) })
 	}()
 	stacks := func() int64 {
 		runtime.GC()
