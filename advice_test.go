@@ -211,7 +211,7 @@ var advices = []struct {
 		h.Setenv("GIPC_SOCKET_DIR", h.path)
 		_, err := h.tryServe(ServerConfig{Name: "absent"})
 		return err
-	}, []error{ErrConfig, fs.ErrNotExist}, "PATH/absent.sock.lock|directory|exist|choose another Name, Address or GIPC_SOCKET_DIR"},
+	}, []error{ErrConfig, fs.ErrNotExist}, "PATH/absent.sock: make it|no directory|choose another Name, Address or GIPC_SOCKET_DIR"},
 	{"no directory, of a client", func(h *firstHour) error {
 		return h.dial(ClientConfig{Address: h.path + "/absent", Timeout: h.soon})
 	}, []error{ErrTimeout, fs.ErrNotExist}, "unix PATH/absent|GIPC_SOCKET_DIR"},
@@ -236,11 +236,11 @@ var advices = []struct {
 	{"a bad name", func(h *firstHour) error { return h.dial(ClientConfig{Name: "a/b"}) },
 		[]error{ErrConfig}, `Name is "a/b": give 1 to 255 bytes|without slash`},
 	{"a bad network", func(h *firstHour) error { return h.dial(ClientConfig{Network: "udp"}) },
-		[]error{ErrConfig}, `Network is udp: use "unix" or "tcp"`},
+		[]error{ErrConfig}, `Network is "udp": use "unix" or "tcp"`},
 	{"a bad size", func(h *firstHour) error { return h.dial(ClientConfig{MaxMsgSize: -1}) },
 		[]error{ErrConfig}, "MaxMsgSize is -1: 0 is 3145728, else give 1024 to 1073741824 bytes"},
 	{"a bad timeout", func(h *firstHour) error { return h.dial(ClientConfig{Timeout: -time.Second}) },
-		[]error{ErrConfig}, "Timeout is -1s: 0 is for ever"},
+		[]error{ErrConfig}, "Timeout is -1s: 0 is forever"},
 	{"a network open to all", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: "0.0.0.0:0"})
 		return err
@@ -309,11 +309,11 @@ var advices = []struct {
 		h.connected(ServerConfig{MultiClient: true, MaxClients: 1}, ClientConfig{})
 		return h.dial(ClientConfig{Timeout: h.soon})
 	}, []error{ErrTimeout, ErrRefused}, "unix PATH|as many clients as it may|MultiClient and MaxClients in ServerConfig"},
-	{"not authorised", func(h *firstHour) error {
+	{"not authorized", func(h *firstHour) error {
 		h.serve(ServerConfig{Authorize: func(Peer) error { return errors.New("not on a Sunday") }})
 		return h.dial(ClientConfig{})
 	}, []error{ErrRefused}, "unix PATH|Authorize|the server's log"},
-	{"not authorised, in the server's log", func(h *firstHour) error {
+	{"not authorized, in the server's log", func(h *firstHour) error {
 		return h.logged(ServerConfig{Authorize: func(Peer) error { return errors.New("not on a Sunday") }}, func(net.Conn) {})
 	}, []error{ErrRefused}, "Authorize|not on a Sunday"},
 	{"a dial function that fails", func(h *firstHour) error {

@@ -42,7 +42,7 @@ func between(dial func(context.Context) (net.Conn, error), stop context.CancelFu
 	first := true
 	return func(ctx context.Context) (net.Conn, error) {
 		if !first {
-			stop() // it would try for ever
+			stop() // it would try forever
 			return nil, errors.New("once is enough")
 		}
 		first = false

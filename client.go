@@ -29,9 +29,9 @@ type Client struct {
 	made  uint64        // connections
 }
 
-// StartClient connects to a server and returns when messages can flow. It tries
-// again, at growing intervals up to RetryTimer, for Timeout or, where that is 0,
-// for ever; see [StartClientContext] for a way out.
+// StartClient connects to a server and returns when messages can flow. It retries
+// with exponential backoff up to RetryTimer, for Timeout or, if that is 0,
+// forever; use [StartClientContext] to be able to give up.
 //
 // On an error the client is nil and nothing is left behind. What cannot succeed
 // ends at once: ErrConfig, ErrVersion, ErrEncryption, ErrSecret (also for
@@ -62,18 +62,23 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 	return c, nil
 }
 
-// Close is Shutdown with 5 seconds. Unlike that of net.Conn it is graceful: it
+// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful: it
 // returns nil when the peer has received every message that was written since
 // the last Connected. Reads in progress end at once, with the complete messages
 // that this process holds, one message Closed, and then ErrClosed. Where the
-// peer's application does not read, its library does within a second, and Close
-// takes that long. A second call waits for the first and returns nil.
+// peer's application does not read, Close may take a second longer, until the
+// peer's library does.
+//
+// The error is ErrNotConnected: the peer may not have received everything, also
+// where the connection was lost before and nobody has read the message that
+// says so. The client is closed all the same. A second call waits for the first
+// and returns nil whatever that returned.
 func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
 
 // Shutdown closes the client as Close does, for as long as ctx allows, and at
 // most 5 seconds where ctx has no deadline. With a context that has ended it
-// cuts the connection at once. An error says that the peer may not have
-// received everything; the client is closed all the same.
+// cuts the connection at once. Its errors are those of Close, or wrap that of
+// ctx; the client is closed all the same.
 func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, byeUser) }
 
 // reconnect seeks the connection that follows l.
@@ -144,7 +149,7 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 func hopeless(err error) bool {
 	kinds := []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer}
 	reason, _ := refusalReason(err)
-	return reason == reasonUnauthorised || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
+	return reason == reasonUnauthorized || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // dial makes one connection.

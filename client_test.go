@@ -411,7 +411,7 @@ type early struct {
 
 func (c early) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// 0 is for ever.
+// 0 is forever.
 func TestClientWithoutTimeout(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T) {

@@ -59,10 +59,10 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	if e.pause != nil {
 		e.pause.Stop()
 	}
+	err := e.untoldLocked()
 	e.mu.Unlock()
 
 	defer context.AfterFunc(ctx, e.hurry)()
-	var err error
 	if l != nil {
 		err = l.farewell(ctx, code)
 		if ctx.Err() != nil {
@@ -81,10 +81,24 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	e.setLocked(Closed)
 	e.closed.happen()
 	e.mu.Unlock()
-	if n := e.lost.Swap(0); err == nil && n > 0 {
+	if n := e.lost.Swap(0); n > 0 && (err == nil || l == nil) {
 		err = lostError(n, "")
 	}
 	e.set.log.Info("closed", "err", err)
+	return err
+}
+
+// untoldLocked is the loss of a connection that had something to deliver, where
+// no other one followed and nobody has read of it.
+func (e *end) untoldLocked() (err error) {
+	if e.link != nil || e.last == nil || e.last.stats().Sent == 0 {
+		return nil
+	}
+	for _, m := range e.queue[e.head:] {
+		if m.MsgType == internalType && m.Err != nil {
+			err = e.last.undelivered(m.Err)
+		}
+	}
 	return err
 }
 

@@ -385,6 +385,62 @@ func TestCloseOfTheOtherSide(t *testing.T) {
 	}
 }
 
+// A connection that was lost, and that no other one has followed, is told by the
+// status message or, where nobody has read that, by Close.
+func TestCloseTellsALoss(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name         string
+		write, read  bool
+		goodbye, new bool
+		want         error
+	}{
+		{name: "unread", write: true, want: gipc.ErrNotConnected},
+		{name: "read", write: true, read: true},
+		{name: "nothing written"},
+		{name: "goodbye", write: true, goodbye: true},
+		{name: "another connection", write: true, new: true},
+	} {
+		for _, role := range []string{"client", "server"} {
+			t.Run(c.name+"/"+role, func(t *testing.T) {
+				t.Parallel()
+				sc, cc := configs(t, "unix")
+				server := startServer(t, sc)
+				client := startClient(t, cc)
+				var near, far end = client, server
+				gone := gipc.ReConnecting
+				if role == "server" {
+					near, far, gone = server, client, gipc.Disconnected
+				}
+				must(t, near.WaitConnected(patience(t)))
+				if c.write {
+					must(t, near.Write(1, []byte("x")))
+				}
+				if c.goodbye {
+					far.Close() // which may have to tell that it discarded something
+				} else {
+					cut(far)
+				}
+				eventually(t, "the loss is noticed", func() bool { return near.StatusCode() == gone })
+				for c.read && read(t, near).Status != gone.String() {
+				}
+				if c.new && role == "client" {
+					startServer(t, sc)
+				} else if c.new {
+					startClient(t, cc)
+				}
+				if c.new {
+					must(t, near.WaitConnected(patience(t)))
+				}
+				if err := near.Close(); !errors.Is(err, c.want) {
+					t.Errorf("Close says %v, want %v", err, c.want)
+				}
+				must(t, near.Close())
+			})
+		}
+	}
+}
+
 func TestCloseTwice(t *testing.T) {
 	t.Parallel()
 	for _, link := range links {

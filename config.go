@@ -35,8 +35,9 @@ const (
 // ServerConfig says what StartServer serves, and to whom. It is copied before
 // use, the Secret's bytes included. A field that cannot be used is ErrConfig.
 type ServerConfig struct {
-	// Name is the connection's name, the same on both sides. Required: 1 to 255
-	// bytes of UTF-8, without '/', '\' and NUL, and neither "." nor "..".
+	// Name is the connection's name, the same on both sides; encryption checks that.
+	// Required: 1 to 255 bytes of UTF-8, without '/', '\' and NUL, and neither "."
+	// nor "..".
 	Name string
 	// Network is "unix" or "tcp". Default "": unix, or tcp in a build with -tags network.
 	Network string
@@ -73,8 +74,8 @@ type ServerConfig struct {
 	// BusyPoll is how long a reader polls the socket before it sleeps: lower
 	// latency for processor time. Default 0: it sleeps at once.
 	BusyPoll time.Duration
-	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for peers
-	// that exist, and not possible together with a Secret. It authenticates nobody,
+	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for existing
+	// peers, and cannot be combined with a Secret. It authenticates nobody,
 	// permits replay and has no heartbeat; Close then cannot know what the peer has
 	// received.
 	Wire Wire
@@ -86,15 +87,15 @@ type ServerConfig struct {
 	Logger *slog.Logger
 }
 
-// ClientConfig says where StartClient connects to, and how. The fields that
-// ServerConfig has, too, mean the same, and more is said of them there. It is
+// ClientConfig says where StartClient connects to, and how. Fields shared
+// with ServerConfig mean the same, and are documented in full there. It is
 // copied before use, the Secret's bytes included. A field that cannot be used is
 // ErrConfig.
 type ClientConfig struct {
 	Name       string        // required: the connection's name, the same on both sides
 	Network    string        // "unix" or "tcp"; default "": unix, or tcp in a build with -tags network
-	Address    string        // of the server; default "": derived from Name or the environment, as there
-	Secret     []byte        // 32 random bytes or more, the same on both sides; default nil: see AllowAnyUser
+	Address    string        // of the server; default "": from Name or the environment, as in ServerConfig
+	Secret     []byte        // 32 random bytes or more, the same on both sides; default nil: the server proves nothing but its user, see AllowAnyUser
 	MaxMsgSize int           // the largest Data that is accepted, in bytes: 1024 to 1<<30; default 0: 3145728
 	Heartbeat  time.Duration // silence before a ping: 1 s or more; negative is none; default 0: 15 s on TCP, none elsewhere
 	BusyPoll   time.Duration // how long a reader polls before it sleeps; default 0: it sleeps at once
@@ -104,7 +105,7 @@ type ClientConfig struct {
 	// does what the server does.
 	Encryption Encryption
 	// Timeout is how long to try to connect, and to reconnect, before giving up.
-	// Default 0: for ever.
+	// Default 0: forever.
 	Timeout time.Duration
 	// RetryTimer is the longest pause between two tries; the first try is at once,
 	// then come 1 ms, doubling, jittered. Default 0: 1 s.
@@ -113,9 +114,9 @@ type ClientConfig struct {
 	// ours or root. Default false: such a server needs a Secret. It means nothing
 	// on TCP, on Windows and with Dial.
 	AllowAnyUser bool
-	// AllowWireV2 goes on with a server that speaks version 2; who can change what
-	// is on the wire then chooses the version. To leave during a handshake takes up
-	// to 2 s more. Not possible together with a Secret. Default false.
+	// AllowWireV2 accepts a server that speaks version 2; whoever can change what
+	// is on the wire then picks the version. Cancelling during a handshake takes up
+	// to 2 s longer. Not possible together with a Secret. Default false.
 	AllowWireV2 bool
 	// Dial is used instead of Network and Address, one call at a time. Default nil.
 	Dial func(ctx context.Context) (net.Conn, error)
@@ -127,7 +128,7 @@ type ClientConfig struct {
 type Peer struct {
 	UID, GID, PID int      // -1 where not Known, never 0 by accident
 	Known         bool     // the kernel vouches for UID, GID and PID
-	Addr          net.Addr // the address at the other end
+	Addr          net.Addr // the address at the other end; a client on a unix socket has none to tell
 }
 
 // settings is a checked copy of a config with every default filled in: all
@@ -185,7 +186,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	}{
 		{name == "" || len(name) > 255 || !utf8.ValidString(name) || strings.ContainsAny(name, "/\\\x00") || name == "." || name == "..",
 			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
-		{s.network != "unix" && s.network != "tcp", "Network", s.network, `use "unix" or "tcp"`},
+		{s.network != "unix" && s.network != "tcp", "Network", fmt.Sprintf("%q", s.network), `use "unix" or "tcp"`},
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
 		{secret && len(s.secret) < 32, "Secret", fmt.Sprintf("%d bytes long", len(s.secret)), "give 32 random bytes or more, or nil for none"},
 		{secret && bytes.Count(s.secret, []byte{0}) == len(s.secret), "Secret", "all zeros", "give 32 random bytes or more, or nil for none"},
@@ -198,7 +199,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
 		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "0 is off, else give a positive time"},
 		{s.wire != WireV3 && s.wire != WireV2, "Wire", int(s.wire), "use WireV3 or WireV2"},
-		{s.timeout < 0, "Timeout", s.timeout, "0 is for ever, else give a positive time"},
+		{s.timeout < 0, "Timeout", s.timeout, "0 is forever, else give a positive time"},
 		{s.retry < 0, "RetryTimer", s.retry, "0 is 1 s, else give a positive time"},
 	} {
 		if check.bad {

@@ -1042,7 +1042,7 @@ func TestRefusalsInPlaceOfTheHello(t *testing.T) {
 		refused(conns, reasonBusy)
 		c.Close()
 		_, conns = startPiped(t, ServerConfig{Authorize: func(Peer) error { return errors.New("no") }})
-		refused(conns, reasonUnauthorised)
+		refused(conns, reasonUnauthorized)
 	})
 }
 

@@ -147,7 +147,7 @@ func (e *end) hurry() {
 	e.cutNow()
 }
 
-// Status returns the status as a string; see [Status]. It is the status of now:
+// Status returns the status as a string; see [Status]. It is the current one:
 // the status messages that Read returns say when it changed.
 func (e *end) Status() string { return e.StatusCode().String() }
 
@@ -168,7 +168,8 @@ func (e *end) Done() <-chan struct{} {
 }
 
 // Err returns nil until Done is closed, and then why: ErrTimeout with the last
-// cause after a Client's Timeout, else ErrClosed.
+// cause after a Client's Timeout, else ErrClosed, with the cause where Close is
+// not it.
 func (e *end) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -214,7 +215,7 @@ func (e *end) statsLocked() Stats {
 
 // Read returns the next message. It blocks until there is one. Messages of the
 // peer come in the order in which they were written; a message with MsgType -1
-// tells of a change of status in its place among them. Data is the caller's.
+// reports a status change where it happened among them. Data is the caller's.
 //
 // It is safe for concurrent use: each message goes to one reader. The loss of a
 // connection is a message and not an error. The error is this end's final one,
@@ -260,8 +261,8 @@ func (e *end) ReadContext(ctx context.Context) (*Message, error) {
 	return m, nil
 }
 
-// ReadInto is ReadContext into m: data is put into the memory that m.Data has
-// where that is enough, and m.Data is valid until the next ReadInto with m. It
+// ReadInto is ReadContext into m: data goes into the memory of m.Data if
+// that is large enough, and m.Data is valid until the next ReadInto with m. It
 // allocates only when the capacity is too small or when ctx can end. Status
 // messages come as from Read.
 //
@@ -272,11 +273,11 @@ func (e *end) ReadInto(ctx context.Context, m *Message) error {
 	return e.read(&c, m)
 }
 
-// Messages returns the peer's messages as they come, without those that tell of
-// the status. Each step is a ReadContext: it shares with concurrent reads, and
-// holds nothing while the body runs, so breaking off loses nothing. The
-// sequence ends on ErrClosed; any other error comes once, with a nil message,
-// and ends it.
+// Messages returns the peer's messages as they come, without status messages.
+// Each step is a ReadContext: concurrent reads share the messages, and the loop
+// holds nothing while its body runs, so break loses nothing. It does not tell of
+// a lost connection: whoever waits for a reply takes ReadContext. The sequence
+// ends on ErrClosed; any other error comes once, with a nil message, and ends it.
 func (e *end) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		for {
@@ -295,31 +296,32 @@ func (e *end) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 }
 
 // Write sends a message. When it returns nil the kernel has all of it; data is
-// the caller's again. It waits while no peer has come yet (Listening,
-// Connecting), and while the kernel takes no more. Types are 1 to 2147483647;
+// the caller's again. It blocks until the first peer connects (Listening,
+// Connecting), and while the kernel's buffers are full. Types are 1 to 2147483647;
 // data may be empty, and as large as the peer's MaxMsgSize.
 //
 // It is safe for concurrent use, and concurrent writers share the work. Errors:
 // ErrReservedType and ErrTooLarge, after which the connection goes on;
-// ErrNotConnected, also when messages that Queue held are lost (nothing is
-// sent, and the text says how many they were); this end's final error.
+// ErrNotConnected, at once, from the loss of a connection until the next one,
+// and once when messages that Queue held are lost: then nothing is sent, and
+// the text says how many they were; this end's final error.
 func (e *end) Write(msgType int, data []byte) error {
 	return e.send(context.Background(), msgType, data, false)
 }
 
-// WriteContext is Write until ctx ends. Where it waits for the peer or for its
-// turn nothing is sent and the connection goes on. Where the message stands in
-// the send buffer behind another one it still goes out, and the error says so.
-// Where the kernel has a part of it the connection ends, since a frame cannot
-// be taken back.
+// WriteContext is Write until ctx ends. If it is still waiting for the peer or for
+// its turn, nothing is sent and the connection stays up. If the message already
+// stands in the send buffer behind another one, it still goes out, and the error
+// says so. If the kernel has part of it, the connection ends, since a frame
+// cannot be taken back. In each case the error wraps that of ctx.
 func (e *end) WriteContext(ctx context.Context, msgType int, data []byte) error {
 	return e.send(ctx, msgType, data, false)
 }
 
-// Queue is Write, but the message is kept back in this process until Flush,
-// Write or Close, or until there are 64 KiB: then Queue writes, and may block.
-// What it holds when a connection is lost is lost; the next Queue, Flush or
-// Write says how many messages that were.
+// Queue is Write, but the message is buffered in this process until Flush,
+// Write or Close, or until 64 KiB are buffered: then Queue writes, and may block.
+// What is buffered when a connection is lost is lost; the error of the next Queue,
+// Flush or Write, ErrNotConnected, says how many messages that was.
 func (e *end) Queue(msgType int, data []byte) error {
 	return e.send(context.Background(), msgType, data, true)
 }

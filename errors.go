@@ -21,7 +21,7 @@ var (
 	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
 	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
-	// ErrNotConnected: nothing was sent, or messages that Queue held are lost, since no peer is connected.
+	// ErrNotConnected: no peer is connected. Nothing was sent, or what was is not known to have arrived.
 	ErrNotConnected error = &sentinel{"not connected", nil}
 	// ErrReservedType: a message type that users may not send; theirs are 1 to 2147483647.
 	ErrReservedType error = &sentinel{"reserved message type", nil}
@@ -30,13 +30,13 @@ var (
 	// ErrConfig: the configuration or the environment cannot be used; the text names the field.
 	ErrConfig error = &sentinel{"bad configuration", nil}
 	// ErrNameInUse: another server that is alive holds the name or the address.
-	ErrNameInUse error = &sentinel{"name in use", nil}
+	ErrNameInUse error = &sentinel{"name or address in use", nil}
 	// ErrVersion: the two sides speak different versions of the protocol.
 	ErrVersion error = &sentinel{"protocol version differs", nil}
 	// ErrEncryption: one side requires encryption and the other does not offer it.
 	ErrEncryption error = &sentinel{"encryption differs", nil}
-	// ErrSecret: a secret that is wrong, missing or not wanted, or another connection name.
-	ErrSecret error = &sentinel{"secret does not match", nil}
+	// ErrSecret: a secret that is wrong, missing or not wanted, or, with and without one, another Name.
+	ErrSecret error = &sentinel{"secret or name does not match", nil}
 	// ErrRefused: the server refused the client: it is busy, or Authorize said no.
 	ErrRefused error = &sentinel{"refused", nil}
 	// ErrUntrustedServer: the server on the socket runs as a user that this client does not trust.

@@ -93,8 +93,8 @@ func ExampleServerConfig_encryption() {
 	// Connected
 }
 
-// Let in whom a function lets in. It sees a client before anything is read from
-// it. See the example with a user for what a unix socket tells of its peer.
+// Let a function decide who gets in. It sees a client before anything is read from
+// it. The user example shows what a unix socket tells about its peer.
 func ExampleServerConfig_authorize() {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -218,8 +218,8 @@ func logger(side string) *slog.Logger {
 	})).With("side", side)
 }
 
-// Find a peer that is gone without a sign: a network that was cut, a machine
-// that was switched off. On TCP this is so by default, with 15 s.
+// Detect a peer that vanished silently: a network that was cut, a machine that
+// was switched off. On TCP this is on by default, with 15 s.
 func ExampleServerConfig_heartbeat() {
 	address, remove := socket()
 	defer remove()
@@ -248,7 +248,7 @@ func ExampleServerConfig_heartbeat() {
 	// Connected
 }
 
-// Answer sooner, for processor time: before a reader sleeps it polls the socket.
+// Spend CPU to cut latency: before a reader sleeps it polls the socket.
 // It pays where both sides have a processor to themselves.
 func ExampleServerConfig_busyPoll() {
 	address, remove := socket()
@@ -314,7 +314,7 @@ func ExampleServerConfig() {
 	// gipc: bad configuration: the config is nil: pass a *ServerConfig that has a Name
 	// gipc: bad configuration: Name is "": give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."
 	// gipc: bad configuration: Name is "a/b": give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."
-	// gipc: bad configuration: Network is udp: use "unix" or "tcp"
+	// gipc: bad configuration: Network is "udp": use "unix" or "tcp"
 	// gipc: bad configuration: MaxMsgSize is 10: 0 is 3145728, else give 1024 to 1073741824 bytes
 	// gipc: bad configuration: MaxClients is 10: it needs MultiClient; without it one client is served
 	// gipc: bad configuration: tcp 0.0.0.0:0 is reachable beyond this machine, and anybody would be served: set Secret, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1

@@ -63,7 +63,7 @@ func ExampleStartClient() {
 	case errors.Is(err, gipc.ErrSecret):
 		fmt.Println("another Secret, or another Name")
 	case errors.Is(err, gipc.ErrEncryption), errors.Is(err, gipc.ErrVersion):
-		fmt.Println("the server speaks otherwise")
+		fmt.Println("encryption, or the version of the protocol, differs")
 	case errors.Is(err, gipc.ErrRefused):
 		fmt.Println("the server's Authorize does not let us in")
 	case errors.Is(err, gipc.ErrUntrustedServer):
@@ -88,8 +88,8 @@ func ExampleStartClientContext() {
 	// given up
 }
 
-// A client reconnects by itself. What was on its way to the lost server may be
-// lost: the message Connected is the place to say it again.
+// A client reconnects by itself. What was in flight to the lost server may be
+// lost: resend it when the message Connected comes.
 func ExampleClientConfig_reconnect() {
 	address, remove := socket()
 	defer remove()
@@ -289,8 +289,7 @@ func ExampleServer_Close() {
 	// gipc: this end is closed for good
 }
 
-// Close, but for at most so long. With a context that has ended already it cuts
-// at once.
+// Close with a time limit of your own. A context that is already done cuts at once.
 func ExampleClient_Shutdown() {
 	address, remove := socket()
 	defer remove()
@@ -374,7 +373,7 @@ func ExampleServer_Done() {
 	// it has left: true
 }
 
-// Err is nil as long as there is hope, and then says why there is none.
+// Err is nil until this end is finished for good, and then says why.
 func ExampleClient_Err() {
 	address, remove := socket()
 	defer remove()

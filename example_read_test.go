@@ -174,7 +174,7 @@ func ExampleServer_Messages() {
 
 	for message, err := range server.Messages(context.Background()) {
 		if err != nil {
-			log.Fatal(err) // never ErrClosed, which ends the loop in silence
+			log.Fatal(err) // never ErrClosed, which ends the loop silently
 		}
 		fmt.Printf("%s\n", message.Data)
 		if string(message.Data) == "last" {

@@ -91,41 +91,56 @@ func Example_request() {
 	defer mustClose(client)
 
 	var mu sync.Mutex
-	waiting := map[int]chan string{} // by the message's type, which carries the number here
+	waiting := map[int]chan *gipc.Message{} // by the message's type, which carries the number here
 	go func() {
-		for message, err := range client.Messages(context.Background()) {
+		for {
+			message, err := client.Read()
 			if err != nil {
-				return
+				return // closed
 			}
 			mu.Lock()
-			reply := waiting[message.MsgType]
-			delete(waiting, message.MsgType)
-			mu.Unlock()
-			if reply != nil {
-				reply <- string(message.Data)
+			if message.Status == gipc.ReConnecting.String() { // what was asked may be lost
+				for _, reply := range waiting {
+					reply <- message
+				}
+				clear(waiting)
+			} else if reply := waiting[message.MsgType]; reply != nil {
+				reply <- message
+				delete(waiting, message.MsgType)
 			}
+			mu.Unlock()
 		}
 	}()
-	ask := func(number int, text string) (string, error) {
-		reply := make(chan string, 1)
+	ask := func(ctx context.Context, number int, text string) (string, error) {
+		reply := make(chan *gipc.Message, 1)
 		mu.Lock()
 		waiting[number] = reply
 		mu.Unlock()
-		if err := client.Write(number, []byte(text)); err != nil {
+		defer func() {
+			mu.Lock()
+			delete(waiting, number)
+			mu.Unlock()
+		}()
+		if err := client.WriteContext(ctx, number, []byte(text)); err != nil {
 			return "", err
 		}
 		select {
-		case text := <-reply:
-			return text, nil
-		case <-time.After(10 * time.Second):
-			return "", gipc.ErrTimeout
+		case message := <-reply:
+			if message.MsgType == -1 {
+				return "", fmt.Errorf("lost before the reply: %w", gipc.ErrNotConnected)
+			}
+			return string(message.Data), nil
+		case <-ctx.Done():
+			return "", ctx.Err()
 		}
 	}
 
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
 	var wg sync.WaitGroup
 	for number := 1; number <= 3; number++ {
 		wg.Go(func() {
-			reply, err := ask(number, fmt.Sprintf("question %d", number))
+			reply, err := ask(ctx, number, fmt.Sprintf("question %d", number))
 			if err != nil {
 				log.Fatal(err)
 			}

@@ -14,7 +14,7 @@ import (
 	"example.com/gipc"
 )
 
-// Authorise by user: the kernel says who has called connect.
+// Authorize by user: the kernel says who has called connect.
 func ExampleServerConfig_user() {
 	address, remove := socket()
 	defer remove()
@@ -23,7 +23,7 @@ func ExampleServerConfig_user() {
 		Name: "private", Network: "unix", Address: address,
 		UnmaskPermissions: true, // let every user try
 		Authorize: func(peer gipc.Peer) error {
-			if !peer.Known || peer.UID != os.Getuid() {
+			if !peer.Known || peer.UID != os.Geteuid() {
 				return fmt.Errorf("user %d is not the one who runs this server", peer.UID)
 			}
 			return nil

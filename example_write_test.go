@@ -113,7 +113,7 @@ func ExampleClient_Queue() {
 	defer mustClose(client) // sends what is queued; an error says that it did not arrive
 
 	received := make(chan int)
-	go func() { // somebody reads meanwhile, or both sides would push back
+	go func() { // read meanwhile, or backpressure would stall both sides
 		count := 0
 		var message gipc.Message
 		for count < records && client.ReadInto(context.Background(), &message) == nil {

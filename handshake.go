@@ -31,7 +31,7 @@ const (
 	reasonClientSecret = 5 // the client requires a secret
 	reasonConfirmation = 6
 	reasonBusy         = 7
-	reasonUnauthorised = 8
+	reasonUnauthorized = 8
 	reasonMalformed    = 9
 )
 
@@ -99,7 +99,7 @@ func advice(reason byte) (text string, kind error) {
 		return "another Secret or another Name: both configs need the same of each, byte for byte", ErrSecret
 	case reasonBusy:
 		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
-	case reasonUnauthorised:
+	case reasonUnauthorized:
 		return "the server's Authorize does not let this client in: the server's log says why", ErrRefused
 	case reasonMalformed:
 		return "the hello broke the protocol: update the older side", ErrMalformed

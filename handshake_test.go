@@ -593,7 +593,7 @@ func TestServerChecksInOrder(t *testing.T) {
 		{"confirmation", secretTerms(secretA), forged, 7, 6, false},
 		{"confirmation of zeros", encryptedTerms(), helloBytes(0, 1, 4096, append(slices.Clone(point), make([]byte, 48)...)...), 7, 6, false},
 		{"count", secretTerms(secretA), good, 7, 7, false},
-		{"authorised", secretTerms(secretA), good, 8, 8, false},
+		{"authorized", secretTerms(secretA), good, 8, 8, false},
 		{"count, plain", plainTerms(), helloBytes(0, 0, 4096), 7, 7, false},
 	} {
 		for _, chunk := range []int{0, 1} {

@@ -717,7 +717,7 @@ func TestHostileRelayOfHandshakes(t *testing.T) {
 					first := true
 					cc.Dial = func(ctx context.Context) (net.Conn, error) {
 						if !first {
-							cancel() // it would go on for ever
+							cancel() // it would go on forever
 							return nil, ctx.Err()
 						}
 						first = false

@@ -266,7 +266,7 @@ func TestUnixNameOfAnotherUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keepsLock := fmt.Sprintf("in use: gipc: name in use: %s.lock belongs to user 0", path)
+	keepsLock := fmt.Sprintf("in use: gipc: name or address in use: %s.lock belongs to user 0", path)
 	c.ask(keepsLock, "listen %s", path)
 	l.Close()
 	c.ask(keepsLock, "listen %s", path)
@@ -274,7 +274,7 @@ func TestUnixNameOfAnotherUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaveDeadSocket(t, path)
-	c.ask(fmt.Sprintf("in use: gipc: name in use: a server of user 0 may be alive at %s", path), "listen %s", path)
+	c.ask(fmt.Sprintf("in use: gipc: name or address in use: a server of user 0 may be alive at %s", path), "listen %s", path)
 	if err := os.Chmod(path, 0o777); err != nil {
 		t.Fatal(err)
 	}

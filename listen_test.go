@@ -164,7 +164,7 @@ func bindAt(t *testing.T, path string) net.Listener {
 	return l
 }
 
-// hurry lets an Accept fail that would wait for ever.
+// hurry lets an Accept fail that would wait forever.
 func hurry(l net.Listener) {
 	l.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(30 * time.Second))
 }

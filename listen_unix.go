@@ -184,6 +184,8 @@ func lockName(path string) (*os.File, error) {
 		return nil, fail(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+elsewhere, path, name)
 	case missing == nil && info.Mode().IsRegular() && errors.Is(err, fs.ErrPermission):
 		return nil, fail(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+elsewhere, name, ownerOf(info))
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fail(ErrConfig, err, "there is no directory for %s: make it, or "+elsewhere, path)
 	}
 	return nil, fail(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+elsewhere, name)
 }

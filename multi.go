@@ -23,13 +23,13 @@ const (
 // Without MultiClient it holds the server alone. Its methods are safe for
 // concurrent use.
 //
-// Each *Server that it hands out is the serving end of one client: the first
-// message of each is the internal Connected, the last one Disconnected, and
-// then it returns ErrClosed. Whichever way they are read, the messages of a
-// client come from one queue, in order, each to exactly one reader, and
-// breaking off loses nothing. A client that has left stays readable here until
-// its Disconnected was delivered; of such clients the newest 1,024 are kept. No
-// client delays another.
+// Each *Server that it hands out is the serving end of one client. Its first
+// message is the internal Connected, its last one Disconnected, or Closed if this
+// side closed it; then its reads return ErrClosed. However they are read, the
+// messages of a client come from one queue, in order, each to exactly one reader,
+// and breaking off loses nothing. A client that has left stays readable through
+// the pool until its Disconnected was delivered; of such clients the newest 1,024
+// are kept. No client delays another.
 type ConnectionPool struct {
 	server *Server
 
@@ -230,7 +230,13 @@ func (p *ConnectionPool) close() {
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.close()
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
-	return each(clients, func(s *Server) error { return s.shutdown(ctx, byeShutdown) })
+	return each(clients, func(s *Server) error {
+		left := s.Err() != nil // its Disconnected tells what became of its messages
+		if err := s.shutdown(ctx, byeShutdown); !left {
+			return err
+		}
+		return nil
+	})
 }
 
 // each runs f for many clients at once and joins what goes wrong.
@@ -265,11 +271,12 @@ func (p *ConnectionPool) Len() int {
 }
 
 // Broadcast writes a message to every client that is connected, to all at the
-// same time. A stuck client holds nobody up: what it has not taken when ctx
-// ends, or after 1 second where ctx has no deadline, it does not get, and one
-// that was cut in the middle of the message is disconnected. The error joins a
-// [*ClientError] for each client that did not get the message; otherwise it is
-// ErrReservedType. data is the caller's again when Broadcast returns.
+// same time. A stuck client holds nobody up: if it has taken nothing when ctx
+// ends, or after 1 second if ctx has no deadline, it does not get the message; if
+// it has taken only part of it, it is disconnected. The error joins a
+// [*ClientError] for each client that did not get the message, or not in time; its
+// only other one is ErrReservedType. Without clients, and after Close, there is
+// none. data is the caller's again when Broadcast returns.
 func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte) error {
 	if err := checkType(msgType); err != nil {
 		return err
@@ -303,7 +310,7 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 
 // Serve calls handler with every message of every client, those that tell of
 // the status included. Each client has a goroutine of its own that also reads:
-// there is no hand-over, so this is the fastest way. Clients that come later
+// there is no handoff, so this is the fastest way. Clients that come later
 // are served too. Serve ends when ctx ends, with the error of ctx, or after
 // Close, with ErrClosed; it waits for the handlers that are running. A handler
 // may call Close, which does not wait for it.

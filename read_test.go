@@ -688,7 +688,7 @@ func TestMessages(t *testing.T) {
 			}
 		}
 	})
-	t.Run("ends in silence on Close", func(t *testing.T) {
+	t.Run("ends silently on Close", func(t *testing.T) {
 		server, client := connect(t, "unix")
 		must(t, server.Write(1, nil))
 		n := 0
@@ -854,7 +854,7 @@ func TestReadLossReasons(t *testing.T) {
 	})
 }
 
-// After the end Read returns the same error for ever, at once.
+// After the end Read returns the same error forever, at once.
 func TestReadAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	forEver := func(t *testing.T, e end, want error) {
@@ -873,7 +873,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 				func() (*gipc.Message, error) { return nil, e.ReadInto(context.Background(), new(gipc.Message)) },
 			} {
 				if m, err := read(); m != nil || !errors.Is(err, want) || err.Error() != first.Error() {
-					t.Fatalf("%+v, %v; want %v for ever", m, err, first)
+					t.Fatalf("%+v, %v; want %v forever", m, err, first)
 				}
 			}
 		}

@@ -81,13 +81,6 @@ func TestPagesPrograms(t *testing.T) {
 	if after == "" {
 		t.Fatal("the README's section Install does not end with: go run .")
 	}
-	for line := range strings.SplitSeq(install, "\n") {
-		args := strings.Fields(line)
-		for i := range args {
-			args[i] = strings.Replace(args[i], "PATH/OF/THE/CLONE", root, 1)
-		}
-		command(args...)
-	}
 	built := 0
 	for _, page := range pages(t) {
 		whole, _ := programs(t, page)
@@ -97,6 +90,13 @@ func TestPagesPrograms(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(of, "main.go"), []byte(code), 0o600))
 			built++
 		}
+	}
+	for line := range strings.SplitSeq(install, "\n") {
+		args := strings.Fields(line)
+		for i := range args {
+			args[i] = strings.Replace(args[i], "PATH/OF/THE/CLONE", root, 1)
+		}
+		command(args...)
 	}
 	command("go", "vet", "./...")
 	command("go", "build", "-o", bin+string(filepath.Separator), "./...")
@@ -272,7 +272,7 @@ func TestReadmeNames(t *testing.T) {
 	for _, match := range codeSpan.FindAllStringSubmatch(text, -1) {
 		for _, name := range exportedName.FindAllString(match[1], -1) {
 			pkg, _, _ := strings.Cut(name, ".")
-			if name = name[strings.LastIndex(name, ".")+1:]; !known[name] && pkg != "net" {
+			if name = name[strings.LastIndex(name, ".")+1:]; !known[name] && !slices.Contains([]string{"net", "context", "os", "signal"}, pkg) {
 				t.Errorf("README.md: there is no %s, as in %s", name, match[0])
 			}
 		}

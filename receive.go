@@ -60,7 +60,7 @@ type link struct {
 	answered bool
 	answer   byte
 	gotAny   bool
-	bad      error
+	bad      error                 // no byte is looked at any more
 	ready    func(fd uintptr) bool // reads what there is; false when that is nothing
 	peek     func(fd uintptr)
 	looks    int // reads of the socket that were tried
@@ -89,7 +89,7 @@ type partial struct {
 // A call is what one reader wants of the role.
 type call struct {
 	ctx    context.Context // nil where it cannot end
-	until  time.Time       // zero is for ever
+	until  time.Time       // zero is forever
 	poll   bool            // look once, do not wait
 	queued bool            // take what the queue has, do not look at the socket
 	shared bool            // somebody else watches over ctx

@@ -47,8 +47,8 @@ type host struct {
 }
 
 // StartServer listens and returns when clients can connect. Without MultiClient
-// it serves one client at a time: Read and Write are with whoever is connected
-// now, and another one is refused meanwhile.
+// it serves one client at a time: Read and Write talk to whoever is connected
+// now, and any other client is refused meanwhile.
 //
 // On an error the server is nil and nothing is left behind: ErrConfig,
 // ErrNameInUse when the name or the address is taken by a server that is alive,
@@ -75,18 +75,23 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Close is Shutdown with 5 seconds. Unlike that of net.Conn it is graceful: it
+// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful: it
 // says goodbye, and returns nil when the peers have received every message that
 // was written since their last Connected. Reads in progress end at once, with
 // the complete messages that this process holds, one message Closed, and then
-// ErrClosed. On one client of many it ends that connection alone. A second call
-// waits for the first and returns nil.
+// ErrClosed. On one client of many it ends that connection alone.
+//
+// The error is ErrNotConnected, for many clients a *ClientError for each of
+// them, joined: a peer may not have received everything, also where its
+// connection was lost before and nobody has read the message that says so. The
+// server is closed all the same. A second call waits for the first and returns
+// nil whatever that returned.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
 // Shutdown closes the server as Close does, for as long as ctx allows, and at
 // most 5 seconds where ctx has no deadline. With a context that has ended it
-// cuts at once. An error says that a peer may not have received everything; the
-// server is closed all the same, and its name is free.
+// cuts at once. Its errors are those of Close, or wrap that of ctx; the server is
+// closed all the same, and its name is free.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if s.host == nil {
 		return s.shutdown(ctx, byeUser)
@@ -218,11 +223,11 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 	agreed, err := func() (*session, error) {
 		if !pool.room(false) {
 			refuse(conn, reasonBusy)
-			return nil, fail(ErrRefused, nil, "there are as many clients as may be")
+			return nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
 		}
 		if ask := s.set.authorize; ask != nil {
 			if err := ask(peerOf(conn)); err != nil {
-				refuse(conn, reasonUnauthorised)
+				refuse(conn, reasonUnauthorized)
 				return nil, fail(ErrRefused, err, "Authorize")
 			}
 		}

@@ -7,15 +7,15 @@ type Status int
 
 // The statuses, with the numbers and strings that earlier libraries of this kind use.
 const (
-	NotConnected Status = iota // before the start
+	NotConnected Status = iota // before the start: no end that you get is
 	Listening                  // server: no client has come yet
 	Connecting                 // client: before the first connection
 	Connected                  // messages flow
-	ReConnecting               // client: the connection was lost, and is sought again
-	Closed                     // after Close, for ever
+	ReConnecting               // client: the connection was lost; redialing
+	Closed                     // after Close, forever
 	Closing                    // Close has begun and is not done
-	Error                      // server: it cannot accept any more, for ever
-	Timeout                    // client: no connection within Timeout, for ever
+	Error                      // server: it cannot accept any more, forever
+	Timeout                    // client: no connection within Timeout, forever
 	Disconnected               // server: the client is gone
 )
 

@@ -972,7 +972,7 @@ func TestWire2BadFrames(t *testing.T) {
 	})
 }
 
-// A server that is full, or does not authorise, ends without a byte.
+// A server that is full, or does not authorize, ends without a byte.
 func TestWire2ServerIsFull(t *testing.T) {
 	t.Parallel()
 	s, path := server2(t, ServerConfig{})
@@ -1112,7 +1112,7 @@ func TestWire2LeavingCompletesTheHandshake(t *testing.T) {
 			})
 		})
 	}
-	t.Run("not for ever", func(t *testing.T) {
+	t.Run("not forever", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			near, _ := net.Pipe()
 			before := time.Now()

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 
 func quiet(uint64, uint64) {}
 
-// soon ends what would otherwise wait for ever, so that a defect fails its own
+// soon ends what would otherwise wait forever, so that a defect fails its own
 // test.
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

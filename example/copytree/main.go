@@ -30,7 +30,7 @@ it arrived: both sides print the same SHA-256 over names and contents.
   go run ./example/copytree -serve DIR     receive one tree into DIR
   go run ./example/copytree -send DIR      send the tree at DIR
 
-DIR of the receiver may not exist yet, or be empty. What arrives is built up
+The receiver's DIR must be missing or empty. What arrives is built up
 beside it, as DIR.partial-*, and becomes DIR once everything is there, so that
 a run that was killed is never mistaken for a complete one. (It says nothing
 about a power cut: nothing is flushed to the disk.) A sender whose connection
@@ -40,6 +40,9 @@ leaves nothing unfinished behind.
 Files, directories and symbolic links are carried, with their permission
 bits. Links stay links; those that lead out of the tree, and whatever is
 neither file, directory nor link, are left out with a note.
+
+It exits with 0 when the tree has arrived; with 1 when it failed or was
+interrupted.
 
 `
 
@@ -58,10 +61,10 @@ func main() {
 	tree := flag.String("tree", "", "without -serve and -send: the `directory` to copy (default $GOROOT/src)")
 	flag.StringVar(&o.name, "name", "copytree", "`name` of the connection, the same on both sides")
 	flag.StringVar(&o.network, "network", "", "`network`, unix or tcp, the same on both sides (default: unix)")
-	flag.StringVar(&o.address, "address", "", "`path` of the socket, or host:port (default: by the name, /tmp/NAME.sock, or 127.0.0.1:8100)")
+	flag.StringVar(&o.address, "address", "", "`path` of the socket, or host:port (default: NAME.sock in $GIPC_SOCKET_DIR or /tmp, or 127.0.0.1:8100)")
 	flag.BoolVar(&o.plain, "plain", false, "no encryption; give it on both sides (default: encrypted)")
 	flag.StringVar(&o.secretFile, "secret-file", "", "`file` whose bytes, 32 or more, both sides must hold (default: none)")
-	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for which the sender looks for a receiver, such as 500ms or 1m; 0 is for ever")
+	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for which the sender looks for a receiver, such as 500ms or 1m; 0 is forever")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
@@ -76,7 +79,7 @@ func main() {
 	var err error
 	switch {
 	case flag.NArg() > 0 || *into != "" && *from != "":
-		flag.Usage()
+		fmt.Fprintln(os.Stderr, "copytree: give -serve DIR or -send DIR, or neither to see both; -h tells more")
 		os.Exit(2)
 	case *into != "":
 		var config *gipc.ServerConfig
@@ -92,7 +95,7 @@ func main() {
 		err = demo(ctx, &o, *tree)
 	}
 	if ctx.Err() != nil && err != nil {
-		err = errors.New("interrupted")
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	if err != nil {
 		note("%v", err)

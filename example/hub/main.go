@@ -27,8 +27,8 @@ const (
 
 const longest = 64 << 10 // of a line, in bytes
 
-const usage = `hub: a chat room. Every line that one types reaches all the others, with who
-came and who left. Give each its own terminal:
+const usage = `hub: a chat room. Every line that one types reaches all the others, as do
+arrivals and departures. Run each in its own terminal:
 
   go run ./example/hub -serve
   go run ./example/hub -name Ada
@@ -38,6 +38,9 @@ Ctrl-C leaves, and so does the end of the input. To meet over TCP give all of
 them -network tcp -address HOST:PORT; beyond this machine also the same
 HUB_SECRET, 32 bytes or more, in the environment.
 
+It exits with 0 after Ctrl-C and at the end of the input; with 1 when it failed
+or never found the hub.
+
 `
 
 func main() {
@@ -45,7 +48,7 @@ func main() {
 	who := flag.String("name", "", "take part under this `name` (default: none; give it, or -serve)")
 	room := flag.String("room", "hub", "`name` of the connection, the same for all")
 	network := flag.String("network", "", "`network`, unix or tcp, the same for all (default: unix)")
-	address := flag.String("address", "", "`path` of the socket, or host:port (default: by the room, /tmp/ROOM.sock, or 127.0.0.1:8100)")
+	address := flag.String("address", "", "`path` of the socket, or host:port (default: ROOM.sock in $GIPC_SOCKET_DIR or /tmp, or 127.0.0.1:8100)")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
@@ -61,15 +64,16 @@ func main() {
 	}
 	var err error
 	switch {
-	case *serving == (*who != ""):
-		err = errors.New("give either -serve or -name X; -h tells more")
+	case *serving == (*who != "") || flag.NArg() > 0:
+		fmt.Fprintln(os.Stderr, "hub: give either -serve or -name X; -h tells more")
+		os.Exit(2)
 	case *serving:
 		err = serve(ctx, &gipc.ServerConfig{Name: *room, Network: *network, Address: *address, Secret: secret, MultiClient: true, MaxMsgSize: longest + 1024})
 	default:
 		err = take(ctx, *who, &gipc.ClientConfig{Name: *room, Network: *network, Address: *address, Secret: secret})
 	}
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted")
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hub:", err)
@@ -116,7 +120,7 @@ func (h *hub) handle(srv *gipc.Server, message *gipc.Message) {
 		h.tell(srv, "* "+who+" came; here: "+strings.Join(append(here, who), ", "))
 	case message.MsgType == line && known:
 		h.tell(srv, who+": "+clean(message.Data))
-	case message.Status == gipc.Disconnected.String() && known:
+	case message.MsgType == -1 && message.Status != gipc.Connected.String() && known: // Disconnected, or Closed by tell
 		h.mu.Lock()
 		delete(h.names, srv)
 		h.mu.Unlock()
@@ -157,7 +161,7 @@ func take(ctx context.Context, who string, config *gipc.ClientConfig) error {
 			in.Buffer(nil, longest)
 			for in.Scan() {
 				if err := client.Write(line, in.Bytes()); err != nil {
-					fmt.Println("* not said:", err)
+					fmt.Println("* not said, the hub is away:", err)
 				}
 			}
 			if err := in.Err(); err != nil {

@@ -36,6 +36,8 @@ answers each of them. All of it is in this process, and ends by itself.
   go run ./example/multiclient              the server reads by ReadTimed
   FAST=true go run ./example/multiclient    by ReadTimedFastest
 
+It exits with 0 when it is done; with 1 when it failed or was interrupted.
+
 `
 
 func main() {
@@ -45,13 +47,17 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "multiclient: it takes flags alone; -h tells more")
+		os.Exit(2)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	err := run(ctx, *name, os.Getenv("FAST") == "true")
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted")
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "multiclient:", err)

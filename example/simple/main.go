@@ -26,6 +26,9 @@ const usage = `simple: a server and a client greet each other by Read.
   go run ./example/simple -server    one role a process: start this one,
   go run ./example/simple -client    and then this one in another terminal
 
+It exits with 0 when it is done, as a server is on Ctrl-C; with 1 when it failed
+or was interrupted.
+
 `
 
 func main() {
@@ -46,8 +49,9 @@ func main() {
 	clientConfig := &gipc.ClientConfig{Name: *name}
 	var err error
 	switch {
-	case *asServer && *asClient:
-		err = errors.New("give -server or -client, or neither to see both")
+	case *asServer && *asClient || flag.NArg() > 0:
+		fmt.Fprintln(os.Stderr, "simple: give -server or -client, or neither to see both; -h tells more")
+		os.Exit(2)
 	case *asServer:
 		err = serve(ctx, serverConfig)
 	case *asClient:
@@ -56,7 +60,7 @@ func main() {
 		err = both(ctx, serverConfig, clientConfig)
 	}
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted")
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "simple:", err)

@@ -34,6 +34,9 @@ at most 300 ms; then there is time for something else.
   go run ./example/timed -server    one role a process: start this one,
   go run ./example/timed -client    and then this one in another terminal
 
+It exits with 0 when it is done, as a server is on Ctrl-C; with 1 when it failed
+or was interrupted.
+
 `
 
 func main() {
@@ -54,8 +57,9 @@ func main() {
 	clientConfig := &gipc.ClientConfig{Name: *name}
 	var err error
 	switch {
-	case *asServer && *asClient:
-		err = errors.New("give -server or -client, or neither to see both")
+	case *asServer && *asClient || flag.NArg() > 0:
+		fmt.Fprintln(os.Stderr, "timed: give -server or -client, or neither to see both; -h tells more")
+		os.Exit(2)
 	case *asServer:
 		err = serve(ctx, serverConfig)
 	case *asClient:
@@ -64,7 +68,7 @@ func main() {
 		err = both(ctx, serverConfig, clientConfig)
 	}
 	if err != nil && ctx.Err() != nil {
-		err = errors.New("interrupted")
+		err = fmt.Errorf("interrupted: %w", err)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "timed:", err)
