@@ -840,7 +840,7 @@ func (e *end) attach(l *link) bool {
 	if e.role == free && e.calls == 0 && !e.lazy {
 		e.watchLocked()
 	}
-	e.set.log.Info("connected", "id", l.id, "peer", l.peer.Addr, "version", l.version, "encrypted", l.cipher != nil)
+	e.set.log.Info("connected", "id", l.id, "peer", loggedPeer(l.peer), "version", l.version, "encrypted", l.cipher != nil)
 	return true
 }
 

@@ -5,22 +5,23 @@
 // # Use
 //
 // A server and a client agree on a name. Either may start first, and neither has
-// to sleep: StartClient waits for its server, and the server's Write for a client.
+// to sleep: [StartClient] waits for its server, and the server's Write for a client.
 //
 //	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "greeter"})
 //	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "greeter"})
 //
-// From then on both ends are alike. Write sends a message with a type, a number
-// above 0 whose meaning is up to the program. Read returns the peer's messages in
-// order and, between them, with MsgType -1, this end's status changes, such as
-// Connected, Reconnecting and Disconnected, where they happened.
-// Messages skips these; ReadTimed, ReadContext and ReadInto are other ways to
-// read. Queue and Flush batch small messages. A server with
-// MultiClient serves any number of clients at one address: see [ConnectionPool].
+// From then on both ends are alike. [Client.Write] sends a message with a type, a
+// number above 0 whose meaning is up to the program. [Client.Read] returns the
+// peer's messages in order and, between them, with MsgType -1, this end's status
+// changes, such as Connected, Reconnecting and Disconnected, where they happened.
+// [Client.Messages] skips these; [Client.ReadTimed], [Client.ReadContext] and
+// [Client.ReadInto] are other ways to read. [Client.Queue] and [Client.Flush]
+// batch small messages. A server with MultiClient serves any number of clients at
+// one address: see [ConnectionPool].
 //
 // # Concurrency
 //
-// Every method of a Server, a Client and a ConnectionPool may be called at any
+// Every method of a [Server], a [Client] and a [ConnectionPool] may be called at any
 // time from any goroutine. Nobody is obliged to read: losses are noticed, pings
 // answered and connections re-established all the same. The goroutine that calls
 // Read reads the socket itself, so a message costs no handoff; only when nobody
@@ -31,11 +32,11 @@
 // # Delivery guarantees
 //
 // Messages arrive whole, in order, and at most once per connection. When
-// Write returns nil the kernel has the message. When Close returns nil the peer
-// process has received everything that was written since the last Connected and
-// holds it for its application. What was in flight on a connection that was lost
-// may be lost with it; the Reconnecting or Disconnected message is the notice,
-// and the application decides what to resend. Nothing is dropped silently.
+// Write returns nil the kernel has the message. When [Client.Close] returns nil the
+// peer process has received everything that was written since the last Connected
+// and holds it for its application. What was in flight on a connection that was
+// lost may be lost with it; the Reconnecting or Disconnected message is the
+// notice, and the application decides what to resend. Nothing is dropped silently.
 //
 // # Security
 //
@@ -43,7 +44,7 @@
 // P-384, HKDF with SHA-384 (RFC 5869), AES-256-GCM with random nonces (NIST SP
 // 800-38D), a key for each direction, changed every 4 GiB, and sequence numbers,
 // so that a frame that is changed, replayed, reordered, reflected or left out
-// ends the connection with ErrNotAuthentic. All algorithms are FIPS-approved,
+// ends the connection with [ErrNotAuthentic]. All algorithms are FIPS-approved,
 // come from the standard library and run under GODEBUG=fips140=only.
 //
 // Without a Secret this protects against eavesdroppers, not against a man in the

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -319,6 +320,16 @@ func peerOf(c net.Conn) Peer {
 		p.askKernel(sc)
 	}
 	return p
+}
+
+// loggedPeer is a Peer in the log: a client on a unix socket has no address.
+type loggedPeer Peer
+
+func (p loggedPeer) LogValue() slog.Value {
+	if addr, ok := p.Addr.(*net.UnixAddr); ok && p.Known && len(addr.Name) < 2 { // "" or "@"
+		return slog.StringValue(fmt.Sprintf("user %d, process %d", p.UID, p.PID))
+	}
+	return slog.AnyValue(p.Addr)
 }
 
 // serverOf is peerOf for a client: with the public address of a unix socket,

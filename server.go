@@ -242,6 +242,6 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.set.log.Warn("a peer did not get in", "peer", conn.RemoteAddr(), "err", err)
+	s.set.log.Warn("a peer did not get in", "peer", loggedPeer(peerOf(conn)), "err", err)
 	closeSlowly(conn, time.Now().Add(drainTime), false)
 }
