@@ -69,10 +69,11 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 // peer's application does not read, Close may take a second longer, until the
 // peer's library does.
 //
-// The error is ErrNotConnected: the peer may not have received everything, also
-// where the connection was lost before and nobody has read the message that
-// says so. The client is closed all the same. A second call waits for the first
-// and returns nil whatever that returned.
+// The error is ErrNotConnected: what was written to the connection, or to the last
+// one where that was lost and no read has told of it, may not have arrived. Of
+// earlier ones Close says nothing: a program that does not read compares ID. The
+// client is closed all the same. A second call waits for the first and returns nil
+// whatever that returned.
 func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
 
 // Shutdown closes the client as Close does, for as long as ctx allows, and at
@@ -90,10 +91,10 @@ func (c *Client) reconnect(l *link) {
 	if err := c.connect(c.life, false); err != nil && c.life.Err() == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.sayLocked(Timeout, err) {
+		if c.sayLocked(Timeout, err) != nil {
 			c.finishLocked(err)
 		}
-		c.set.log.Error("gave up", "err", err)
+		c.set.log.Error("gave up", "name", c.set.name, "err", err)
 	}
 }
 
@@ -116,6 +117,8 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 		switch {
 		case ctx.Err() != nil:
 			return fail(contextError("connect", ctx), last, "")
+		case limited.Err() != nil && c.set.timeout < time.Millisecond:
+			return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", c.set.timeout)
 		case limited.Err() != nil:
 			return fail(ErrTimeout, last, "no connection within %v", c.set.timeout)
 		}
@@ -137,10 +140,12 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 		case last == nil: // the next ones say the same
 			level = slog.LevelInfo
 		}
-		c.set.log.Log(ctx, level, "not connected; trying on", "err", err)
+		c.set.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
 		// A dial ends at the deadline, perhaps before the context does.
 		if end, ok := limited.Deadline(); last == nil || limited.Err() == nil && (!ok || time.Now().Before(end)) {
-			last = err
+			if last = err; ctx.Err() != nil && errors.Is(err, ErrTimeout) {
+				last = errors.New(bare(err)) // it was ctx that ended the wait
+			}
 		}
 	}
 }

@@ -970,3 +970,22 @@ func TestHeartbeatOfAFullQueue(t *testing.T) {
 		})
 	}
 }
+
+// A context that ends in the middle of a handshake is no timeout of ours.
+func TestCancelledHandshakeIsNoTimeout(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var peer net.Conn
+		_, err := gipc.StartClientContext(ctx, &gipc.ClientConfig{Name: "n", Dial: func(context.Context) (net.Conn, error) {
+			var near net.Conn
+			near, peer = net.Pipe()
+			time.AfterFunc(time.Second, cancel)
+			return near, nil
+		}})
+		defer peer.Close()
+		if !errors.Is(err, context.Canceled) || errors.Is(err, gipc.ErrTimeout) || !strings.Contains(err.Error(), "said nothing") {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -59,10 +59,10 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	if e.pause != nil {
 		e.pause.Stop()
 	}
-	err := e.untoldLocked()
 	e.mu.Unlock()
 
 	defer context.AfterFunc(ctx, e.hurry)()
+	var err error
 	if l != nil {
 		err = l.farewell(ctx, code)
 		if ctx.Err() != nil {
@@ -77,6 +77,12 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 		e.totals.add(l.stats())
 		e.link = nil
 		e.cur.Store(nil)
+	} else if e.last != nil && e.last.untold != nil && !(code == byeShutdown && e.life == nil) {
+		// Of a client that left before its server is closed its Disconnected tells.
+		if err = e.last.untold.Err; err == nil {
+			err = e.last.bad
+		}
+		err = e.last.undelivered(err)
 	}
 	e.setLocked(Closed)
 	e.closed.happen()
@@ -84,21 +90,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	if n := e.lost.Swap(0); n > 0 && (err == nil || l == nil) {
 		err = lostError(n, "")
 	}
-	e.set.log.Info("closed", "err", err)
-	return err
-}
-
-// untoldLocked is the loss of a connection that had something to deliver, where
-// no other one followed and nobody has read of it.
-func (e *end) untoldLocked() (err error) {
-	if e.link != nil || e.last == nil || e.last.stats().Sent == 0 {
-		return nil
-	}
-	for _, m := range e.queue[e.head:] {
-		if m.MsgType == internalType && m.Err != nil {
-			err = e.last.undelivered(m.Err)
-		}
-	}
+	e.set.log.Info("closed", "name", e.set.name, "err", err)
 	return err
 }
 
@@ -110,8 +102,8 @@ func bounded(ctx context.Context, d time.Duration) (context.Context, context.Can
 	return context.WithTimeout(ctx, d)
 }
 
-// farewell says goodbye and reads on until the peer's answer says what became
-// of the messages. The caller holds the role.
+// farewell says goodbye and awaits what the peer says became of the messages.
+// The caller holds the role.
 func (l *link) farewell(ctx context.Context, code byte) error {
 	if ctx.Err() != nil {
 		return contextError("close", ctx)
@@ -123,7 +115,14 @@ func (l *link) farewell(ctx context.Context, code byte) error {
 	if l.version == version2 {
 		return l.farewell2(ctx)
 	}
-	l.asked, l.leave = true, new(atomic.Bool)
+	l.asked = true
+	return l.answerOf(ctx, false)
+}
+
+// answerOf reads on until the peer's answer to a goodbye of ours, and says what
+// that means. said is whether its own one has had its answer.
+func (l *link) answerOf(ctx context.Context, said bool) error {
+	l.leave = new(atomic.Bool)
 	var m Message
 	var held byte // of the peer's messages that arrived too late: 0 none, 1 some are discarded
 	c := call{ctx: ctx, reuse: true}
@@ -132,20 +131,20 @@ func (l *link) farewell(ctx context.Context, code byte) error {
 			c.stop()
 		}
 	}()
-	for answer := false; ; {
+	for {
 		ok, err := l.next(&c, &m)
 		switch {
 		case err != nil:
 			return l.undelivered(err)
 		case ok:
 			held = 1
-		case l.goodbye && !answer:
-			answer = true
+		case l.goodbye && !said:
+			said = true
 			l.send.say(ErrClosed, [2]byte{kindAnswer, held})
 		case l.answered:
 			l.send.drain(ctx)
 			if l.answer != 0 {
-				return fail(ErrNotConnected, nil, "the peer was closing too and discarded messages")
+				return fail(ErrNotConnected, nil, "the peer was closing and discarded messages")
 			}
 			return nil
 		default:
@@ -161,6 +160,9 @@ func (l *link) undelivered(err error) error {
 	if errors.Is(err, ErrTruncated) && l.stats().Sent == 0 {
 		return nil // nothing was under way
 	}
+	if errors.Is(err, ErrNotConnected) {
+		return err // says as much
+	}
 	return fail(ErrNotConnected, err, "the peer has not said that it received everything")
 }
 
@@ -172,7 +174,15 @@ func (e *end) part(l *link, cut context.Context) {
 	if l.goodbye {
 		ctx, cancel := context.WithTimeout(cut, closeTime)
 		defer cancel()
-		l.send.drain(ctx)
+		err := l.send.drain(ctx)
+		if err == nil && l.version == version3 {
+			err = l.answerOf(ctx, true)
+		}
+		e.mu.Lock()
+		if l.bad = err; err == nil {
+			l.untold = nil
+		}
+		e.mu.Unlock()
 	}
 	e.lost.Add(l.hangUp(true))
 }

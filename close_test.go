@@ -385,21 +385,30 @@ func TestCloseOfTheOtherSide(t *testing.T) {
 	}
 }
 
-// A connection that was lost, and that no other one has followed, is told by the
-// status message or, where nobody has read that, by Close.
+// What was written to a connection that is over, and that no other one has
+// followed, may not have arrived: the status message tells or, where nobody has
+// read that, Close.
 func TestCloseTellsALoss(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name         string
-		write, read  bool
-		goodbye, new bool
-		want         error
+		name            string
+		write, received bool // by the other side's application
+		goodbye         bool
+		read, messages  bool // of the status, before Close
+		before, after   bool // another connection, lost with something written, or alive
+		want            error
 	}{
 		{name: "unread", write: true, want: gipc.ErrNotConnected},
 		{name: "read", write: true, read: true},
+		{name: "passed over by Messages", write: true, messages: true, want: gipc.ErrNotConnected},
 		{name: "nothing written"},
-		{name: "goodbye", write: true, goodbye: true},
-		{name: "another connection", write: true, new: true},
+		{name: "another connection", write: true, after: true},
+		{name: "goodbye", write: true, received: true, goodbye: true},
+		{name: "goodbye, passed over by Messages", write: true, received: true, goodbye: true, messages: true},
+		{name: "goodbye, discarded", write: true, goodbye: true, want: gipc.ErrNotConnected},
+		{name: "goodbye, discarded, read", write: true, goodbye: true, read: true},
+		{name: "goodbye behind a loss", before: true, write: true, received: true, goodbye: true},
+		{name: "nothing written behind a loss", before: true},
 	} {
 		for _, role := range []string{"client", "server"} {
 			t.Run(c.name+"/"+role, func(t *testing.T) {
@@ -409,31 +418,66 @@ func TestCloseTellsALoss(t *testing.T) {
 				client := startClient(t, cc)
 				var near, far end = client, server
 				gone := gipc.ReConnecting
+				again := func() end { return startServer(t, sc) }
 				if role == "server" {
 					near, far, gone = server, client, gipc.Disconnected
+					again = func() end { return startClient(t, cc) }
 				}
-				must(t, near.WaitConnected(patience(t)))
+				connected := func() {
+					must(t, near.WaitConnected(patience(t)))
+					must(t, far.WaitConnected(patience(t)))
+				}
+				lost := func() { eventually(t, "the end is noticed", func() bool { return near.StatusCode() == gone }) }
+				connected()
+				if c.before {
+					must(t, near.Write(1, []byte("before")))
+					cut(far)
+					lost()
+					far = again()
+					connected()
+				}
+				passed := make(chan bool)
+				if c.messages {
+					go func() {
+						defer close(passed)
+						for range near.Messages(t.Context()) {
+						}
+					}()
+				}
 				if c.write {
 					must(t, near.Write(1, []byte("x")))
 				}
+				if c.received {
+					wantUser(t, far, 1, "x")
+				}
+				want := c.want
 				if c.goodbye {
 					far.Close() // which may have to tell that it discarded something
+					for !c.received {
+						m, err := far.Read()
+						if err != nil {
+							break
+						}
+						if m.MsgType == 1 {
+							want = nil // its library had it in time
+						}
+					}
 				} else {
 					cut(far)
 				}
-				eventually(t, "the loss is noticed", func() bool { return near.StatusCode() == gone })
+				lost()
 				for c.read && read(t, near).Status != gone.String() {
 				}
-				if c.new && role == "client" {
-					startServer(t, sc)
-				} else if c.new {
-					startClient(t, cc)
+				if c.after {
+					far = again()
+					connected()
 				}
-				if c.new {
-					must(t, near.WaitConnected(patience(t)))
+				err := near.Close()
+				if c.messages {
+					await(t, passed)
 				}
-				if err := near.Close(); !errors.Is(err, c.want) {
-					t.Errorf("Close says %v, want %v", err, c.want)
+				if !errors.Is(err, want) {
+					t.Errorf("Close says %v, want %v", err, want)
 				}
 				must(t, near.Close())
 			})

@@ -108,7 +108,8 @@ type ClientConfig struct {
 	// Default 0: forever.
 	Timeout time.Duration
 	// RetryTimer is the longest pause between two tries; the first try is at once,
-	// then come 1 ms, doubling, jittered. Default 0: 1 s.
+	// then come 1 ms, doubling, jittered. They begin anew after a connection that
+	// lived for longer than this. Default 0: 1 s.
 	RetryTimer time.Duration
 	// AllowAnyUser accepts a server on a unix socket that runs as another user than
 	// ours or root. Default false: such a server needs a Secret. It means nothing
@@ -138,7 +139,7 @@ type settings struct {
 	network, address string        // in full
 	heartbeat        time.Duration // as configured; ask heartbeatFor
 	busyPoll         time.Duration
-	log              *slog.Logger // never nil; says the name with every record
+	log              *slog.Logger // never nil
 
 	unmask, multi bool // server
 	maxClients    int
@@ -209,7 +210,6 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	if s.log == nil {
 		s.log = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
 	}
-	s.log = s.log.With("name", s.name)
 	var err error
 	switch {
 	case s.listener != nil:

@@ -281,7 +281,8 @@ func (e *end) ReadInto(ctx context.Context, m *Message) error {
 func (e *end) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		for {
-			m, err := e.ReadContext(ctx)
+			m := new(Message)
+			err := e.read(&call{ctx: mortal(ctx), quiet: true}, m)
 			switch {
 			case err != nil:
 				if !errors.Is(err, ErrClosed) {
@@ -469,7 +470,7 @@ func (e *end) readLocked(c *call, m *Message) error {
 		default:
 			w, why := e.waitLocked(c)
 			if w.message != nil {
-				take(c, m, w.message)
+				e.takeLocked(c, m, w.message)
 				return nil
 			}
 			if !w.granted {
@@ -511,8 +512,11 @@ func (e *end) countLocked(m *Message) {
 	e.totals.ReceivedBytes += uint64(len(m.Data))
 }
 
-// take gives a queued message to a reader.
-func take(c *call, m, queued *Message) {
+// takeLocked gives a queued message to a reader.
+func (e *end) takeLocked(c *call, m, queued *Message) {
+	if l := e.last; l != nil && l.untold == queued && !c.quiet {
+		l.untold = nil
+	}
 	data := queued.Data
 	if c.reuse && cap(m.Data) >= len(data) {
 		data = append(m.Data[:0], data...)
@@ -539,7 +543,7 @@ func (e *end) popLocked(c *call, m *Message) bool {
 			e.queue = nil // an idle end holds no memory
 		}
 	}
-	take(c, m, queued)
+	e.takeLocked(c, m, queued)
 	if e.role == stopped && (!e.eager || e.held <= queueSize/2) {
 		e.heardLocked()
 		e.releaseLocked()
@@ -679,7 +683,9 @@ func (e *end) paused() {
 	e.armed = false
 	switch {
 	case e.role != free || e.leave.Load():
-		e.pause = nil // a reader that waits for long has none
+		if e.lazy {
+			e.pause = nil // an idle client of Serve has none
+		}
 	case e.calls == e.callsAt:
 		e.watchLocked()
 	default:
@@ -790,13 +796,15 @@ func (e *end) changedLocked() {
 	e.changed = event{}
 }
 
-// sayLocked changes the status and has the reader told in the stream.
-func (e *end) sayLocked(s Status, err error) bool {
+// sayLocked changes the status and has the reader told in the stream. It returns
+// nil where that may not be.
+func (e *end) sayLocked(s Status, err error) *Message {
 	if !e.setLocked(s) {
-		return false
+		return nil
 	}
-	e.pushLocked(&Message{MsgType: internalType, Status: s.String(), Err: err})
-	return true
+	m := &Message{MsgType: internalType, Status: s.String(), Err: err}
+	e.pushLocked(m)
+	return m
 }
 
 // finishLocked makes err the answer to every read from here on, behind what the
@@ -824,7 +832,7 @@ func (e *end) finishLocked(err error) {
 func (e *end) attach(l *link) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.leave.Load() || e.link != nil || !e.sayLocked(Connected, nil) {
+	if e.leave.Load() || e.link != nil || e.sayLocked(Connected, nil) == nil {
 		return false
 	}
 	if e.last != nil {
@@ -840,7 +848,7 @@ func (e *end) attach(l *link) bool {
 	if e.role == free && e.calls == 0 && !e.lazy {
 		e.watchLocked()
 	}
-	e.set.log.Info("connected", "id", l.id, "peer", loggedPeer(l.peer), "version", l.version, "encrypted", l.cipher != nil)
+	e.set.log.Info("connected", "name", e.set.name, "id", l.id, "peer", loggedPeer(l.peer), "version", l.version, "encrypted", l.cipher != nil)
 	return true
 }
 
@@ -878,21 +886,25 @@ func (e *end) loseLocked(l *link, cause error) {
 		l.beat.Stop()
 	}
 	if l.goodbye {
+		l.asked = true
 		l.send.say(fail(ErrNotConnected, nil, "the peer has closed the connection"), [2]byte{kindGoodbye}, [2]byte{kindAnswer})
 	} else {
 		e.lost.Add(int64(l.send.forget(fail(ErrNotConnected, cause, "the connection is lost"))))
 	}
-	e.totals.add(l.stats())
-	e.set.log.Info("connection over", "id", l.id, "err", cause)
+	total := l.stats()
+	e.totals.add(total)
+	e.set.log.Info("connection over", "name", e.set.name, "id", l.id, "err", cause)
 	e.wg.Add(1)
 	go e.part(l, e.cutLocked())
+	gone := Disconnected
 	if e.redial != nil {
-		e.sayLocked(ReConnecting, cause)
+		gone = ReConnecting
 		e.wg.Add(1)
 		go e.redial(l)
-		return
 	}
-	e.sayLocked(Disconnected, cause)
+	if notice := e.sayLocked(gone, cause); total.Sent > 0 && (l.goodbye || cause != nil) {
+		l.untold = notice
+	}
 	if e.single {
 		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
 	}

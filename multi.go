@@ -143,7 +143,7 @@ func (p *ConnectionPool) leave(s *Server) {
 	p.totals.add(total)
 	if p.left = append(p.left, s); len(p.left) > maxLeft {
 		p.totals.Dropped++
-		p.server.set.log.Warn("a client that left was not read to the end")
+		p.server.set.log.Warn("a client that left was not read to the end", "name", p.server.set.name)
 		p.removeLocked(p.left[0])
 	}
 }
@@ -230,13 +230,7 @@ func (p *ConnectionPool) close() {
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.close()
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
-	return each(clients, func(s *Server) error {
-		left := s.Err() != nil // its Disconnected tells what became of its messages
-		if err := s.shutdown(ctx, byeShutdown); !left {
-			return err
-		}
-		return nil
-	})
+	return each(clients, func(s *Server) error { return s.shutdown(ctx, byeShutdown) })
 }
 
 // each runs f for many clients at once and joins what goes wrong.

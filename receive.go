@@ -29,6 +29,7 @@ type link struct {
 	raw     syscall.RawConn // nil where reads cannot be tried without waiting
 	peer    Peer
 	id      uint64
+	untold  *Message // guarded by the end's mu: the notice of its end, where messages may not have arrived and no reader has it
 	version int
 	limit   int // largest data that this side accepts, in bytes
 	busy    time.Duration
@@ -60,7 +61,7 @@ type link struct {
 	answered bool
 	answer   byte
 	gotAny   bool
-	bad      error                 // no byte is looked at any more
+	bad      error                 // no byte is looked at any more; after a goodbye what the answer to ours means
 	ready    func(fd uintptr) bool // reads what there is; false when that is nothing
 	peek     func(fd uintptr)
 	looks    int // reads of the socket that were tried
@@ -93,6 +94,7 @@ type call struct {
 	poll   bool            // look once, do not wait
 	queued bool            // take what the queue has, do not look at the socket
 	shared bool            // somebody else watches over ctx
+	quiet  bool            // whoever calls is not told of the status
 	watch  bool            // makes way when wanted
 	tiny   bool            // takes no frame that is larger than control frames are
 	reuse  bool            // put data into the memory that the message has

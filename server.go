@@ -71,7 +71,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	s.setLocked(Listening)
 	s.mu.Unlock()
 	s.host.wg.Go(s.accept)
-	s.set.log.Info("listening", "address", listener.Addr())
+	s.set.log.Info("listening", "name", set.name, "address", listener.Addr())
 	return s, nil
 }
 
@@ -81,11 +81,11 @@ func StartServer(config *ServerConfig) (*Server, error) {
 // the complete messages that this process holds, one message Closed, and then
 // ErrClosed. On one client of many it ends that connection alone.
 //
-// The error is ErrNotConnected, for many clients a *ClientError for each of
-// them, joined: a peer may not have received everything, also where its
-// connection was lost before and nobody has read the message that says so. The
-// server is closed all the same. A second call waits for the first and returns
-// nil whatever that returned.
+// The error is ErrNotConnected: what was written to the connection, or to the last
+// one where that was lost and no read has told of it, may not have arrived. On a
+// server of many clients it joins a *ClientError for each that was connected; of
+// those that had left their Disconnected tells. The server is closed all the same.
+// A second call waits for the first and returns nil whatever that returned.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
 // Shutdown closes the server as Close does, for as long as ctx allows, and at
@@ -157,7 +157,7 @@ func (s *Server) accept() {
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.set.log.Warn("cannot accept; trying on", "err", err, "pause", pause)
+		s.set.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-s.life.Done():
@@ -168,10 +168,10 @@ func (s *Server) accept() {
 // deaf ends a server whose listener somebody else has closed. A client that is
 // connected stays.
 func (s *Server) deaf(err error) {
-	s.set.log.Error("cannot accept any more", "err", err)
+	s.set.log.Error("cannot accept any more", "name", s.set.name, "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sayLocked(Error, err) {
+	if s.sayLocked(Error, err) != nil {
 		s.finishLocked(fail(ErrClosed, err, "the listener does not accept any more"))
 	}
 	s.single = true
@@ -242,6 +242,6 @@ func (s *Server) greet(conn net.Conn, place *list.Element) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.set.log.Warn("a peer did not get in", "peer", loggedPeer(peerOf(conn)), "err", err)
+	s.set.log.Warn("a peer did not get in", "name", s.set.name, "peer", loggedPeer(peerOf(conn)), "err", err)
 	closeSlowly(conn, time.Now().Add(drainTime), false)
 }
