@@ -66,8 +66,8 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 // returns nil when the peer has received every message that was written since
 // the last Connected. Reads in progress end at once, with the complete messages
 // that this process holds, one message Closed, and then ErrClosed. Where the
-// peer's application does not read, Close may take a second longer, until the
-// peer's library does.
+// peer's application does not read, its library does after a second, up to 64 KiB;
+// with more than that on the way Close takes its 5 seconds and fails.
 //
 // The error is ErrNotConnected: what was written to the connection, or to the last
 // one where that was lost and no read has told of it, may not have arrived. Of

@@ -396,6 +396,7 @@ func TestCloseTellsALoss(t *testing.T) {
 		goodbye         bool
 		read, messages  bool // of the status, before Close
 		before, after   bool // another connection, lost with something written, or alive
+		timeout         bool // has passed before Close
 		want            error
 	}{
 		{name: "unread", write: true, want: gipc.ErrNotConnected},
@@ -409,11 +410,20 @@ func TestCloseTellsALoss(t *testing.T) {
 		{name: "goodbye, discarded, read", write: true, goodbye: true, read: true},
 		{name: "goodbye behind a loss", before: true, write: true, received: true, goodbye: true},
 		{name: "nothing written behind a loss", before: true},
+		{name: "unread, then Timeout", write: true, timeout: true, want: gipc.ErrNotConnected},
+		{name: "read, then Timeout", write: true, read: true, timeout: true},
+		{name: "goodbye, then Timeout", write: true, received: true, goodbye: true, timeout: true},
 	} {
 		for _, role := range []string{"client", "server"} {
+			if c.timeout && role == "server" {
+				continue
+			}
 			t.Run(c.name+"/"+role, func(t *testing.T) {
 				t.Parallel()
 				sc, cc := configs(t, "unix")
+				if c.timeout {
+					cc.Timeout = 100 * time.Millisecond
+				}
 				server := startServer(t, sc)
 				client := startClient(t, cc)
 				var near, far end = client, server
@@ -427,7 +437,12 @@ func TestCloseTellsALoss(t *testing.T) {
 					must(t, near.WaitConnected(patience(t)))
 					must(t, far.WaitConnected(patience(t)))
 				}
-				lost := func() { eventually(t, "the end is noticed", func() bool { return near.StatusCode() == gone }) }
+				lost := func() {
+					eventually(t, "the end is noticed", func() bool {
+						now := near.StatusCode()
+						return now == gone && !c.timeout || now == gipc.Timeout
+					})
+				}
 				connected()
 				if c.before {
 					must(t, near.Write(1, []byte("before")))

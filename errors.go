@@ -21,7 +21,7 @@ var (
 	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
 	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
-	// ErrNotConnected: no peer is connected. Nothing was sent, or what was is not known to have arrived.
+	// ErrNotConnected: nothing was sent, since no peer is connected; or what was sent or queued before is lost or may be.
 	ErrNotConnected error = &sentinel{"not connected", nil}
 	// ErrReservedType: a message type that users may not send; theirs are 1 to 2147483647.
 	ErrReservedType error = &sentinel{"reserved message type", nil}

@@ -781,7 +781,7 @@ func TestLoggedPeer(t *testing.T) {
 		"user 7, process 9": {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "@", Net: "unix"}},
 		"/tmp/s":            {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "/tmp/s", Net: "unix"}},
 		"127.0.0.1:1":       {UID: -1, PID: -1, Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}},
-		"<nil>":             {UID: -1, PID: -1},
+		"":                  {UID: -1, PID: -1},
 	} {
 		if got := loggedPeer(p).LogValue().String(); got != want {
 			t.Errorf("%+v is logged as %q, want %q", p, got, want)

@@ -329,7 +329,10 @@ func (p loggedPeer) LogValue() slog.Value {
 	if addr, ok := p.Addr.(*net.UnixAddr); ok && p.Known && len(addr.Name) < 2 { // "" or "@"
 		return slog.StringValue(fmt.Sprintf("user %d, process %d", p.UID, p.PID))
 	}
-	return slog.AnyValue(p.Addr)
+	if p.Addr == nil {
+		return slog.StringValue("")
+	}
+	return slog.StringValue(p.Addr.String())
 }
 
 // serverOf is peerOf for a client: with the public address of a unix socket,

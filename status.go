@@ -7,7 +7,7 @@ type Status int
 
 // The statuses, with the numbers and strings that earlier libraries of this kind use.
 const (
-	NotConnected Status = iota // before the start: no end that you get is
+	NotConnected Status = iota // before the start
 	Listening                  // server: no client has come yet; of a server of many clients always
 	Connecting                 // client: before the first connection
 	Connected                  // messages flow

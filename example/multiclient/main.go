@@ -146,13 +146,25 @@ func greet(ctx context.Context, number int, config *gipc.ClientConfig) error {
 		if err := client.Write(hello, fmt.Appendf(nil, "hello %d of client %c", k+1, 'A'+number-1)); err != nil {
 			return err
 		}
-		for message, err := range client.Messages(ctx) { // without those that tell of the status
-			if err != nil {
-				return err
-			}
-			fmt.Printf("client %c: received %q\n", 'A'+number-1, message.Data)
-			break
+		if err := await(ctx, number, client); err != nil {
+			return err
 		}
 	}
 	return client.Close()
+}
+
+// await waits for an answer. Who does that has to hear of a lost connection, too.
+func await(ctx context.Context, number int, client *gipc.Client) error {
+	for {
+		message, err := client.ReadContext(ctx)
+		switch {
+		case err != nil:
+			return err
+		case message.Status == gipc.ReConnecting.String():
+			return fmt.Errorf("the connection was lost before the answer: %w", gipc.ErrNotConnected)
+		case message.MsgType == answer:
+			fmt.Printf("client %c: received %q\n", 'A'+number-1, message.Data)
+			return nil
+		}
+	}
 }
