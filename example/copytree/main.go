@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -42,7 +43,7 @@ bits. Links stay links; those that lead out of the tree, and whatever is
 neither file, directory nor link, are left out with a note.
 
 It exits with 0 when the tree has arrived; with 1 when it failed or was
-interrupted.
+interrupted; with 2 on wrong flags.
 
 `
 
@@ -78,8 +79,8 @@ func main() {
 	var all totals
 	var err error
 	switch {
-	case flag.NArg() > 0 || *into != "" && *from != "":
-		fmt.Fprintln(os.Stderr, "copytree: give -serve DIR or -send DIR, or neither to see both; -h tells more")
+	case flag.NArg() > 0 || *into != "" && *from != "" || *into+*from != "" && *tree != "":
+		fmt.Fprintln(os.Stderr, "copytree: give -serve DIR or -send DIR, or neither to see both, then perhaps -tree DIR; -h tells more")
 		os.Exit(2)
 	case *into != "":
 		var config *gipc.ServerConfig
@@ -150,6 +151,12 @@ func note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "copytree: "+format+"\n", args...)
 }
 
+// why is the reason for the end of a connection. One that its other side has
+// closed has no error.
+func why(m *gipc.Message) error {
+	return cmp.Or(m.Err, errors.New("it said goodbye"))
+}
+
 // progress returns a function that says how far a role is, at most twice a
 // second.
 func progress(verb string) func(entries, size uint64) {
@@ -175,6 +182,9 @@ func demo(ctx context.Context, o *options, tree string) error {
 			return fmt.Errorf("where is Go's source? %w; name a directory with -tree", err)
 		}
 		tree = filepath.Join(strings.TrimSpace(string(goroot)), "src")
+	}
+	if _, err := os.Stat(tree); err != nil {
+		return err
 	}
 	exe, err := os.Executable()
 	if err != nil {

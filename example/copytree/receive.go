@@ -47,7 +47,7 @@ func serve(ctx context.Context, config *gipc.ServerConfig, dir string, progress 
 		switch {
 		case m.MsgType == -1:
 			if t.stage != "" && m.Status == gipc.Disconnected.String() {
-				note("the sender is gone (%v); what it sent is thrown away, and another is waited for", m.Err)
+				note("the sender is gone (%v); what it sent is thrown away, and another is waited for", why(m))
 				t.discard()
 			}
 			continue

@@ -168,7 +168,7 @@ func readVerdict(ctx context.Context, client *gipc.Client, id attemptID) (totals
 		}
 		if m.MsgType == -1 {
 			if m.Status == gipc.ReConnecting.String() {
-				return totals{}, fmt.Errorf("%w: %v", errLost, m.Err)
+				return totals{}, fmt.Errorf("%w: %v", errLost, why(m))
 			}
 			continue
 		}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -34,12 +35,12 @@ arrivals and departures. Run each in its own terminal:
   go run ./example/hub -name Ada
   go run ./example/hub -name Bob
 
-Ctrl-C leaves, and so does the end of the input. To meet over TCP give all of
+Ctrl-C leaves, and so does the end of the input, once in the room. To meet over TCP give all of
 them -network tcp -address HOST:PORT; beyond this machine also the same
 HUB_SECRET, 32 bytes or more, in the environment.
 
-It exits with 0 after Ctrl-C and at the end of the input; with 1 when it failed
-or never found the hub.
+It exits with 0 after Ctrl-C and at the end of the input; with 1 when it failed,
+could not say all of it, or never found the hub; with 2 on wrong flags.
 
 `
 
@@ -151,22 +152,22 @@ func take(ctx context.Context, who string, config *gipc.ClientConfig) error {
 		return err
 	}
 	defer client.Close()
-	ctx, leave := context.WithCancel(ctx)
-	defer leave()
+	interrupted := ctx
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
 
 	say := sync.OnceFunc(func() {
 		go func() {
-			defer leave()
+			var unsaid error
 			in := bufio.NewScanner(os.Stdin)
 			in.Buffer(nil, longest)
 			for in.Scan() {
 				if err := client.Write(line, in.Bytes()); err != nil {
 					fmt.Println("* not said, the hub is away:", err)
+					unsaid = err
 				}
 			}
-			if err := in.Err(); err != nil {
-				fmt.Println("* your input:", err)
-			}
+			leave(cmp.Or(in.Err(), unsaid))
 		}()
 	})
 	number := ""
@@ -174,7 +175,11 @@ func take(ctx context.Context, who string, config *gipc.ClientConfig) error {
 		message, err := client.ReadContext(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return client.Close() // returns when the hub has every line
+			err := client.Close() // returns when the hub has every line
+			if cause := context.Cause(ctx); err == nil && interrupted.Err() == nil && cause != context.Canceled {
+				err = cause
+			}
+			return err
 		case err != nil:
 			return err
 		case message.Status == gipc.Connected.String(): // also when it comes back

@@ -36,7 +36,8 @@ answers each of them. All of it is in this process, and ends by itself.
   go run ./example/multiclient              the server reads by ReadTimed
   FAST=true go run ./example/multiclient    by ReadTimedFastest
 
-It exits with 0 when it is done; with 1 when it failed or was interrupted.
+It exits with 0 when it is done; with 1 when it failed or was interrupted; with 2
+on wrong flags.
 
 `
 

@@ -27,7 +27,7 @@ const usage = `simple: a server and a client greet each other by Read.
   go run ./example/simple -client    and then this one in another terminal
 
 It exits with 0 when it is done, as a server is on Ctrl-C; with 1 when it failed
-or was interrupted.
+or was interrupted; with 2 on wrong flags.
 
 `
 

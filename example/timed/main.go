@@ -35,7 +35,7 @@ at most 300 ms; then there is time for something else.
   go run ./example/timed -client    and then this one in another terminal
 
 It exits with 0 when it is done, as a server is on Ctrl-C; with 1 when it failed
-or was interrupted.
+or was interrupted; with 2 on wrong flags.
 
 `
 
