@@ -68,7 +68,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 		if ctx.Err() != nil {
 			l.conn.Close()
 		}
-		e.lost.Add(l.hangUp(false))
+		e.lost.Add(l.hangUp(false, func(time.Time) {}))
 	}
 	e.wg.Wait()
 	e.hurry()
@@ -171,26 +171,34 @@ func (l *link) undelivered(err error) error {
 func (e *end) part(l *link, cut context.Context) {
 	defer e.wg.Done()
 	defer context.AfterFunc(cut, func() { l.conn.Close() })()
+	var err error
 	if l.goodbye {
 		ctx, cancel := context.WithTimeout(cut, closeTime)
 		defer cancel()
-		err := l.send.drain(ctx)
-		if err == nil && l.version == version3 {
+		err = l.send.drain(ctx)
+	}
+	e.lost.Add(l.hangUp(true, func(until time.Time) {
+		if !l.goodbye || l.version == version2 {
+			return
+		}
+		if err == nil {
+			ctx, cancel := context.WithDeadline(cut, until)
+			defer cancel()
 			err = l.answerOf(ctx, true)
 		}
 		e.mu.Lock()
+		defer e.mu.Unlock()
 		if l.bad = err; err == nil {
 			l.untold = nil
 		}
-		e.mu.Unlock()
-	}
-	e.lost.Add(l.hangUp(true))
+	}))
 }
 
 // hangUp closes the socket so that the peer gets what was written. It returns
 // how many messages of Queue were not. await is for a peer that has yet to
-// write, on a connection that cannot be half closed.
-func (l *link) hangUp(await bool) (lost int64) {
+// write, on a connection that cannot be half closed; listen reads what it says
+// when this side has ended its own half.
+func (l *link) hangUp(await bool, listen func(until time.Time)) (lost int64) {
 	until := time.Now().Add(drainTime)
 	l.send.cutAt.Store(until.UnixNano())
 	l.conn.SetWriteDeadline(until)
@@ -201,6 +209,10 @@ func (l *link) hangUp(await bool) (lost int64) {
 	case <-late.C:
 	}
 	lost = l.send.bury()
+	if half, ok := l.conn.(halfCloser); ok {
+		half.CloseWrite()
+	}
+	listen(until)
 	closeSlowly(l.conn, until, await)
 	if l.in != nil {
 		l.pool.put(l.in)
@@ -209,11 +221,13 @@ func (l *link) hangUp(await bool) (lost int64) {
 	return lost
 }
 
+type halfCloser interface{ CloseWrite() error }
+
 // closeSlowly ends the sending half and reads until the peer has ended its own,
 // for closing with unread input would take from the peer what was sent to it.
 func closeSlowly(conn net.Conn, until time.Time, await bool) {
 	defer conn.Close()
-	half, ok := conn.(interface{ CloseWrite() error })
+	half, ok := conn.(halfCloser)
 	if ok && half.CloseWrite() != nil || !ok && !await {
 		return
 	}
