@@ -69,11 +69,11 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 // peer's application does not read, its library does after a second, up to 64 KiB;
 // with more than that on the way Close takes its 5 seconds and fails.
 //
-// The error is ErrNotConnected: what was written to the connection, or to the last
-// one where that was lost and no read has told of it, may not have arrived. Of
-// earlier ones Close says nothing: a program that does not read compares ID. The
-// client is closed all the same. A second call waits for the first and returns nil
-// whatever that returned.
+// The error is ErrNotConnected: what was written since then may not have arrived.
+// Where that connection is over, and a read has told of it, Close does not tell
+// again; of earlier ones it says nothing, so a program that does not read compares
+// ID. The client is closed all the same. A second call waits for the first and
+// returns nil whatever that returned.
 func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
 
 // Shutdown closes the client as Close does, for as long as ctx allows, and at

@@ -81,11 +81,12 @@ func StartServer(config *ServerConfig) (*Server, error) {
 // the complete messages that this process holds, one message Closed, and then
 // ErrClosed. On one client of many it ends that connection alone.
 //
-// The error is ErrNotConnected: what was written to the connection, or to the last
-// one where that was lost and no read has told of it, may not have arrived. On a
-// server of many clients it joins a *ClientError for each that was connected; of
-// those that had left their Disconnected tells. The server is closed all the same.
-// A second call waits for the first and returns nil whatever that returned.
+// The error is ErrNotConnected: what was written since then may not have arrived.
+// Where that connection is over, and a read has told of it, Close does not tell
+// again. On a server of many clients it joins a *ClientError for each that was
+// connected; of those that had left their Disconnected tells. The server is closed
+// all the same. A second call waits for the first and returns nil whatever that
+// returned.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
 // Shutdown closes the server as Close does, for as long as ctx allows, and at
