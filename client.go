@@ -117,9 +117,9 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 		switch {
 		case ctx.Err() != nil:
 			return fail(contextError("connect", ctx), last, "")
-		case limited.Err() != nil && c.set.timeout < time.Millisecond:
+		case limited != ctx && limited.Err() != nil && c.set.timeout < time.Millisecond:
 			return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", c.set.timeout)
-		case limited.Err() != nil:
+		case limited != ctx && limited.Err() != nil:
 			return fail(ErrTimeout, last, "no connection within %v", c.set.timeout)
 		}
 		c.pause = min(max(2*c.pause, firstPause), c.set.retry)

@@ -4,6 +4,7 @@
 package gipc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -88,7 +89,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 	e.closed.happen()
 	e.mu.Unlock()
 	if n := e.lost.Swap(0); n > 0 && (err == nil || l == nil) {
-		err = lostError(n, "")
+		err = fail(ErrNotConnected, err, lostText, n)
 	}
 	e.set.log.Info("closed", "name", e.set.name, "err", err)
 	return err
@@ -166,16 +167,20 @@ func (l *link) undelivered(err error) error {
 	return fail(ErrNotConnected, err, "the peer has not said that it received everything")
 }
 
-// part ends a connection that is over. After the peer's goodbye it first sends
-// everything that was accepted for sending.
+// part ends a connection that is over, which is its own now. After the peer's
+// goodbye it first sends everything that was accepted for sending.
 func (e *end) part(l *link, cut context.Context) {
 	defer e.wg.Done()
 	defer context.AfterFunc(cut, func() { l.conn.Close() })()
 	var err error
 	if l.goodbye {
+		if l.version == version3 {
+			_, err = l.next(&call{}, new(Message)) // an answer that is here already is none
+			l.asked = true
+		}
 		ctx, cancel := context.WithTimeout(cut, closeTime)
 		defer cancel()
-		err = l.send.drain(ctx)
+		err = cmp.Or(err, l.send.drain(ctx))
 	}
 	e.lost.Add(l.hangUp(true, func(until time.Time) {
 		if !l.goodbye || l.version == version2 {
@@ -196,8 +201,8 @@ func (e *end) part(l *link, cut context.Context) {
 
 // hangUp closes the socket so that the peer gets what was written. It returns
 // how many messages of Queue were not. await is for a peer that has yet to
-// write, on a connection that cannot be half closed; listen reads what it says
-// when this side has ended its own half.
+// write, on a connection that cannot be half closed; listen may read what the
+// peer says when nothing is written any more.
 func (l *link) hangUp(await bool, listen func(until time.Time)) (lost int64) {
 	until := time.Now().Add(drainTime)
 	l.send.cutAt.Store(until.UnixNano())
@@ -209,28 +214,39 @@ func (l *link) hangUp(await bool, listen func(until time.Time)) (lost int64) {
 	case <-late.C:
 	}
 	lost = l.send.bury()
-	if half, ok := l.conn.(halfCloser); ok {
-		half.CloseWrite()
-	}
+	defer l.conn.Close()
+	more := endHalf(l.conn, await)
 	listen(until)
-	closeSlowly(l.conn, until, await)
-	if l.in != nil {
+	if more {
+		discard(l.conn, until)
+	}
+	if l.part = (partial{}); l.in != nil {
 		l.pool.put(l.in)
 		l.in = nil
 	}
 	return lost
 }
 
-type halfCloser interface{ CloseWrite() error }
-
 // closeSlowly ends the sending half and reads until the peer has ended its own,
 // for closing with unread input would take from the peer what was sent to it.
 func closeSlowly(conn net.Conn, until time.Time, await bool) {
 	defer conn.Close()
-	half, ok := conn.(halfCloser)
-	if ok && half.CloseWrite() != nil || !ok && !await {
-		return
+	if endHalf(conn, await) {
+		discard(conn, until)
 	}
+}
+
+// endHalf ends the sending half, once: some systems refuse to do it again. It says
+// whether there is an end of the peer's to wait for.
+func endHalf(conn net.Conn, await bool) bool {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite() == nil
+	}
+	return await
+}
+
+// discard reads until the peer has ended its sending half.
+func discard(conn net.Conn, until time.Time) {
 	var b [512]byte
 	for {
 		conn.SetReadDeadline(until)

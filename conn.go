@@ -397,7 +397,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 	}
 	for {
 		if n := e.lost.Load(); n != 0 && e.lost.CompareAndSwap(n, 0) {
-			return nil, lostError(n, "; nothing was sent now: send again what matters")
+			return nil, fail(ErrNotConnected, nil, lostText+"; nothing was sent now: send again what matters", n)
 		}
 		if l := e.cur.Load(); l != nil {
 			return l, nil
@@ -423,9 +423,7 @@ func (e *end) writable(ctx context.Context) (*link, error) {
 	}
 }
 
-func lostError(n int64, then string) error {
-	return fail(ErrNotConnected, nil, "%d queued messages were lost with an earlier connection%s", n, then)
-}
+const lostText = "%d queued messages were lost with an earlier connection"
 
 // read fills m with the next message.
 func (e *end) read(c *call, m *Message) error {
@@ -886,7 +884,6 @@ func (e *end) loseLocked(l *link, cause error) {
 		l.beat.Stop()
 	}
 	if l.goodbye {
-		l.asked = true
 		l.send.say(fail(ErrNotConnected, nil, "the peer has closed the connection"), [2]byte{kindGoodbye}, [2]byte{kindAnswer})
 	} else {
 		e.lost.Add(int64(l.send.forget(fail(ErrNotConnected, cause, "the connection is lost"))))
@@ -894,8 +891,6 @@ func (e *end) loseLocked(l *link, cause error) {
 	total := l.stats()
 	e.totals.add(total)
 	e.set.log.Info("connection over", "name", e.set.name, "id", l.id, "err", cause)
-	e.wg.Add(1)
-	go e.part(l, e.cutLocked())
 	gone := Disconnected
 	if e.redial != nil {
 		gone = ReConnecting
@@ -905,6 +900,8 @@ func (e *end) loseLocked(l *link, cause error) {
 	if notice := e.sayLocked(gone, cause); total.Sent > 0 && (l.goodbye || cause != nil) {
 		l.untold = notice
 	}
+	e.wg.Add(1)
+	go e.part(l, e.cutLocked()) // which owns l from here on
 	if e.single {
 		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
 	}

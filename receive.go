@@ -61,7 +61,7 @@ type link struct {
 	answered bool
 	answer   byte
 	gotAny   bool
-	bad      error                 // no byte is looked at any more; after a goodbye what the answer to ours means
+	bad      error                 // no byte is looked at any more; of a link that is over, under the end's mu, what the answer to our goodbye means
 	ready    func(fd uintptr) bool // reads what there is; false when that is nothing
 	peek     func(fd uintptr)
 	looks    int // reads of the socket that were tried
@@ -496,8 +496,11 @@ func (l *link) endError(err error) error {
 	if l.part.active || len(l.unread()) > 0 {
 		return fail(ErrTruncated, nil, "the stream ended inside a frame")
 	}
-	if l.version == version2 {
+	switch {
+	case l.version == version2:
 		return nil
+	case l.goodbye:
+		return fail(ErrTruncated, nil, "the stream ended without an answer to the goodbye")
 	}
 	return fail(ErrTruncated, nil, "the stream ended without a goodbye: the peer died, or did not call Close")
 }

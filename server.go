@@ -83,10 +83,11 @@ func StartServer(config *ServerConfig) (*Server, error) {
 //
 // The error is ErrNotConnected: what was written since then may not have arrived.
 // Where that connection is over, and a read has told of it, Close does not tell
-// again. On a server of many clients it joins a *ClientError for each that was
-// connected; of those that had left their Disconnected tells. The server is closed
-// all the same. A second call waits for the first and returns nil whatever that
-// returned.
+// again. On a server of many clients it joins a *ClientError for each of those
+// connected of which this is so; of those that had left their Disconnected tells,
+// and Close only of what Queue held for them, if nobody has read that. The server
+// is closed all the same. A second call waits for the first and returns nil
+// whatever that returned.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
 // Shutdown closes the server as Close does, for as long as ctx allows, and at

@@ -5,10 +5,12 @@
 package gipc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -314,4 +316,69 @@ func TestSilentHandshakeEnds(t *testing.T) {
 			t.Errorf("Refused is %d, want 1", n)
 		}
 	})
+}
+
+// A peer that has said goodbye says with its answer to ours whether it has what
+// was written. An answer that comes before ours could be read is none.
+func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
+	t.Parallel()
+	goodbye, held, discarded := ctl(kindGoodbye, 0), ctl(kindAnswer, 0), ctl(kindAnswer, 1)
+	for _, c := range []struct {
+		name         string
+		first, later []byte
+		want         error
+	}{
+		{"held", goodbye, held, nil},
+		{"discarded", goodbye, discarded, ErrNotConnected},
+		{"none", goodbye, nil, ErrNotConnected},
+		{"too early", slices.Concat(goodbye, held), nil, ErrNotConnected},
+		{"goodbye again and again", slices.Concat(goodbye, goodbye, goodbye), slices.Concat(goodbye, held), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range 50 { // the detector has to see a race
+				bubble(t, func(t *testing.T) {
+					s, l := pipeServer(t, ServerConfig{Encryption: EncryptionOff})
+					near, far := net.Pipe()
+					defer near.Close()
+					l.conns <- far
+					hello, err := clientHello(near, &terms{name: "pipe", limit: defaultMsgSize}, newKey)
+					if err == nil {
+						_, err = hello.finish()
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					wrote := make(chan error, 1)
+					go func() { wrote <- s.Write(1, []byte("x")) }()
+					if _, err := io.ReadFull(near, make([]byte, prefixLen+typeLen+1)); err != nil {
+						t.Fatal(err)
+					}
+					if err := <-wrote; err != nil {
+						t.Fatal(err)
+					}
+					if _, err := near.Write(c.first); err != nil {
+						t.Fatal(err)
+					}
+					theirs := make([]byte, len(goodbye)+len(held))
+					if _, err := io.ReadFull(near, theirs); err != nil || !bytes.Equal(theirs, slices.Concat(goodbye, held)) {
+						t.Fatalf("it writes %x, %v", theirs, err)
+					}
+					if len(c.later) > 0 {
+						if _, err := near.Write(c.later); err != nil {
+							t.Fatal(err)
+						}
+					}
+					near.Close()
+					if err := s.Close(); !errors.Is(err, c.want) {
+						t.Fatalf("Close says %v, want %v", err, c.want)
+					}
+				})
+			}
+		})
+	}
+}
+
+// ctl is a control frame in plaintext.
+func ctl(kind, what byte) []byte {
+	return append(appendPrefix(nil, typeLen+2), 0, 0, 0, controlType, kind, what)
 }
