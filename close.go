@@ -80,10 +80,7 @@ func (e *end) shutdown(ctx context.Context, code byte) error {
 		e.cur.Store(nil)
 	} else if e.last != nil && e.last.untold != nil && !(code == byeShutdown && e.life == nil) {
 		// Of a client that left before its server is closed its Disconnected tells.
-		if err = e.last.untold.Err; err == nil {
-			err = e.last.bad
-		}
-		err = e.last.undelivered(err)
+		err = e.last.undelivered(cmp.Or(e.last.untold.Err, e.last.bad))
 	}
 	e.setLocked(Closed)
 	e.closed.happen()

@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// rawClient shakes hands with s over net.Pipe by hand and returns what a client
-// has then, without any of its behaviour.
+// rawClient shakes hands with a server over net.Pipe by hand, encrypted where that
+// is, and returns what a client has then, without any of its behaviour.
 func rawClient(t *testing.T, l *pipeListener, name string) (net.Conn, *session) {
 	t.Helper()
 	near, far := net.Pipe()
 	l.conns <- far
-	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize, encrypt: true}, newKey)
+	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize}, newKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,16 +338,8 @@ func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
 			for range 50 { // the detector has to see a race
 				bubble(t, func(t *testing.T) {
 					s, l := pipeServer(t, ServerConfig{Encryption: EncryptionOff})
-					near, far := net.Pipe()
+					near, _ := rawClient(t, l, "pipe")
 					defer near.Close()
-					l.conns <- far
-					hello, err := clientHello(near, &terms{name: "pipe", limit: defaultMsgSize}, newKey)
-					if err == nil {
-						_, err = hello.finish()
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
 					wrote := make(chan error, 1)
 					go func() { wrote <- s.Write(1, []byte("x")) }()
 					if _, err := io.ReadFull(near, make([]byte, prefixLen+typeLen+1)); err != nil {
@@ -380,5 +372,5 @@ func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
 
 // ctl is a control frame in plaintext.
 func ctl(kind, what byte) []byte {
-	return append(appendPrefix(nil, typeLen+2), 0, 0, 0, controlType, kind, what)
+	return append(appendPrefix(nil, typeLen+2), plainBody(controlType, []byte{kind, what})...)
 }

@@ -35,9 +35,9 @@ arrivals and departures. Run each in its own terminal:
   go run ./example/hub -name Ada
   go run ./example/hub -name Bob
 
-Ctrl-C leaves, and so does the end of the input, once in the room. To meet over TCP give all of
-them -network tcp -address HOST:PORT; beyond this machine also the same
-HUB_SECRET, 32 bytes or more, in the environment.
+Ctrl-C leaves, and so does the end of the input, once in the room. To meet over
+TCP give all of them -network tcp -address HOST:PORT; beyond this machine also
+the same HUB_SECRET, 32 bytes or more, in the environment.
 
 It exits with 0 after Ctrl-C and at the end of the input; with 1 when it failed,
 could not say all of it, or never found the hub; with 2 on wrong flags.
