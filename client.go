@@ -13,6 +13,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 const (
@@ -205,7 +207,7 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 
 // newLink is the connection with peer that a handshake has agreed on.
 func (e *end) newLink(conn net.Conn, peer Peer, s *session, id uint64) *link {
-	l := &link{conn: conn, raw: rawConn(conn), peer: peer, id: id, version: s.version, limit: e.set.limit,
+	l := &link{conn: conn, raw: sys.RawConn(conn), peer: peer, id: id, version: s.version, limit: e.set.limit,
 		busy: e.set.busyPoll, born: time.Now(), pool: e.pool, cipher: s.in, leave: &e.leave, heartbeat: e.set.heartbeatFor(conn)}
 	if len(s.rest) > 0 {
 		l.in = e.pool.get(len(s.rest))

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 var testSecret = bytes.Repeat([]byte{7}, 32)
@@ -79,7 +81,7 @@ func TestConfigRefusals(t *testing.T) {
 		change(c)
 		return c.settings
 	}
-	long, err := filepath.Abs("/" + strings.Repeat("d/", maxPath/2+1) + "s") // with its volume on Windows
+	long, err := filepath.Abs("/" + strings.Repeat("d/", sys.MaxSocketPath/2+1) + "s") // with its volume on Windows
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ func TestConfigRefusals(t *testing.T) {
 		{"Address", server(func(c *ServerConfig) { c.Network = "unix"; c.Address = "/tmp/a\x00b" })},
 		{"Address", client(func(c *ClientConfig) { c.Network = "tcp"; c.Address = "localhost" })},
 		{"Address", server(func(c *ServerConfig) { c.Network = "tcp"; c.Address = "127.0.0.1:65536" })},
-		{fmt.Sprintf("%s has %d bytes and the system's limit is %d", long, len(long), maxPath), client(func(c *ClientConfig) { c.Network = "unix"; c.Address = long })},
+		{fmt.Sprintf("%s has %d bytes and the system's limit is %d", long, len(long), sys.MaxSocketPath), client(func(c *ClientConfig) { c.Network = "unix"; c.Address = long })},
 	}
 	for _, name := range []string{"", ".", "..", "a/b", `a\b`, "a\x00b", "a\xffb", strings.Repeat("n", 256)} {
 		cases = append(cases, refusal{"Name", server(func(c *ServerConfig) { c.Name = name })},
@@ -237,7 +239,7 @@ func TestConfigEnvironment(t *testing.T) {
 		{"tcp", "127.0.0.1:1", "127.0.0.1:1"},
 	} {
 		s, err := (&ClientConfig{Name: "n", Network: c.network, Address: c.address}).settings()
-		if len(c.want) > maxPath {
+		if len(c.want) > sys.MaxSocketPath {
 			t.Skipf("the temporary directory's path is too long: %s", c.want)
 		}
 		if err != nil || s.address != c.want {

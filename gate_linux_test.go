@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 const nobody, another = 65534, 65533
@@ -353,7 +355,7 @@ func TestSquattedName(t *testing.T) {
 	if s != nil || !errors.Is(err, ErrNameInUse) || !strings.Contains(err.Error(), fmt.Sprint("user ", nobody)) {
 		t.Errorf("%v, %v; want ErrNameInUse and whose it is", s, err)
 	}
-	if info, err := os.Lstat(path); err != nil || ownerOf(info) != nobody {
+	if info, err := os.Lstat(path); err != nil || sys.OwnerOf(info) != nobody {
 		t.Errorf("his socket: %v", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"net"
 	"os"
+
+	"example.com/gipc/internal/sys"
 )
 
 // tcpAddress is the configured address, or the environment's.
@@ -38,7 +40,7 @@ func (s *settings) listenTCP() (net.Listener, error) {
 		}
 	}
 	kind := ErrConfig
-	if errors.Is(err, errInUse) {
+	if errors.Is(err, sys.ErrAddressInUse) {
 		kind = ErrNameInUse
 	}
 	return nil, fail(kind, err, "cannot listen on tcp %s: stop who does, or choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT", s.address)

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 // testChildren are the processes that tests start, by the name that
@@ -179,7 +181,7 @@ func leaveDeadSocket(t *testing.T, path string) {
 		c, err := net.Dial("unix", path)
 		if err == nil {
 			c.Close()
-		} else if errors.Is(err, errRefused) {
+		} else if errors.Is(err, sys.ErrRefused) {
 			return
 		}
 	}
@@ -267,7 +269,7 @@ func TestUnixPathAsLongAsTheLimit(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(tempSocket(t))
 	for _, base := range []int{3, 6, 40} {
-		room := maxPath - base - len(dir) - 2
+		room := sys.MaxSocketPath - base - len(dir) - 2
 		if room < 1 {
 			t.Skipf("the temporary directory's path is too long: %s", dir)
 		}
@@ -276,8 +278,8 @@ func TestUnixPathAsLongAsTheLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(long, strings.Repeat("n", base))
-		if len(path) != maxPath {
-			t.Fatalf("the path has %d bytes, not %d", len(path), maxPath)
+		if len(path) != sys.MaxSocketPath {
+			t.Fatalf("the path has %d bytes, not %d", len(path), sys.MaxSocketPath)
 		}
 		reaches(t, mustListenAt(t, path), path)
 	}
@@ -288,7 +290,7 @@ func TestUnixPathAsLongAsTheLimit(t *testing.T) {
 func TestUnixPrivateNameIsTaken(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(tempSocket(t))
-	room := maxPath - len(dir) - 4
+	room := sys.MaxSocketPath - len(dir) - 4
 	if room < 1 {
 		t.Skipf("the temporary directory's path is too long: %s", dir)
 	}
@@ -348,7 +350,7 @@ func TestUnixKilledWhileItStarts(t *testing.T) {
 func TestUnixRemovedLockDoesNotCount(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
-	f, err := openLock(path, os.O_CREATE|os.O_EXCL)
+	f, err := sys.OpenLock(path, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		t.Fatal(err)
 	}

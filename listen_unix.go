@@ -1,5 +1,5 @@
 // Unix sockets: how a server takes a name and gives it back, and whose server a
-// client talks to. The small per-system halves are in sys_*.go.
+// client talks to. What differs by system is in internal/sys.
 
 package gipc
 
@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 const (
@@ -32,9 +34,6 @@ const (
 	// modes: there the socket is bound in place.
 	bindsInPlace = runtime.GOOS == "windows"
 )
-
-// errLocked is what openLock returns when another one has the lock.
-var errLocked = errors.New("locked")
 
 // listen opens the server's listener. Its Close cleans up all that listen made.
 func (s *settings) listen() (net.Listener, error) {
@@ -82,7 +81,7 @@ func (s *settings) connect(ctx context.Context) (net.Conn, error) {
 // dialError adds what to do. The text of err has the address in full.
 func (s *settings) dialError(err error) error {
 	switch {
-	case errors.Is(err, errRefused), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist):
 		same := "Name, Address and GIPC_SOCKET_DIR"
 		if s.network == "tcp" {
 			same = "Address, GIPC_NETWORK_HOST and GIPC_NETWORK_PORT"
@@ -111,8 +110,8 @@ func socketPath(name, address string) (string, error) {
 	if err != nil {
 		return "", fail(ErrConfig, err, "Address or GIPC_SOCKET_DIR is relative: give an absolute path")
 	}
-	if len(path) > maxPath {
-		return "", fail(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+elsewhere, path, len(path), maxPath)
+	if len(path) > sys.MaxSocketPath {
+		return "", fail(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+elsewhere, path, len(path), sys.MaxSocketPath)
 	}
 	return path, nil
 }
@@ -137,7 +136,7 @@ func (l *unixListener) Close() (err error) {
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.own) {
 			removed = os.Remove(l.path)
 		}
-		err = errors.Join(removed, l.UnixListener.Close(), unlock(l.lock))
+		err = errors.Join(removed, l.UnixListener.Close(), sys.CloseLock(l.lock))
 	})
 	return err
 }
@@ -152,7 +151,7 @@ func (s *settings) listenUnix() (net.Listener, error) {
 		err = l.publish(s.unmask)
 	}
 	if err != nil {
-		unlock(lock)
+		sys.CloseLock(lock)
 		return nil, err
 	}
 	return l, nil
@@ -166,14 +165,14 @@ func lockName(path string) (*os.File, error) {
 	for range maxAttempts {
 		// Not with O_CREATE alone: in /tmp, systems refuse that for another user's file.
 		var f *os.File
-		if f, err = openLock(name, 0); errors.Is(err, fs.ErrNotExist) {
-			f, err = openLock(name, os.O_CREATE|os.O_EXCL)
+		if f, err = sys.OpenLock(name, 0); errors.Is(err, fs.ErrNotExist) {
+			f, err = sys.OpenLock(name, os.O_CREATE|os.O_EXCL)
 		}
 		if err == nil {
 			if standsAt(f, name) {
 				return f, nil
 			}
-			unlock(f)
+			sys.CloseLock(f)
 			err = errors.New("not a regular file, or replaced again and again")
 		} else if !errors.Is(err, fs.ErrExist) {
 			break
@@ -181,10 +180,10 @@ func lockName(path string) (*os.File, error) {
 	}
 	info, missing := os.Lstat(name)
 	switch {
-	case err == errLocked:
+	case err == sys.ErrLocked:
 		return nil, fail(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+elsewhere, path, name)
 	case missing == nil && info.Mode().IsRegular() && errors.Is(err, fs.ErrPermission):
-		return nil, fail(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+elsewhere, name, ownerOf(info))
+		return nil, fail(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+elsewhere, name, sys.OwnerOf(info))
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fail(ErrConfig, err, "there is no directory for %s: make it, or "+elsewhere, path)
 	}
@@ -213,7 +212,7 @@ func vacate(path string) error {
 	}
 	c, err := net.DialTimeout("unix", path, probeTime)
 	switch {
-	case errors.Is(err, errRefused), errors.Is(err, fs.ErrNotExist): // no other answer says that it is dead
+	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist): // no other answer says that it is dead
 		if bindsInPlace {
 			os.Remove(path)
 		}
@@ -221,7 +220,7 @@ func vacate(path string) error {
 	case err == nil:
 		c.Close()
 	}
-	return fail(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+elsewhere, ownerOf(info), path)
+	return fail(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+elsewhere, sys.OwnerOf(info), path)
 }
 
 // publish makes the socket under a private name and renames it into place, so
@@ -249,7 +248,7 @@ func (l *unixListener) publish(unmask bool) error {
 
 // bind makes the socket, and reports the path where it is for now.
 func (l *unixListener) bind() (private string, err error) {
-	config := net.ListenConfig{Control: beforeBind}
+	config := net.ListenConfig{Control: sys.BeforeBind}
 	own := ownPath(l.path)
 	for try := range maxAttempts {
 		switch dir, _ := filepath.Split(l.path); {
@@ -258,14 +257,14 @@ func (l *unixListener) bind() (private string, err error) {
 		case try < 2 && own != "":
 			private = own
 		default: // as short as need be where the public one is as long as may be
-			private = dir + "." + rand.Text()[:min(privateLen, maxPath-len(dir))-1]
+			private = dir + "." + rand.Text()[:min(privateLen, sys.MaxSocketPath-len(dir))-1]
 		}
 		var made net.Listener
 		if made, err = config.Listen(context.Background(), "unix", private); err == nil {
 			keepFile(made)
 			l.UnixListener = made.(*net.UnixListener)
 		}
-		if !errors.Is(err, errInUse) {
+		if !errors.Is(err, sys.ErrAddressInUse) {
 			break
 		}
 		if info, err := os.Lstat(private); private == own && err == nil && info.Mode()&os.ModeSocket != 0 {
@@ -280,7 +279,7 @@ func (l *unixListener) bind() (private string, err error) {
 // next one. It is empty where there is no room for it.
 func ownPath(path string) string {
 	dir, base := filepath.Split(path)
-	if bindsInPlace || len(dir)+privateLen > maxPath {
+	if bindsInPlace || len(dir)+privateLen > sys.MaxSocketPath {
 		return ""
 	}
 	return dir + "." + fmt.Sprintf("%x", sha256.Sum256([]byte(base)))[:privateLen-1]
@@ -305,7 +304,7 @@ func checkServer(path string, peer Peer, before os.FileInfo) error {
 		if after.Mode()&os.ModeSocket == 0 {
 			return fail(ErrUntrustedServer, nil, "unix %s is a link, whose owner proves nothing: "+ways, path)
 		}
-		peer.UID = ownerOf(after)
+		peer.UID = sys.OwnerOf(after)
 	}
 	if peer.UID != 0 && peer.UID != os.Geteuid() {
 		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as user %d and this client as user %d: "+ways, path, peer.UID, os.Geteuid())
@@ -317,7 +316,9 @@ func checkServer(path string, peer Peer, before os.FileInfo) error {
 func peerOf(c net.Conn) Peer {
 	p := Peer{UID: -1, GID: -1, PID: -1, Addr: c.RemoteAddr()}
 	if sc, ok := c.(syscall.Conn); ok && p.Addr != nil && p.Addr.Network() == "unix" {
-		p.askKernel(sc)
+		if c, ok := sys.PeerCredentials(sc); ok {
+			p.UID, p.GID, p.PID, p.Known = c.UID, c.GID, c.PID, true
+		}
 	}
 	return p
 }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 const (
@@ -115,7 +117,7 @@ const (
 func (l *link) init() {
 	l.ready = func(fd uintptr) bool {
 		l.looks++
-		n, wait, err := sysRead(fd, l.space())
+		n, wait, err := sys.Read(fd, l.space())
 		if wait {
 			l.giveBack()
 			return false

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 const (
@@ -77,7 +79,7 @@ func (s *sender) init(conn net.Conn, raw syscall.RawConn, stall func()) {
 	s.conn, s.raw, s.stall = conn, raw, stall
 	s.turn = make(chan struct{}, 1)
 	s.try = func(fd uintptr) bool {
-		s.n = sysWrite(fd, s.out)
+		s.n, _, _ = sys.Write(fd, s.out) // an error shows in the write that follows
 		return true
 	}
 	s.batch = 1
@@ -417,7 +419,7 @@ func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why,
 	if !s.wide && s.raw != nil && len(b)+len(tail) >= wideFrom { // or the two sides wait for each other
 		s.wide = true
 		if _, ok := s.conn.(*net.UnixConn); ok { // over TCP the kernel finds the size itself
-			s.raw.Control(widen)
+			s.raw.Control(func(fd uintptr) { sys.WidenSendBuffer(fd, wideSize) })
 		}
 	}
 	if s.raw != nil && tail == nil {

@@ -25,6 +25,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/sys"
 )
 
 // ---- Counting
@@ -282,7 +284,7 @@ func isOpen(conn net.Conn) bool {
 		defer e.mu.Unlock()
 		return !e.way[e.side].closed
 	}
-	raw := rawConn(conn)
+	raw := sys.RawConn(conn)
 	return raw != nil && raw.Control(func(uintptr) {}) == nil
 }
 

@@ -104,7 +104,7 @@ func TestVendored(t *testing.T) {
 	required := 0
 	for line := range strings.Lines(string(modules)) {
 		switch line = strings.TrimSpace(line); {
-		case strings.HasPrefix(line, "## "), line == "example.com/gipc":
+		case strings.HasPrefix(line, "## "), line == "example.com/gipc", line == "example.com/gipc/internal/sys":
 		case strings.HasPrefix(line, "# example.com/gipc "):
 			required++ // once with its version, and once as replaced
 		default:
@@ -119,9 +119,10 @@ func TestVendored(t *testing.T) {
 		if strings.HasSuffix(name, ".go") {
 			sources++
 		}
-		known := name == "modules.txt" || path.Dir(name) == "example.com/gipc" && !strings.HasSuffix(name, "_test.go")
+		packages := []string{"example.com/gipc", "example.com/gipc/internal/sys"}
+		known := name == "modules.txt" || slices.Contains(packages, path.Dir(name)) && !strings.HasSuffix(name, "_test.go")
 		if entry.IsDir() {
-			known = slices.Contains([]string{".", "example.com", "example.com/gipc"}, name)
+			known = slices.Contains(append(packages, ".", "example.com", "example.com/gipc/internal"), name)
 		}
 		if !known {
 			t.Errorf("vendor has %s", name)
@@ -133,7 +134,7 @@ func TestVendored(t *testing.T) {
 	}
 
 	deps := run("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".")
-	if got := strings.Join(strings.Fields(deps), " "); got != "example.com/gipc vendored" {
+	if got := strings.Join(strings.Fields(deps), " "); got != "example.com/gipc/internal/sys example.com/gipc vendored" {
 		t.Errorf("the program is made of %s, want this module, its own code and the standard library", got)
 	}
 	exe := filepath.Join(dir, "vendored")

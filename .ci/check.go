@@ -1,6 +1,6 @@
-// A type check of the package in this directory, its tests included, for the
-// system that GOOS and GOARCH name. It takes a second where a build compiles the
-// standard library first.
+// A type check of the package in this directory and of those under internal,
+// their tests included, for the system that GOOS and GOARCH name. It takes a
+// second where a build compiles the standard library first.
 
 package main
 
@@ -13,7 +13,11 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"io/fs"
 	"os"
+	"path"
+	"path/filepath"
+	"strings"
 )
 
 // world imports from source, and the package itself as it was checked.
@@ -29,8 +33,9 @@ func (w *world) ImportFrom(path, dir string, mode types.ImportMode) (*types.Pack
 	return w.ImporterFrom.ImportFrom(path, dir, mode)
 }
 
-func run(path string) error {
-	dir, err := build.ImportDir(".", 0)
+// run checks the package in the directory root, whose import path is given.
+func run(root, path string) error {
+	dir, err := build.ImportDir(root, 0)
 	if err != nil {
 		return err
 	}
@@ -45,7 +50,7 @@ func run(path string) error {
 	check := func(path string, names ...string) *types.Package {
 		var files []*ast.File
 		for _, name := range names {
-			file, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
+			file, err := parser.ParseFile(fset, filepath.Join(root, name), nil, parser.SkipObjectResolution)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -60,8 +65,24 @@ func run(path string) error {
 	return errors.Join(errs...)
 }
 
+// directories returns this directory, and those under internal that have Go files.
+func directories() ([]string, error) {
+	all := []string{"."}
+	err := filepath.WalkDir("internal", func(name string, entry fs.DirEntry, err error) error {
+		if dir := filepath.Dir(name); err == nil && strings.HasSuffix(name, ".go") && all[len(all)-1] != dir {
+			all = append(all, dir)
+		}
+		return err
+	})
+	return all, err
+}
+
 func main() {
-	if err := run(os.Args[1]); err != nil {
+	all, err := directories()
+	for _, dir := range all {
+		err = errors.Join(err, run(dir, path.Join(os.Args[1], filepath.ToSlash(dir))))
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s/%s: %v\n", build.Default.GOOS, build.Default.GOARCH, err)
 		os.Exit(1)
 	}

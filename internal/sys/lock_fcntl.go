@@ -3,19 +3,20 @@
 
 //go:build aix || (solaris && !illumos)
 
-package gipc
+package sys
 
 import (
 	"os"
 	"syscall"
 )
 
-func lock(fd uintptr) error {
+func lockFile(fd uintptr) error {
 	err := syscall.FcntlFlock(fd, syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK})
 	if err == syscall.EAGAIN || err == syscall.EACCES {
-		return errLocked
+		return ErrLocked
 	}
 	return err
 }
 
-func unlock(f *os.File) error { return f.Close() }
+// CloseLock releases the lock and closes the file.
+func CloseLock(f *os.File) error { return f.Close() }
