@@ -71,10 +71,9 @@ func TestDowngradeBitByBit(t *testing.T) {
 	t.Parallel()
 	named := []error{gipc.ErrVersion, gipc.ErrEncryption, gipc.ErrSecret, gipc.ErrRefused, gipc.ErrMalformed, gipc.ErrTruncated, gipc.ErrTimeout}
 	for name, set := range map[string]func(*gipc.ServerConfig, *gipc.ClientConfig){
-		"secret":                          func(s *gipc.ServerConfig, c *gipc.ClientConfig) { s.Secret, c.Secret = secret, secret },
-		"no secret":                       func(s *gipc.ServerConfig, c *gipc.ClientConfig) {},
-		"no secret, the client follows":   func(s *gipc.ServerConfig, c *gipc.ClientConfig) { c.Encryption = gipc.EncryptionOff },
-		"no secret, version 2 is allowed": func(s *gipc.ServerConfig, c *gipc.ClientConfig) { c.AllowWireV2 = true },
+		"secret":                        func(s *gipc.ServerConfig, c *gipc.ClientConfig) { s.Secret, c.Secret = secret, secret },
+		"no secret":                     func(s *gipc.ServerConfig, c *gipc.ClientConfig) {},
+		"no secret, the client follows": func(s *gipc.ServerConfig, c *gipc.ClientConfig) { c.Encryption = gipc.EncryptionOff },
 		"plain": func(s *gipc.ServerConfig, c *gipc.ClientConfig) {
 			s.Encryption, c.Encryption = gipc.EncryptionOff, gipc.EncryptionOff
 		},

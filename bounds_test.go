@@ -151,7 +151,7 @@ type talks struct {
 func (c *crowd) enter(behind ...byte) *talks {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.set.encrypt}, newKey)
+	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.settings.encrypt}, newKey)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -176,14 +176,15 @@ func (l *appended) Write(b []byte) (int, error) {
 // frame is a frame as this connection has it.
 func (k *talks) frame(typ uint32, data []byte) []byte {
 	k.t.Helper()
-	plain := append(binary.BigEndian.AppendUint32(nil, typ), data...)
-	if k.session.out != nil {
-		var err error
-		if plain, err = k.session.out.seal(nil, plain); err != nil {
-			k.t.Fatal(err)
-		}
+	plain := append(appendFrameHeader(nil, frameHeader{frameType: typ, dataSize: len(data)}), data...)
+	if k.session.out == nil {
+		return plain
 	}
-	return append(appendPrefix(nil, len(plain)), plain...)
+	sealed, err := k.session.out.seal(nil, plain)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return sealed
 }
 
 // pinged says a ping with something behind it in the same write, and waits for
@@ -196,11 +197,26 @@ func (k *talks) pinged(behind ...byte) {
 	k.pong()
 }
 
+// announces sends a ping and the head of a large frame in one record, and then the
+// length of the record with its data.
+func (k *talks) announces(size int) {
+	k.t.Helper()
+	plain := appendFrameHeader(appendControl(nil, kindPing, make([]byte, 8)...), frameHeader{frameType: 1, dataSize: size})
+	record, err := k.session.out.seal(nil, plain)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if _, err := k.Write(binary.BigEndian.AppendUint32(record, uint32(sealOverhead+size))); err != nil {
+		k.t.Fatal(err)
+	}
+	k.pong()
+}
+
 func (k *talks) pong() {
 	k.t.Helper()
-	n := prefixLen + typeLen + 9
+	n := headerSize + 9
 	if k.session.in != nil {
-		n += sealGrowth
+		n += lengthSize + sealOverhead
 	}
 	if _, err := io.ReadFull(k.in, make([]byte, n)); err != nil {
 		k.t.Fatal(err)
@@ -212,15 +228,14 @@ func (k *talks) pong() {
 // alone, since they count what is the whole process's.
 func TestBoundsOfThoseWhoStop(t *testing.T) {
 	const most = 1 << 30
-	prefix := appendPrefix(nil, typeLen+most)
-	sealed := appendPrefix(nil, sealGrowth+typeLen+most)
-	ping := append(append(appendPrefix(nil, typeLen+9), 0, 0, 0, 0, kindPing), make([]byte, 8)...)
+	prefix := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: most})[:lengthSize]
+	ping := appendControl(nil, kindPing, make([]byte, 8)...)
 	for _, kind := range []struct {
 		name      string
 		encrypted bool
 		enter     func(c *crowd)
 	}{
-		{"a sealed frame of a GiB announced", true, func(c *crowd) { c.enter().pinged(sealed...) }},
+		{"a sealed frame of a GiB announced", true, func(c *crowd) { c.enter().announces(most) }},
 		{"silent", true, func(c *crowd) { io.ReadFull(c.dial(), make([]byte, 103)) }},
 		{"a hello that announces a GiB and stops", true, func(c *crowd) {
 			conn := c.dial()
@@ -263,10 +278,10 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 	gone := func() bool {
 		c.s.host.mu.Lock()
 		defer c.s.host.mu.Unlock()
-		pending := c.s.host.pending.Len()
-		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > helloTime
+		pending := len(c.s.host.pending)
+		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > greetTime
 	}
-	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > helloTime })
+	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > greetTime })
 	if !g.holds(gone, int64(n), before, known, int64(n)*16<<10, int64(n)+20) {
 		return false
 	}

@@ -8,26 +8,23 @@ import (
 	"crypto/ecdh"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"time"
-
-	"example.com/gipc/internal/sys"
 )
 
 const (
-	helloTime  = 10 * time.Second // for each message of a handshake
-	firstPause = time.Millisecond // before the second try
+	helloTime  = 30 * time.Second // for each message of the server: thousands may be before this client
+	firstPause = time.Millisecond // before the second attempt
 )
 
-// Client is the end of a connection that dials. It redials by itself after
-// every loss. Its methods are safe for concurrent use.
+// A Client is the dialing side of a connection. It reconnects automatically. Its
+// methods are safe for concurrent use.
 type Client struct {
-	end
+	endpoint
 	// The dial loop's:
-	pause time.Duration // before the next try
+	pause time.Duration // before the next attempt
 	made  uint64        // connections
 }
 
@@ -43,185 +40,315 @@ func StartClient(config *ClientConfig) (*Client, error) {
 	return StartClientContext(context.Background(), config)
 }
 
-// StartClientContext is StartClient until ctx ends. ctx governs connecting
-// alone: the client that is returned outlives it.
+// StartClientContext is like StartClient but gives up when ctx is done. ctx does
+// not affect the returned client.
 func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, error) {
 	set, err := config.settings()
+	if err == nil {
+		err = checkContext(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
 	c := new(Client)
-	c.init(set, new(bufferPool))
-	c.life, c.quit = context.WithCancel(context.Background())
-	c.redial = c.reconnect
+	hooks := &endpointHooks{redial: c.reconnect}
+	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	c.init(set, new(bufferPool), hooks)
 	c.mu.Lock()
-	c.sayLocked(Connecting, nil)
+	c.announceLocked(&Message{}, Connecting)
 	c.mu.Unlock()
 	if err := c.connect(ctx, true); err != nil {
-		c.quit()
+		hooks.endNow()
 		return nil, err
 	}
 	return c, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful: it
-// returns nil when the peer has received every message that was written since
-// the last Connected. Reads in progress end at once, with the complete messages
-// that this process holds, one message Closed, and then ErrClosed. Where the
-// peer's application does not read, its library does after a second, up to 64 KiB;
-// with more than that on the way Close takes its 5 seconds and fails.
+// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
+// returns nil if the peer process has received every message that was written since
+// the last Connected, and no loss of an earlier connection is unreported. Reads in
+// progress end at once: they return the complete messages that this process holds,
+// one message Closed, and then ErrClosed. If the peer's application does not read,
+// its library does after a second, up to 64 KiB; with more than that on the way Close
+// takes its 5 seconds and fails.
 //
-// The error is ErrNotConnected: what was written since then may not have arrived.
-// Where that connection is over, and a read has told of it, Close does not tell
-// again; of earlier ones it says nothing, so a program that does not read compares
-// ID. The client is closed all the same. A second call waits for the first and
-// returns nil whatever that returned.
-func (c *Client) Close() error { return c.shutdown(context.Background(), byeUser) }
+// The error is ErrUnconfirmed: messages may not have arrived. It matches
+// ErrNotConnected if messages of Queue were lost. The client is closed all the same.
+// A second call waits for the first and returns nil, whatever that returned.
+func (c *Client) Close() error { return c.shutdown(context.Background(), closedByUser) }
 
-// Shutdown closes the client as Close does, for as long as ctx allows, and at
-// most 5 seconds where ctx has no deadline. With a context that has ended it
-// cuts the connection at once. Its errors are those of Close, or wrap that of
-// ctx; the client is closed all the same.
-func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, byeUser) }
+// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
+// ctx has no deadline. If ctx is already done it closes the connection at once. Its
+// errors are those of Close. They wrap that of ctx if it was done too early. The
+// client is closed all the same.
+func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, closedByUser) }
 
-// reconnect seeks the connection that follows l.
-func (c *Client) reconnect(l *link) {
-	defer c.wg.Done()
-	if time.Since(l.born) > c.set.retry {
+// reconnect makes the connection that follows the given one.
+func (c *Client) reconnect(lost *connection) {
+	defer c.tasks.Done()
+	if time.Since(lost.beat.start) > c.settings.retry {
 		c.pause = 0
 	}
-	if err := c.connect(c.life, false); err != nil && c.life.Err() == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.sayLocked(Timeout, err) != nil {
-			c.finishLocked(err)
-		}
-		c.set.log.Error("gave up", "name", c.set.name, "err", err)
+	err := c.connect(c.hooks.ended, false)
+	if err == nil || c.hooks.ended.Err() != nil {
+		return
 	}
+	status := Timeout
+	if isFinalDialError(err) {
+		status = Error
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.announceLocked(&Message{Err: err}, status) {
+		c.finishLocked(err)
+	}
+	c.settings.log.err("connecting ended", "name", c.settings.name, "err", err)
 }
 
-// connect tries until there is a connection, or no hope, or no time.
+// connect tries until there is a connection, until that is impossible, or until
+// the time has passed.
 func (c *Client) connect(ctx context.Context, first bool) error {
 	limited := ctx
-	if c.set.timeout > 0 {
+	if c.settings.timeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, c.set.timeout)
+		limited, cancel = context.WithTimeout(ctx, c.settings.timeout)
 		defer cancel()
 	}
-	var last error
 	for {
-		if c.pause > 0 {
-			select {
-			case <-time.After(c.pause/2 + rand.N(c.pause/2+1)):
-			case <-limited.Done():
-			}
+		c.sleep(limited)
+		if err := c.expired(ctx, limited); err != nil {
+			return err
 		}
-		switch {
-		case ctx.Err() != nil:
-			return fail(contextError("connect", ctx), last, "")
-		case limited != ctx && limited.Err() != nil && c.set.timeout < time.Millisecond:
-			return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", c.set.timeout)
-		case limited != ctx && limited.Err() != nil:
-			return fail(ErrTimeout, last, "no connection within %v", c.set.timeout)
-		}
-		c.pause = min(max(2*c.pause, firstPause), c.set.retry)
-		l, err := c.dial(limited)
+		c.pause = min(max(2*c.pause, firstPause), c.settings.retry)
+		made, err := c.dial(limited)
 		if err == nil {
-			if c.attach(l) {
+			if c.attach(made) {
 				return nil
 			}
-			l.conn.Close()
+			closeTransport(made.conn)
 			return ErrClosed
 		}
-		level := slog.LevelDebug
-		switch {
-		case hopeless(err) && first:
+		if isFinalDialError(err) || first && hopeless(err) {
 			return err
-		case hopeless(err):
-			level = slog.LevelWarn
-		case last == nil: // the next ones say the same
-			level = slog.LevelInfo
 		}
-		c.set.log.Log(ctx, level, "not connected; trying on", "name", c.set.name, "err", err)
-		// A dial ends at the deadline, perhaps before the context does.
-		if end, ok := limited.Deadline(); last == nil || limited.Err() == nil && (!ok || time.Now().Before(end)) {
-			if last = err; ctx.Err() != nil && errors.Is(err, ErrTimeout) {
-				last = errors.New(bare(err)) // it was ctx that ended the wait
-			}
-		}
+		c.noteAttempt(ctx, limited, err)
 	}
 }
 
-// hopeless says whether another try with the same configuration ends the same way.
+// sleep waits for the time between two attempts.
+func (c *Client) sleep(ctx context.Context) {
+	if c.pause == 0 {
+		return
+	}
+	timer := time.NewTimer(c.pause/2 + rand.N(c.pause/2+1))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// expired returns why no more attempts are made. It wraps the cause of the last
+// attempt.
+func (c *Client) expired(ctx, limited context.Context) error {
+	c.mu.Lock()
+	last := c.life.dialErr
+	c.mu.Unlock()
+	switch timeout := c.settings.timeout; {
+	case ctx.Err() != nil:
+		return fail(contextError("connect", ctx), last, "")
+	case limited == ctx || limited.Err() == nil:
+		return nil
+	case timeout < time.Millisecond:
+		return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", timeout)
+	default:
+		return fail(ErrTimeout, last, "no connection within %v", timeout)
+	}
+}
+
+// noteAttempt logs a failed attempt, and keeps its cause unless the attempt itself
+// was cut by the time.
+func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
+	c.mu.Lock()
+	last := c.life.dialErr
+	end, hasEnd := limited.Deadline() // a dial ends then, perhaps before the context does
+	if last == nil || limited.Err() == nil && (!hasEnd || time.Now().Before(end)) {
+		c.life.dialErr = err
+		if ctx.Err() != nil && errors.Is(err, ErrTimeout) {
+			c.life.dialErr = errors.New(bare(err)) // ctx has ended the wait
+		}
+	}
+	c.mu.Unlock()
+	events := c.settings.log
+	switch {
+	case hopeless(err), isForeignError(err):
+		events.warn("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+	case last == nil:
+		events.info("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+	default: // it says the same again
+		events.debug("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+	}
+}
+
+// A finalDialError is an error of Dial that says that there will be no other
+// connection.
+type finalDialError struct{ error }
+
+func (e *finalDialError) Unwrap() error { return e.error }
+
+func isFinalDialError(err error) bool {
+	var final *finalDialError
+	return errors.As(err, &final)
+}
+
+// hopeless reports whether another attempt with the same configuration ends the
+// same way.
 func hopeless(err error) bool {
+	var attempt *attemptError
+	if errors.As(err, &attempt) {
+		return attempt.final
+	}
 	kinds := []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer}
 	reason, _ := refusalReason(err)
 	return reason == reasonUnauthorized || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
+// An openedConn is a connection before its handshake.
+type openedConn struct {
+	dialedServer
+	over net.Conn // what to speak over: conn, or what Upgrade made of it
+}
+
+// open makes one connection, ready for the handshake. Dial and Upgrade are user
+// code: when ctx is done nobody waits for them, and what they return is closed.
+func (c *Client) open(ctx context.Context) (*openedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	if c.settings.dial == nil && c.settings.upgrade == nil {
+		defer cancel()
+		return c.openNow(ctx)
+	}
+	type result struct {
+		opened *openedConn
+		err    error
+	}
+	results := make(chan result, 1)
+	go func() {
+		defer cancel()
+		opened, err := c.openNow(ctx)
+		results <- result{opened, err}
+	}()
+	select {
+	case r := <-results:
+		return r.opened, r.err
+	case <-ctx.Done():
+	}
+	go func() {
+		if r := <-results; r.err == nil {
+			r.opened.over.Close()
+		}
+	}()
+	return nil, fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+}
+
+func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
+	server, err := c.settings.connect(ctx)
+	if err != nil {
+		if c.settings.dial != nil && errors.Is(err, net.ErrClosed) {
+			err = &finalDialError{err}
+		}
+		return nil, err
+	}
+	conn := server.conn
+	opened := &openedConn{*server, conn}
+	if c.settings.upgrade == nil {
+		return opened, nil
+	}
+	limited := limitConn(conn)
+	limited.limit(helloTime)
+	defer context.AfterFunc(ctx, limited.expire)()
+	if opened.over, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.release() {
+		opened.over.Close()
+		err = contextError("upgrade", ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return opened, nil
+}
+
+// upgraded calls the Upgrade of a config.
+func upgraded(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
+	over, err := upgrade(conn)
+	if err == nil && over == nil {
+		err = errors.New("neither a connection nor an error")
+	}
+	if err != nil {
+		return nil, fmt.Errorf(errorPrefix+"the config's Upgrade: %w", err)
+	}
+	return over, nil
+}
+
 // dial makes one connection.
-func (c *Client) dial(ctx context.Context) (*link, error) {
-	conn, err := c.set.connect(ctx)
+func (c *Client) dial(ctx context.Context) (*connection, error) {
+	opened, err := c.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	cut := c.cutLocked()
+	cut := c.life.cutContext()
 	c.mu.Unlock()
-	// The context sets its end first and the deadline then; here the deadline
-	// comes first.
-	hurry := func() { conn.SetDeadline(c.set.leaveBy()) }
-	defer context.AfterFunc(ctx, hurry)()
-	defer context.AfterFunc(cut, func() { conn.Close() })()
-	await := func() {
-		conn.SetDeadline(time.Now().Add(helloTime))
-		if ctx.Err() != nil {
-			hurry()
-		}
+	limited := limitConn(opened.over)
+	stop := context.AfterFunc(ctx, limited.expire)
+	stopCut := context.AfterFunc(cut, limited.expire)
+	agreed, err := c.handshake(limited)
+	stop()
+	stopCut()
+	if open := limited.release(); err == nil && !open {
+		err = contextError("connect", ctx)
 	}
-	await()
+	if err == nil {
+		c.made++
+		return c.newConnection(opened, agreed, c.made), nil
+	}
+	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
+		closeSlowly(opened.over) // the server has yet to read the reason
+	} else {
+		closeTransport(opened.over)
+	}
+	return nil, opened.handshakeError(c.settings, err)
+}
+
+// handshake is the client's part, in time.
+func (c *Client) handshake(conn *limitedConn) (*session, error) {
+	conn.limit(helloTime)
 	key := newKey
-	if c.set.encrypt { // made while the server makes its own
+	if c.settings.encrypt { // made while the server makes its own
 		private, err := newKey()
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}
-	var s *session
-	hello, err := clientHello(conn, &c.set.terms, key)
-	if err == nil {
-		await()
-		s, err = hello.finish()
+	hello, err := clientHello(conn, &c.settings.terms, key)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		conn.SetDeadline(time.Time{})
-		if err = ctx.Err(); err == nil {
-			c.made++
-			return c.newLink(conn, c.set.serverOf(conn), s, c.made), nil
-		}
+	if !conn.expired.Load() {
+		conn.limit(helloTime)
 	}
-	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer || s != nil && s.version == version2 {
-		closeSlowly(conn, time.Now().Add(drainTime), false) // the server has yet to read what was written last
-	}
-	conn.Close()
-	return nil, fail(fmt.Errorf(errorPrefix+"%s %s", c.set.network, c.set.address), err, "")
+	return hello.finish()
 }
 
-// newLink is the connection with peer that a handshake has agreed on.
-func (e *end) newLink(conn net.Conn, peer Peer, s *session, id uint64) *link {
-	l := &link{conn: conn, raw: sys.RawConn(conn), peer: peer, id: id, version: s.version, limit: e.set.limit,
-		busy: e.set.busyPoll, born: time.Now(), pool: e.pool, cipher: s.in, leave: &e.leave, heartbeat: e.set.heartbeatFor(conn)}
-	if len(s.rest) > 0 {
-		l.in = e.pool.get(len(s.rest))
-		l.in.b = append(l.in.b, s.rest...)
+// newConnection returns the connection that a handshake has agreed on.
+func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
+	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll,
+		source:  newSource(opened.over),
+		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
+		beat:    newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+	c.decoder.preload(agreed.rest)
+	var progress func()
+	if c.beat.interval > 0 {
+		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
 	}
-	if l.version == version2 {
-		l.limit = min(l.limit, s.limit)
-	}
-	l.init()
-	l.send = sender{version: s.version, limit: s.limit, pool: e.pool, wg: &e.wg, cipher: s.out}
-	l.send.init(conn, l.raw, func() { e.stalled(l) })
-	l.send.broke = func(err error) { e.doom(l, err, drainTime) }
-	if l.heartbeat > 0 {
-		l.send.heard = l.hear
-	}
-	return l
+	sink := newSink(opened.over, func() { e.stalled(c) }, progress)
+	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
+	return c
 }

@@ -51,17 +51,16 @@ func TestStartWithABadConfig(t *testing.T) {
 		},
 		"Secret": {
 			&gipc.ServerConfig{Name: "n", Secret: secret[:31]}, &gipc.ServerConfig{Name: "n", Secret: make([]byte, 32)},
-			&gipc.ServerConfig{Name: "n", Secret: secret, Encryption: gipc.EncryptionOff}, &gipc.ServerConfig{Name: "n", Secret: secret, Wire: gipc.WireV2},
+			&gipc.ServerConfig{Name: "n", Secret: secret, Encryption: gipc.EncryptionOff},
 			&gipc.ClientConfig{Name: "n", Secret: secret[:1]}, &gipc.ClientConfig{Name: "n", Secret: make([]byte, 48)},
-			&gipc.ClientConfig{Name: "n", Secret: secret, Encryption: gipc.EncryptionOff}, &gipc.ClientConfig{Name: "n", Secret: secret, AllowWireV2: true},
+			&gipc.ClientConfig{Name: "n", Secret: secret, Encryption: gipc.EncryptionOff},
 		},
 		"Encryption": {&gipc.ServerConfig{Name: "n", Encryption: 17}, &gipc.ClientConfig{Name: "n", Encryption: -1}},
-		"Wire":       {&gipc.ServerConfig{Name: "n", Wire: 17}},
 		"MaxClients": {&gipc.ServerConfig{Name: "n", MultiClient: true, MaxClients: -1}},
 		"Heartbeat":  {&gipc.ServerConfig{Name: "n", Heartbeat: time.Second - 1}, &gipc.ClientConfig{Name: "n", Heartbeat: 1}},
 		"BusyPoll":   {&gipc.ServerConfig{Name: "n", BusyPoll: -1}, &gipc.ClientConfig{Name: "n", BusyPoll: -1}},
 		"Timeout":    {&gipc.ClientConfig{Name: "n", Timeout: -1}},
-		"RetryTimer": {&gipc.ClientConfig{Name: "n", RetryTimer: -1}},
+		"RetryTimer": {&gipc.ClientConfig{Name: "n", RetryTimer: -1}, &gipc.ClientConfig{Name: "n", RetryTimer: 20}},
 	} {
 		for _, c := range configs {
 			var err error
@@ -102,7 +101,7 @@ func TestStartTakesTheLimitsOfConfigs(t *testing.T) {
 		func(s *gipc.ServerConfig, c *gipc.ClientConfig) { s.Secret, c.Secret = secret, secret },
 		func(s *gipc.ServerConfig, c *gipc.ClientConfig) { c.Encryption = gipc.EncryptionOff }, // follows the server
 		func(s *gipc.ServerConfig, c *gipc.ClientConfig) {
-			c.Timeout, c.RetryTimer = time.Minute, time.Nanosecond
+			c.Timeout, c.RetryTimer = time.Minute, time.Millisecond
 		},
 	} {
 		sc, cc := configs(t, "unix")
@@ -313,12 +312,12 @@ func TestClientTimeout(t *testing.T) {
 				}
 			}()
 			start := time.Now()
-			client, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Timeout: 25 * time.Second, Dial: p.dial})
+			client, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Timeout: 70 * time.Second, Dial: p.dial})
 			l.Close()
 			if client != nil || !errors.Is(err, gipc.ErrTimeout) {
 				t.Errorf("%v, %v", client, err)
 			}
-			if d, n := time.Since(start), dials.Load(); d != 25*time.Second || n != 3 { // 10 s for each message of the server
+			if d, n := time.Since(start), dials.Load(); d != 70*time.Second || n != 3 { // 30 s for each message of the server
 				t.Errorf("after %v and %d tries", d, n)
 			}
 		})

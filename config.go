@@ -24,14 +24,6 @@ const (
 	EncryptionOff                   // a server speaks plaintext; a client does what its server does
 )
 
-// Wire is a version of the protocol.
-type Wire int
-
-const (
-	WireV3 Wire = iota // the default: this library's own
-	WireV2             // what earlier libraries speak: it authenticates nobody and permits replay
-)
-
 // ServerConfig says what StartServer serves, and to whom. It is copied before
 // use, the Secret's bytes included. A field that cannot be used is ErrConfig.
 type ServerConfig struct {
@@ -41,10 +33,14 @@ type ServerConfig struct {
 	Name string
 	// Network is "unix" or "tcp". Default "": unix, or tcp in a build with -tags network.
 	Network string
-	// Address is the socket's path, or host:port. Default "": /tmp/NAME.sock, with
-	// GIPC_SOCKET_DIR for the directory (Windows: os.TempDir), or GIPC_NETWORK_HOST
-	// (127.0.0.1) and GIPC_NETWORK_PORT (8100). It wins over the environment. Beyond
-	// loopback a Secret or an Authorize is required.
+	// Address is the socket's path, or host:port. It takes precedence over the
+	// environment. Beyond loopback a Secret or an Authorize is required.
+	//
+	// Default "": on unix the file NAME.sock in the directory GIPC_SOCKET_DIR, if that
+	// is set, and otherwise in /tmp/gipc-UID, which belongs to the effective user UID
+	// alone and is made if needed (with UnmaskPermissions: in /tmp; on Windows: in
+	// os.TempDir). A client looks in its own /tmp/gipc-UID, then in /tmp. On tcp
+	// GIPC_NETWORK_HOST (127.0.0.1) and GIPC_NETWORK_PORT (8100).
 	Address string
 	// Encryption is on by default. EncryptionOff serves in plaintext.
 	Encryption Encryption
@@ -74,11 +70,11 @@ type ServerConfig struct {
 	// BusyPoll is how long a reader polls the socket before it sleeps: lower
 	// latency for processor time. Default 0: it sleeps at once.
 	BusyPoll time.Duration
-	// Wire is the protocol that is spoken. Default WireV3; WireV2 is for existing
-	// peers, and cannot be combined with a Secret. It authenticates nobody,
-	// permits replay and has no heartbeat; Close then cannot know what the peer has
-	// received.
-	Wire Wire
+	// Upgrade is given each connection after Authorize and before the handshake, with
+	// a deadline set, and returns what to speak over: crypto/tls, or package wire2 for
+	// peers of earlier libraries. An error refuses the client. It is called at the same time for
+	// different connections. Default nil: the connection as it is.
+	Upgrade func(net.Conn) (net.Conn, error)
 	// Listener is used instead of Network and Address. Close closes it, and leaves
 	// the file of a unix socket in place. Default nil.
 	Listener net.Listener
@@ -115,11 +111,13 @@ type ClientConfig struct {
 	// ours or root. Default false: such a server needs a Secret. It means nothing
 	// on TCP, on Windows and with Dial.
 	AllowAnyUser bool
-	// AllowWireV2 accepts a server that speaks version 2; whoever can change what
-	// is on the wire then picks the version. Cancelling during a handshake takes up
-	// to 2 s longer. Not possible together with a Secret. Default false.
-	AllowWireV2 bool
-	// Dial is used instead of Network and Address, one call at a time. Default nil.
+	// Upgrade is given each connection after the check of the server's user and before
+	// the handshake, with a deadline set, and returns what to speak over; see
+	// ServerConfig. An error ends that attempt. Default nil: the connection as it is.
+	Upgrade func(net.Conn) (net.Conn, error)
+	// Dial is used instead of Network and Address, one call at a time. An error that
+	// wraps net.ErrClosed means that there will be no other connection: the client ends
+	// with it. Default nil.
 	Dial func(ctx context.Context) (net.Conn, error)
 }
 
@@ -128,7 +126,7 @@ type ClientConfig struct {
 // for logs, since it may have been given to another process by now.
 type Peer struct {
 	UID, GID, PID int      // -1 where not Known, never 0 by accident
-	Known         bool     // the kernel vouches for UID, GID and PID
+	Known         bool     // the kernel vouches for UID, GID and PID; not if one has no number in this process's namespaces
 	Addr          net.Addr // the address at the other end; a client on a unix socket has none to tell
 }
 
@@ -137,14 +135,16 @@ type Peer struct {
 type settings struct {
 	terms
 	network, address string        // in full
+	socketBase       string        // the directory of derived sockets; "" is /tmp
+	places           []socketPlace // where the unix socket can be
 	heartbeat        time.Duration // as configured; ask heartbeatFor
 	busyPoll         time.Duration
-	log              *slog.Logger // never nil
+	log              *eventLog // never nil
+	upgrade          func(net.Conn) (net.Conn, error)
 
 	unmask, multi bool // server
 	maxClients    int
 	authorize     func(Peer) error
-	wire          Wire
 	listener      net.Listener
 
 	timeout, retry time.Duration // client
@@ -157,17 +157,17 @@ func (c *ServerConfig) settings() (*settings, error) {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		wire: c.Wire, listener: c.Listener}).complete(c.Encryption)
+		listener: c.Listener}).complete(c.Encryption)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
-	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize, allowV2: c.AllowWireV2},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: c.Logger,
+	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
 		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption)
 }
 
@@ -192,23 +192,24 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		{secret && len(s.secret) < 32, "Secret", fmt.Sprintf("%d bytes long", len(s.secret)), "give 32 random bytes or more, or nil for none"},
 		{secret && bytes.Count(s.secret, []byte{0}) == len(s.secret), "Secret", "all zeros", "give 32 random bytes or more, or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
-		{secret && s.wire == WireV2, "Wire", "WireV2 and Secret is set", "version 2 cannot prove a secret, so drop one of them"},
-		{secret && s.allowV2, "AllowWireV2", "true and Secret is set", "version 2 cannot prove a secret, so drop one of them"},
 		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
 		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
 		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
 		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
 		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "0 is off, else give a positive time"},
-		{s.wire != WireV3 && s.wire != WireV2, "Wire", int(s.wire), "use WireV3 or WireV2"},
 		{s.timeout < 0, "Timeout", s.timeout, "0 is forever, else give a positive time"},
 		{s.retry < 0, "RetryTimer", s.retry, "0 is 1 s, else give a positive time"},
+		{s.retry < time.Millisecond, "RetryTimer", s.retry, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
 	} {
 		if check.bad {
 			return nil, badField(check.field, check.value, check.advice)
 		}
 	}
 	if s.log == nil {
-		s.log = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
+		s.log = new(eventLog)
+	}
+	if s.log.logger == nil {
+		s.log.logger = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
 	}
 	var err error
 	switch {
@@ -220,7 +221,9 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	case s.network == "tcp":
 		s.address, err = tcpAddress(s.address)
 	default:
-		s.address, err = socketPath(s.name, s.address)
+		if s.places, err = s.socketPlaces(); err == nil {
+			s.address = s.places[0].path
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -235,14 +238,14 @@ func badField(name string, value any, advice string) error {
 
 // heartbeatFor is the idle time before a ping on this connection; 0 is none.
 // What Dial and Listener bring is known only when it is there.
-func (s *settings) heartbeatFor(c net.Conn) time.Duration {
-	if a := c.RemoteAddr(); s.heartbeat == 0 && a != nil && strings.HasPrefix(a.Network(), "tcp") {
+func (s *settings) heartbeatFor(a net.Addr) time.Duration {
+	if s.heartbeat == 0 && a != nil && strings.HasPrefix(a.Network(), "tcp") {
 		return 15 * time.Second
 	}
 	return max(s.heartbeat, 0)
 }
 
-// debugLogger is the logger that GIPC_DEBUG asks for. A word that it does not
+// debugLogger is the logger that GIPC_DEBUG asks for, or nil. A word that it does not
 // know is told once, since its author expects to see something.
 func debugLogger(word string, w io.Writer) *slog.Logger {
 	level, known := map[string]slog.Level{"true": slog.LevelDebug, "1": slog.LevelDebug, "debug": slog.LevelDebug,
@@ -254,5 +257,5 @@ func debugLogger(word string, w io.Writer) *slog.Logger {
 	case word != "" && word != "0" && !strings.EqualFold(word, "false"):
 		logger.Warn("GIPC_DEBUG is not understood: use true, 1, debug, info, warn, error, false or 0", "value", word)
 	}
-	return slog.New(slog.DiscardHandler)
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -43,27 +44,30 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if runtime.GOOS != "windows" {
+		path = fmt.Sprintf("/tmp/gipc-%d/n.sock", os.Geteuid())
+	}
 	for which, s := range map[string]*settings{"server": server, "client": client} {
-		if !s.encrypt || s.secret != nil || s.limit != 3145728 || s.busyPoll != 0 || s.log == nil || s.wire != WireV3 {
+		if !s.encrypt || s.secret != nil || s.limit != 3145728 || s.busyPoll != 0 || s.log == nil {
 			t.Errorf("%s: %+v", which, s)
 		}
 		if s.network != "unix" || runtime.GOOS != "windows" && s.address != path {
 			t.Errorf("%s: address %s %s", which, s.network, s.address)
 		}
-		if s.log.Enabled(t.Context(), slog.LevelError) {
+		if s.log.logger != nil {
 			t.Errorf("%s: the default logger is not silent", which)
 		}
 	}
 	if server.unmask || server.multi || server.maxClients != 0 || server.authorize != nil || server.listener != nil {
 		t.Errorf("server: %+v", server)
 	}
-	if client.retry != time.Second || client.timeout != 0 || client.anyUser || client.allowV2 || client.dial != nil {
+	if client.retry != time.Second || client.timeout != 0 || client.anyUser || client.dial != nil {
 		t.Errorf("client: %+v", client)
 	}
 	if s, err := (&ServerConfig{Name: "n"}).settings(); err != nil || s.network != defaultNetwork {
 		t.Errorf("default network: %v, %v", s, err)
 	}
-	if EncryptionOn != 0 || WireV3 != 0 {
+	if EncryptionOn != 0 {
 		t.Error("a zero value is not the safe one")
 	}
 }
@@ -113,9 +117,7 @@ func TestConfigRefusals(t *testing.T) {
 		{"BusyPoll", client(func(c *ClientConfig) { c.BusyPoll = -1 })},
 		{"Timeout", client(func(c *ClientConfig) { c.Timeout = -1 })},
 		{"RetryTimer", client(func(c *ClientConfig) { c.RetryTimer = -1 })},
-		{"Wire", server(func(c *ServerConfig) { c.Wire = 2 })},
-		{"Wire", server(func(c *ServerConfig) { c.Wire = WireV2; c.Secret = testSecret })},
-		{"AllowWireV2", client(func(c *ClientConfig) { c.AllowWireV2 = true; c.Secret = testSecret })},
+		{"RetryTimer", client(func(c *ClientConfig) { c.RetryTimer = 20 })},
 		{"Address", server(func(c *ServerConfig) { c.Network = "unix"; c.Address = "@abstract" })},
 		{"Address", server(func(c *ServerConfig) { c.Network = "unix"; c.Address = "/tmp/a\x00b" })},
 		{"Address", client(func(c *ClientConfig) { c.Network = "tcp"; c.Address = "localhost" })},
@@ -142,6 +144,8 @@ func TestConfigRefusals(t *testing.T) {
 
 func refuseToDial(context.Context) (net.Conn, error) { return nil, errors.New("not today") }
 
+func refuseToUpgrade(net.Conn) (net.Conn, error) { return nil, errors.New("not today") }
+
 func TestConfigLimitsAccepted(t *testing.T) {
 	clearEnvironment(t)
 	for _, size := range []int{1024, 1 << 30} {
@@ -153,7 +157,7 @@ func TestConfigLimitsAccepted(t *testing.T) {
 			}
 		}
 	}
-	if _, err := (&ClientConfig{Name: "n", Heartbeat: -1, AllowWireV2: true, Encryption: EncryptionOff}).settings(); err != nil {
+	if _, err := (&ClientConfig{Name: "n", Heartbeat: -1, Encryption: EncryptionOff}).settings(); err != nil {
 		t.Error(err)
 	}
 }
@@ -171,8 +175,8 @@ func TestConfigEveryField(t *testing.T) {
 		"Name": "other", "Network": "tcp", "Address": "/x/y.sock", "Encryption": EncryptionOff,
 		"Secret": testSecret, "MaxMsgSize": 4096, "UnmaskPermissions": true, "MultiClient": true, "MaxClients": 3,
 		"Authorize": func(Peer) error { return nil }, "Heartbeat": time.Minute, "BusyPoll": time.Millisecond,
-		"Wire": WireV2, "Listener": listener, "Logger": slog.New(slog.NewTextHandler(io.Discard, nil)),
-		"Timeout": time.Minute, "RetryTimer": time.Minute, "AllowAnyUser": true, "AllowWireV2": true, "Dial": refuseToDial,
+		"Upgrade": refuseToUpgrade, "Listener": listener, "Logger": slog.New(slog.NewTextHandler(io.Discard, nil)),
+		"Timeout": time.Minute, "RetryTimer": time.Minute, "AllowAnyUser": true, "Dial": refuseToDial,
 	}
 	log := slog.New(slog.DiscardHandler)
 	check := func(config any, settings func() (*settings, error)) {
@@ -286,9 +290,7 @@ func TestDebugWords(t *testing.T) {
 	}
 	for word, lines := range map[string]int{"": 0, "false": 0, "0": 0, "yes": 1} {
 		var out bytes.Buffer
-		log := debugLogger(word, &out)
-		log.Error("unseen")
-		if log.Enabled(ctx, slog.LevelError) || strings.Contains(out.String(), "unseen") || strings.Count(out.String(), "\n") != lines {
+		if log := debugLogger(word, &out); log != nil || strings.Contains(out.String(), "unseen") || strings.Count(out.String(), "\n") != lines {
 			t.Errorf("%q: wrote %q", word, out.String())
 		}
 		if lines > 0 && !strings.Contains(out.String(), word) {
@@ -303,7 +305,7 @@ func TestDebugWords(t *testing.T) {
 		want   bool
 	}{{nil, true}, {mine, false}} {
 		s, err := (&ClientConfig{Name: "n", Logger: c.logger}).settings()
-		if err != nil || s.log.Enabled(ctx, slog.LevelInfo) != c.want {
+		if err != nil || (s.log.logger.Handler() != mine.Handler()) != c.want {
 			t.Errorf("GIPC_DEBUG with logger %v: %v", c.logger, err)
 		}
 	}
@@ -327,7 +329,7 @@ func TestHeartbeatFor(t *testing.T) {
 		{-1, tcp, 0}, {-1, unix, 0},
 		{time.Minute, tcp, time.Minute}, {time.Minute, unix, time.Minute},
 	} {
-		if got := (&settings{heartbeat: c.configured}).heartbeatFor(c.conn); got != c.want {
+		if got := (&settings{heartbeat: c.configured}).heartbeatFor(c.conn.RemoteAddr()); got != c.want {
 			t.Errorf("Heartbeat %v on %v: %v, want %v", c.configured, c.conn.RemoteAddr(), got, c.want)
 		}
 	}

@@ -355,7 +355,7 @@ func TestClientsKilled(t *testing.T) {
 				trips[srv] = new(atomic.Int64)
 			case "Disconnected":
 				delete(trips, srv)
-				if !errors.Is(m.Err, ErrTruncated) && !c.s.leave.Load() {
+				if !errors.Is(m.Err, ErrTruncated) && !c.s.leaving.Load() {
 					t.Errorf("lost with %v, want ErrTruncated", m.Err)
 				}
 			}
@@ -390,7 +390,7 @@ func TestClientsKilled(t *testing.T) {
 		eventually(t, "the server knows it", func() bool {
 			c.s.host.mu.Lock()
 			defer c.s.host.mu.Unlock()
-			return c.s.Connections.Len() == 1 && c.s.host.pending.Len() == 0
+			return c.s.Connections.Len() == 1 && len(c.s.host.pending) == 0
 		})
 		good.goOn(t, 10)
 	}
@@ -527,7 +527,7 @@ func TestStoppedPeerIsFound(t *testing.T) {
 		there.goOn()
 		wantStatus(t, s, Connected)
 		echoed(t, s)
-		there.ask("1 lost, 2 came, gipc: connection cut", "sum")
+		there.ask("1 lost, 2 came, gipc: connection truncated", "sum")
 	}
 	server := func(t *testing.T) {
 		path := tempSocket(t)
@@ -707,13 +707,13 @@ func silenceIsNot(t *testing.T, worse bool) {
 	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
 	defer c.Shutdown(past1(t))
 	s.mu.Lock()
-	s.idle = time.Hour // the watcher stays away
+	s.role.idle = time.Hour // the watcher stays away
 	s.mu.Unlock()
 	skipStatus(t, s, 1)
 	go func() { // the watcher leaves when it has served one who waits
 		for waits := 0; waits == 0; runtime.Gosched() {
 			s.mu.Lock()
-			waits = len(s.line)
+			waits = len(s.role.waiters)
 			s.mu.Unlock()
 		}
 		write(t, c, 1)
@@ -724,28 +724,29 @@ func silenceIsNot(t *testing.T, worse bool) {
 	eventually(t, "nobody reads", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.role == free
+		return s.role.state == free
 	})
-	l := s.cur.Load()
+	l := s.current.Load()
 	silence := func(heard int64) {
-		if !l.fate.CompareAndSwap(nil, &fate{ErrTimeout, time.Now(), true, heard}) {
+		if !l.loss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
 			t.Error("there is a judgement already")
 		}
 	}
 	write(t, c, 2)
-	silence(l.heard.Load())
+	silence(l.beat.latest.Load())
 	if m, err := s.Read(); err != nil || m.MsgType != 1 {
 		t.Fatalf("the socket has a message: %+v, %v", m, err)
 	}
-	silence(l.heard.Load() - 1)
+	silence(l.beat.latest.Load() - 1)
 	if m, err := s.ReadTimed(time.Millisecond); m != TimeoutMessage || err != nil {
 		t.Fatalf("something was read since: %+v, %v", m, err)
 	}
-	silence(l.heard.Load())
+	silence(l.beat.latest.Load())
 	want := ErrTimeout
 	if worse {
 		want = ErrNotConnected
-		s.doom(l, fail(want, nil, "the write failed"), 0)
+		l.setLoss(fail(want, nil, "the write failed"), time.Now())
+		s.wake(l)
 	}
 	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {
 		t.Errorf("lost with %v, want %v", m.Err, want)

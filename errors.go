@@ -21,8 +21,10 @@ var (
 	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
 	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
-	// ErrNotConnected: nothing was sent, since no peer is connected; or what was sent or queued before is lost or may be.
+	// ErrNotConnected means that nothing was sent, because no peer is connected. Sending again is safe.
 	ErrNotConnected error = &sentinel{"not connected", nil}
+	// ErrUnconfirmed means that some or all of what was sent may have arrived, and this side cannot know. Sending again may send twice.
+	ErrUnconfirmed error = &sentinel{"not confirmed", nil}
 	// ErrReservedType: a message type that users may not send; theirs are 1 to 2147483647.
 	ErrReservedType error = &sentinel{"reserved message type", nil}
 	// ErrTooLarge: the data is over the peer's limit. The error is a [*SizeError].
@@ -43,10 +45,10 @@ var (
 	ErrUntrustedServer error = &sentinel{"untrusted server", nil}
 	// ErrMalformed: the peer sent bytes that the protocol forbids.
 	ErrMalformed error = &sentinel{"malformed input", nil}
-	// ErrNotAuthentic: a frame was changed, replayed, reordered, reflected or lost on its way.
-	ErrNotAuthentic error = &sentinel{"frame is not authentic", nil}
-	// ErrTruncated: the stream ended without a goodbye. Also io.ErrUnexpectedEOF.
-	ErrTruncated error = &sentinel{"connection cut", io.ErrUnexpectedEOF}
+	// ErrNotAuthentic means that a record was changed, replayed, reordered, reflected or lost on its way.
+	ErrNotAuthentic error = &sentinel{"record is not authentic", nil}
+	// ErrTruncated means that the stream ended without a close. It also matches io.ErrUnexpectedEOF.
+	ErrTruncated error = &sentinel{"connection truncated", io.ErrUnexpectedEOF}
 	// ErrMultiClient: the call is for one client; use Server.Connections.
 	ErrMultiClient error = &sentinel{"server has many clients: use its Connections", nil}
 )
@@ -119,6 +121,9 @@ func (f *failure) Unwrap() []error {
 // plain is a system's error without the addresses: a socket's own are those
 // under which it was bound, and not the ones that users know.
 func plain(err error) error {
+	if err == nil { // without an allocation
+		return nil
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		return op.Err

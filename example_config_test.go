@@ -200,7 +200,7 @@ func ExampleClientConfig_logger() {
 	}
 	mustClose(client)
 	// Output:
-	// level=INFO msg=connected side=client name=echo id=1 version=3 encrypted=true
+	// level=INFO msg=connected side=client name=echo id=1 encrypted=true
 	// level=INFO msg=closed side=client name=echo err=<nil>
 }
 

@@ -71,7 +71,7 @@ func ExampleServer_Write() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer mustClose(server)
+	defer server.Close() // whether the news arrived is not known: ErrUnconfirmed
 
 	stop := visit(&gipc.ClientConfig{Name: "news", Network: "unix", Address: address})
 	if err := server.Write(1, []byte("news")); err != nil { // waits until the client is there

@@ -23,7 +23,7 @@ var unshown = map[string]string{
 	"SizeError.Is":       "for errors.Is, which is shown",
 	"Stats":              "the Example of Client.Stats shows its fields",
 	"Status.String":      "what fmt prints, in the Example of Status",
-	"Wire":               "its two values are shown",
+	"Message.Is":         "in the Examples of reading",
 }
 
 // TestEveryNameHasAnExample: a function and a method need an Example of their
@@ -76,7 +76,7 @@ func TestEveryNameHasAnExample(t *testing.T) {
 				if !needsOwn {
 					shown = shown || used[name]
 				} else {
-					if method, shared := strings.CutPrefix(name, "end."); shared {
+					if method, shared := strings.CutPrefix(name, "endpoint."); shared {
 						shown = named["Client."+method] || named["Server."+method]
 					}
 				}
@@ -137,7 +137,7 @@ func exportedOf(decl ast.Decl) map[string]bool {
 				typ = star.X
 			}
 			receiver := typ.(*ast.Ident).Name
-			if !ast.IsExported(receiver) && receiver != "end" { // what Server and Client embed
+			if !ast.IsExported(receiver) && receiver != "endpoint" { // what Server and Client embed
 				return nil
 			}
 			name = receiver + "." + name

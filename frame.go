@@ -1,5 +1,5 @@
-// Bytes to frame and back: the length prefix, the type, and their limits. No
-// net, no locks, no crypto.
+// Frames: what one message or one control frame looks like in plaintext. No
+// net, no locks, no cryptography.
 
 package gipc
 
@@ -8,18 +8,25 @@ import (
 	"math"
 )
 
-// A frame on the wire:
+// A frame:
 //
-//	0..3  length of everything after itself
-//	4..   plaintext: type (4) | data
-//	      encrypted: nonce (12) | sealed( type (4) | data ) | tag (16)
+//	0..3   length of everything after itself
+//	4..7   type
+//	8..15  id, only if bit 31 of the type is set
+//	..     data
 const (
-	prefixLen  = 4
-	typeLen    = 4
-	sealGrowth = 28 // what sealing adds: nonce and tag
+	lengthSize = 4
+	typeSize   = 4
+	idSize     = 8
+	headerSize = lengthSize + typeSize // of a frame without an id
 
 	controlType = 0
 	maxType     = math.MaxInt32
+	requestFlag = 1 << 31 // in the type of a request or a reply
+
+	// Data of this size or more is large: it is sealed in a record of its own,
+	// so neither side has to copy it.
+	largeData = 16 << 10
 
 	defaultMsgSize = 3145728
 	minMsgSize     = 1024
@@ -28,63 +35,103 @@ const (
 
 // Control frames have type 0; the first byte of their data is the kind.
 const (
-	kindPing    = 1
-	kindPong    = 2
-	kindGoodbye = 3
-	kindAnswer  = 4
-	controlMax  = 9 // the longest data of a known kind, in bytes
-	byeUser     = 0 // what a goodbye says
-	byeShutdown = 1
-	firstFatal  = 16 // an unknown kind from here on must not be ignored
+	kindPing     = 1
+	kindPong     = 2
+	kindClose    = 3
+	kindCloseAck = 4
+	firstFatal   = 16 // an unknown kind from here on must not be ignored
+
+	closedByUser     = 0 // the byte of a close
+	closedByShutdown = 1
+	allReceived      = 0 // the byte of a close-ack
+	someDiscarded    = 1
 )
 
-// appendPrefix appends the length prefix of a frame whose body has n bytes.
-func appendPrefix(dst []byte, n int) []byte {
-	return binary.BigEndian.AppendUint32(dst, uint32(n))
+// A frameHeader is what precedes the data of a frame.
+type frameHeader struct {
+	frameType uint32 // with requestFlag
+	id        uint64 // 0 without requestFlag
+	dataSize  int    // bytes
 }
 
-// parsePrefix reads the length prefix of a frame: the size of the body that
-// follows. growth is what sealing adds to a body, 0 in plaintext; limit is the
-// largest data that this side accepts.
-func parsePrefix(prefix []byte, growth, limit int) (int, error) {
-	n := uint64(binary.BigEndian.Uint32(prefix))
-	if least := uint64(typeLen + growth); n < least {
-		return 0, fail(ErrMalformed, nil, "a frame of %d bytes, and none has less than %d", n, least)
+// size returns the length of the header in bytes.
+func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
+
+func (h frameHeader) isLarge() bool { return h.dataSize >= largeData }
+
+func headerSizeOf(frameType uint32) int {
+	if frameType&requestFlag != 0 {
+		return headerSize + idSize
 	}
-	if most := uint64(typeLen) + uint64(growth) + uint64(limit); n > most {
-		return 0, fail(ErrMalformed, nil, "a frame of %d bytes, and the MaxMsgSize of this side allows %d", n, most)
-	}
-	return int(n), nil
+	return headerSize
 }
 
-// checkWireType refuses what is no type of a version 3 frame.
-func checkWireType(t uint32) error {
-	if t > maxType {
-		return fail(ErrMalformed, nil, "message type %d is above %d", t, maxType)
+// appendFrameHeader appends h to dst.
+func appendFrameHeader(dst []byte, h frameHeader) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(h.size()-lengthSize+h.dataSize))
+	dst = binary.BigEndian.AppendUint32(dst, h.frameType)
+	if h.frameType&requestFlag != 0 {
+		dst = binary.BigEndian.AppendUint64(dst, h.id)
 	}
-	return nil
+	return dst
 }
 
-// controlLen is the length that the data of a known control kind must have,
-// and 0 for an unknown kind.
-func controlLen(kind byte) int {
+// parseFrameHeader checks as much of a header as b holds: the length as soon as
+// its 4 bytes are there, then the length together with the type. The header is
+// complete if need <= len(b); otherwise need is how many bytes the next check
+// takes. limit is the largest data that this side accepts, in bytes.
+func parseFrameHeader(b []byte, limit int) (h frameHeader, need int, err error) {
+	if len(b) < lengthSize {
+		return h, lengthSize, nil
+	}
+	length := uint64(binary.BigEndian.Uint32(b))
+	if length < typeSize {
+		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the least is %d", length, typeSize)
+	}
+	if most := uint64(typeSize+idSize) + uint64(limit); length > most {
+		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the MaxMsgSize of this side allows %d", length, most)
+	}
+	if len(b) < headerSize {
+		return h, headerSize, nil
+	}
+	h.frameType = binary.BigEndian.Uint32(b[lengthSize:])
+	if h.frameType == requestFlag {
+		return h, 0, fail(ErrMalformed, nil, "message type %d is not defined", h.frameType)
+	}
+	rest := uint64(h.size() - lengthSize)
+	if length < rest {
+		return h, 0, fail(ErrMalformed, nil, "the length of a frame with an id is %d, and the least is %d", length, rest)
+	}
+	if length-rest > uint64(limit) {
+		return h, 0, fail(ErrMalformed, nil, "a frame has %d bytes of data, and the MaxMsgSize of this side is %d", length-rest, limit)
+	}
+	h.dataSize = int(length - rest)
+	if need = h.size(); len(b) >= need && need > headerSize {
+		h.id = binary.BigEndian.Uint64(b[headerSize:])
+	}
+	return h, need, nil
+}
+
+// controlSize returns the length that the data of a known control kind must
+// have, in bytes, and 0 for an unknown kind.
+func controlSize(kind byte) int {
 	switch kind {
 	case kindPing, kindPong:
 		return 9
-	case kindGoodbye, kindAnswer:
+	case kindClose, kindCloseAck:
 		return 2
 	}
 	return 0
 }
 
-// parseControl judges the data of a control frame. A kind that this version
-// does not know and may ignore comes back as 0.
+// parseControl checks the data of a control frame. It returns kind 0 for a kind
+// that this version does not know and may ignore.
 func parseControl(data []byte) (kind byte, err error) {
 	if len(data) == 0 {
 		return 0, fail(ErrMalformed, nil, "a control frame without a kind")
 	}
 	kind = data[0]
-	switch want := controlLen(kind); {
+	switch want := controlSize(kind); {
 	case want == len(data):
 		return kind, nil
 	case want != 0:
@@ -93,4 +140,18 @@ func parseControl(data []byte) (kind byte, err error) {
 		return 0, fail(ErrMalformed, nil, "control frame %d of a later version", kind)
 	}
 	return 0, nil
+}
+
+// appendControl appends a control frame. rest is its data behind the kind.
+func appendControl(dst []byte, kind byte, rest ...byte) []byte {
+	dst = appendFrameHeader(dst, frameHeader{frameType: controlType, dataSize: 1 + len(rest)})
+	return append(append(dst, kind), rest...)
+}
+
+// checkMessageType returns ErrReservedType for a type that users may not send.
+func checkMessageType(msgType int) error {
+	if msgType <= controlType || msgType > maxType {
+		return fail(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
+	}
+	return nil
 }

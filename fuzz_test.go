@@ -9,6 +9,7 @@ import (
 	"crypto/fips140"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -33,141 +34,516 @@ func piecesOf(sizes []byte) func() int {
 	}
 }
 
-// plainFrames takes a plaintext stream apart, without the library: whole frames,
-// up to the first that is malformed or not there to its end.
-func plainFrames(stream []byte, limit int) (frames [][]byte, malformed bool) {
-	for len(stream) >= 4 {
-		n := uint64(binary.BigEndian.Uint32(stream))
-		if n < 4 || n > uint64(limit)+4 {
-			return frames, true
-		}
-		if uint64(len(stream)) < 4+n {
-			return frames, false
-		}
-		frame := stream[:4+n]
-		if typ, data := binary.BigEndian.Uint32(frame[4:]), frame[8:]; typ > 1<<31-1 || typ == 0 && !controlFits(data) {
-			return frames, true
-		}
-		frames = append(frames, frame)
-		stream = stream[4+n:]
-	}
-	return frames, false
+// A parsed is what the frames of a stream are, without the library.
+type parsed struct {
+	frames  []frame
+	failure error // ErrMalformed or ErrNotAuthentic
+	after   int   // bytes of the stream with which the failure is due
+	inside  bool  // it ends inside a frame
 }
 
+// head takes the head of a frame apart: n is the size of the head and size that of
+// the data. Until need bytes are there, more cannot be judged.
+func head(b []byte, limit int) (n, size, need int, ok bool) {
+	if len(b) < 4 {
+		return 0, 0, 4, true
+	}
+	length := uint64(binary.BigEndian.Uint32(b))
+	if length < 4 || length > uint64(limit)+12 {
+		return 0, 0, 4, false
+	}
+	if len(b) < 8 {
+		return 0, 0, 8, true
+	}
+	n = 8
+	if b[4]&0x80 != 0 {
+		n = 16
+	}
+	if bytes.Equal(b[4:8], []byte{0x80, 0, 0, 0}) || length < uint64(n-4) || length > uint64(n-4+limit) {
+		return 0, 0, 8, false
+	}
+	return n, int(length) - (n - 4), n, true
+}
+
+// complete makes a frame of a head and its data. Frames with an id are not defined.
+func complete(head, data []byte) (frame, bool) {
+	typ := binary.BigEndian.Uint32(head[4:])
+	f := frame{frameHeader{frameType: typ, dataSize: len(data)}, data}
+	return f, typ < 1<<31 && (typ != 0 || controlFits(data))
+}
+
+// controlFits says whether the data of a control frame is well-formed.
 func controlFits(data []byte) bool {
 	switch {
 	case len(data) == 0:
 		return false
 	case data[0] == 1 || data[0] == 2:
 		return len(data) == 9
-	case data[0] == 3:
+	case data[0] == 3 || data[0] == 4:
 		return len(data) == 2
-	case data[0] == 4: // nobody has said goodbye here
-		return false
 	}
 	return data[0] < 16
+}
+
+// parsePlain takes a plaintext stream apart.
+func parsePlain(stream []byte, limit int) (p parsed) {
+	at := 0
+	for {
+		b := stream[at:]
+		n, size, need, ok := head(b, limit)
+		if !ok {
+			p.failure, p.after = ErrMalformed, at+need
+			return p
+		}
+		if len(b) < need || len(b) < n+size {
+			p.inside = len(b) > 0
+			return p
+		}
+		f, ok := complete(b[:n], b[n:n+size])
+		at += n + size
+		if !ok {
+			p.failure, p.after = ErrMalformed, at
+			return p
+		}
+		p.frames = append(p.frames, f)
+	}
+}
+
+// parseRecords takes a stream of records apart. The cipher alone is the library's.
+func parseRecords(c *recordCipher, stream []byte, limit int) (p parsed) {
+	at := 0
+	var due []byte // the head whose data is due
+	for {
+		b := stream[at:]
+		if len(b) < 4 {
+			p.inside = due != nil || len(b) > 0
+			return p
+		}
+		least, most := 8, 1<<16
+		if due != nil {
+			_, size, _, _ := head(due, limit)
+			least, most = size, size
+		}
+		length := uint64(binary.BigEndian.Uint32(b))
+		if length < uint64(28+least) || length > uint64(28+most) {
+			p.failure, p.after = ErrMalformed, at+4
+			return p
+		}
+		if uint64(len(b)) < 4+length {
+			p.inside = true
+			return p
+		}
+		at += 4 + int(length)
+		p.after = at
+		plain, err := c.open(nil, b[4:4+length])
+		if err != nil {
+			p.failure = ErrNotAuthentic
+			return p
+		}
+		if due != nil {
+			f, ok := complete(due, plain)
+			if !ok {
+				p.failure = ErrMalformed
+				return p
+			}
+			p.frames, due = append(p.frames, f), nil
+			continue
+		}
+		for len(plain) > 0 && due == nil {
+			n, size, need, ok := head(plain, limit)
+			large := size >= 16384
+			switch {
+			case !ok || len(plain) < need, large && (len(plain) > n || n == 16), !large && len(plain) < n+size:
+				p.failure = ErrMalformed
+				return p
+			case large:
+				due = plain
+				continue
+			}
+			f, ok := complete(plain[:n], plain[n:n+size])
+			if !ok {
+				p.failure = ErrMalformed
+				return p
+			}
+			p.frames, plain = append(p.frames, f), plain[n+size:]
+		}
+	}
+}
+
+// A feeding is a way to give a stream to a decoder and to take its frames.
+type feeding struct {
+	piece   func() int
+	reuse   bool // the memory of one message is used again
+	stops   bool // calls end, and others begin, wherever more bytes are needed
+	release bool // memory is given back before every wait
+	room    int  // of every first look at a frame; 0 is unlimited
+}
+
+var feedMemory = new(bufferPool)
+
+// feed returns what the decoder makes of a stream, and with how many bytes it is
+// done. It fails the test if the decoder has more memory than what came is worth.
+func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
+	t.Helper()
+	defer d.end()
+	to := destination{reuse: w.reuse, room: unlimited}
+	if w.reuse {
+		to.memory = make([]byte, 0, 20_000)
+	}
+	for read := 0; ; {
+		try := to
+		if w.room > 0 {
+			try.room = w.room
+		}
+		f, step, err := d.next(try)
+		if err == nil && step == needRoom {
+			if w.room == 0 {
+				t.Fatal("there is room for everything")
+			}
+			f, step, err = d.next(to)
+		} else if err == nil && step == frameReady && f.frameType != 0 && len(f.data)+messageOverhead > try.room {
+			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.room)
+		}
+		if err != nil {
+			p.failure, p.after = err, read
+			if g, _, again := d.next(to); again != err || g.data != nil {
+				t.Fatalf("after the error %v: %v, %v", err, g, again)
+			}
+			return p
+		}
+		if step == frameReady {
+			p.frames = append(p.frames, frame{f.frameHeader, bytes.Clone(f.data)})
+			clear(f.data) // it is the caller's
+			continue
+		}
+		if step != needBytes {
+			t.Fatalf("with room for everything, the step is %d", step)
+		}
+		p.inside = d.inside()
+		if len(stream) == 0 {
+			return p
+		}
+		if w.stops && (d.large.borrowed || read < 1000) {
+			d.returnMemory()
+			garbage := to.memory[:cap(to.memory)]
+			for i := range garbage {
+				garbage[i] = 0xee
+			}
+			to.memory = make([]byte, 0, cap(to.memory))
+		}
+		if w.release {
+			d.release()
+		}
+		space := d.space()
+		if len(space) == 0 {
+			t.Fatal("no space for the next read")
+		}
+		if m := heldBy(d); m > 2*readSize+8*read {
+			t.Fatalf("%d bytes of memory for %d that came", m, read)
+		}
+		n := copy(space, stream[:min(max(w.piece(), 1), len(stream))])
+		d.received(n)
+		read, stream = read+n, stream[n:]
+	}
+}
+
+// heldBy is the memory that a decoder keeps for what has arrived, in bytes.
+func heldBy(d *decoder) (n int) {
+	for _, b := range []*buffer{d.input, d.opened} {
+		if b != nil {
+			n += cap(b.b)
+		}
+	}
+	if d.large.borrowed {
+		return n
+	}
+	return n + cap(d.large.data)
+}
+
+// same says whether two parsings agree; the library's may fail a bit later where
+// pieces are larger than needed.
+func (p parsed) same(got parsed, exact bool) bool {
+	switch {
+	case !slices.EqualFunc(p.frames, got.frames, func(a, b frame) bool { return a.frameHeader == b.frameHeader && bytes.Equal(a.data, b.data) }):
+		return false
+	case p.failure == nil:
+		return got.failure == nil && p.inside == got.inside
+	}
+	return errors.Is(got.failure, p.failure) && (got.after == p.after || !exact && got.after > p.after)
+}
+
+func (p parsed) String() string {
+	var b strings.Builder
+	for _, f := range p.frames {
+		fmt.Fprintf(&b, "%d:%d bytes ", f.frameType, len(f.data))
+	}
+	fmt.Fprintf(&b, "failure %v after %d, inside %v", p.failure, p.after, p.inside)
+	return b.String()
+}
+
+// sameHowever has a stream decoded in many ways, and wants one result.
+func sameHowever(t *testing.T, newDecoder func() *decoder, stream []byte, want parsed, sizes []byte) {
+	t.Helper()
+	some := func() func() int {
+		next := piecesOf(sizes)
+		return func() int { return max(next(), len(stream)/2000) }
+	}
+	ways := []feeding{
+		{piece: piecesOf(nil)},
+		{piece: piecesOf(nil), reuse: true, room: 100},
+		{piece: some(), stops: true, release: true},
+		{piece: some(), reuse: true, stops: true, room: 20_000},
+		{piece: some(), reuse: true, release: true},
+		{piece: func() int { return max(1, len(stream)/100) }, room: messageOverhead},
+	}
+	if len(stream) <= 4096 {
+		one := func() int { return 1 }
+		ways = append(ways, feeding{piece: one}, feeding{piece: one, reuse: true, stops: true, release: true})
+	}
+	for i, w := range ways {
+		if got := w.feed(t, newDecoder(), stream); !want.same(got, i >= 6) {
+			t.Fatalf("way %d of %d bytes: %v\nwant %v", i, len(stream), got, want)
+		}
+	}
+}
+
+// fuzzCipher is one end of a direction whose key changes often.
+func fuzzCipher(t *testing.T) *recordCipher {
+	c, err := newRecordCipher(bytes.Repeat([]byte{7}, hashLen))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.rekeyAt = 100
+	return c
+}
+
+// fuzzConnection is a connection that receives by hand. What it owes its peer is
+// not written.
+func fuzzConnection(cipher *recordCipher, limit int) *connection {
+	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
+	s.broken = true
+	return &connection{sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
+}
+
+// receiveAll gives a stream to a connection in pieces, and returns its messages.
+// closed is true if the peer's close has come.
+func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got []Message, closed bool, err error) {
+	call := readCall{reuse: reuse, room: unlimited}
+	m := new(Message)
+	for {
+		switch err := c.decode(&call, m); {
+		case err == nil:
+			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data)})
+			continue
+		case err == errPeerClosed:
+			return got, true, nil
+		case err != errNeedBytes:
+			return got, false, err
+		case len(stream) == 0:
+			return got, false, nil
+		}
+		n := copy(c.decoder.space(), stream[:min(max(piece(), 1), len(stream))])
+		c.decoder.received(n)
+		stream = stream[n:]
+	}
+}
+
+func equalMessages(a, b []Message) bool {
+	return slices.EqualFunc(a, b, func(a, b Message) bool { return a.MsgType == b.MsgType && bytes.Equal(a.Data, b.Data) })
 }
 
 func FuzzFrame(f *testing.F) {
 	for _, v := range loadVectors(f, "receive") {
 		stream := v.bytes(f, "stream")
 		if v.fields["traffic_secret"] != "-" {
-			stream = appendFrame(nil, 1, stream)
+			stream = plainFrame(1, stream)
 		}
 		f.Add(stream, int(v.number(f, "limit")), []byte{0, 3}, uint32(len(stream)*5))
 	}
 	f.Fuzz(func(t *testing.T, stream []byte, limit int, sizes []byte, bit uint32) {
 		limit = min(max(limit, minMsgSize), maxMsgSize)
-		frames, malformed := plainFrames(stream, limit)
-		var want []Message
-		goodbye := false
-		for i, frame := range frames {
-			typ, data := binary.BigEndian.Uint32(frame[4:]), frame[8:]
-			if again := appendFrame(nil, typ, data); !bytes.Equal(again, frame) {
-				t.Fatalf("%x becomes %x", frame, again)
-			}
-			if typ != controlType {
-				want = append(want, Message{MsgType: int(typ), Data: data})
-			} else if data[0] == kindGoodbye {
-				goodbye, frames = true, frames[:i+1]
+		all := parsePlain(stream, limit)
+		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, stream, all, sizes)
+
+		// What the peer's close and close-acks mean: behind the close nothing comes,
+		// and before it no close-ack may.
+		frames, failure := all.frames, all.failure
+		closes := false
+		for i, f := range frames {
+			if f.frameType != controlType {
+				continue
+			} else if f.data[0] == kindCloseAck {
+				frames, failure = frames[:i], ErrMalformed
+				break
+			} else if f.data[0] == kindClose {
+				frames, failure, closes = frames[:i+1], nil, true
 				break
 			}
 		}
-		check := func(l *link, err error, got []Message) {
+		for _, f := range frames {
+			h := appendFrameHeader(nil, f.frameHeader)
+			if again, _, err := parseFrameHeader(h, limit); err != nil || again != f.frameHeader || !bytes.Equal(slices.Concat(h, f.data), plainFrame(f.frameType, f.data)) {
+				t.Fatalf("%v becomes %x, %v, %v", f.frameHeader, h, again, err)
+			}
+		}
+		check := func(c *connection, reuse bool, stream []byte, piece func() int) {
 			t.Helper()
-			if !sameMessages(got, want) || l.goodbye != goodbye {
-				t.Fatalf("it delivers %v and goodbye %v, want %v and %v", got, l.goodbye, want, goodbye)
+			defer c.decoder.end()
+			got, closed, err := receiveAll(c, reuse, stream, piece)
+			if want := messagesOf(frames); !equalMessages(got, want) || closed != closes {
+				t.Fatalf("it delivers %v and closes: %v, want %v and %v", got, closed, want, closes)
 			}
-			if !goodbye && (err != nil) != malformed || goodbye && err != nil || err != nil && !errors.Is(err, ErrMalformed) {
-				t.Fatalf("the error is %v, malformed is %v", err, malformed)
-			}
-			if err == nil {
-				return
-			}
-			m := &Message{MsgType: 77}
-			if ok, again := l.next(&call{}, m); ok || again != err || m.MsgType != 77 || m.Data != nil {
-				t.Fatalf("after an error: %v, %v, %v", ok, again, m)
+			if (err != nil) != (failure != nil) || failure != nil && !errors.Is(err, failure) {
+				t.Fatalf("the error is %v, want %v", err, failure)
 			}
 		}
-		for _, c := range []*call{{}, {reuse: true}} {
-			for _, piece := range []func() int{piecesOf(nil), piecesOf(sizes), pieces(max(1, len(stream)/100))} {
-				l := newReceiver(nil, limit)
-				got, read, err := drive(l, c, stream, piece)
-				check(l, err, got)
-				if held(l) > 2*readSize+8*read {
-					t.Fatalf("%d bytes of memory for %d that came", held(l), read)
-				}
-			}
-		}
+		check(fuzzConnection(nil, limit), false, stream, piecesOf(sizes))
+		check(fuzzConnection(nil, limit), true, stream, piecesOf(nil))
 
 		// Sealed, it is the same; and one bit that is changed in any frame ends
 		// it there: nothing of that frame or behind it is delivered.
 		if len(frames) > 50 {
 			return
 		}
-		secret := bytes.Repeat([]byte{7}, hashLen)
-		newState := func() *cipherState {
-			c, err := newCipherState(secret)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.rekeyAt = 100
-			return c
-		}
-		out := newState()
+		out := fuzzCipher(t)
 		var sealed []byte
 		starts := []int{0}
-		for _, frame := range frames {
-			sealed = append(sealed, appendFrame(out, binary.BigEndian.Uint32(frame[4:]), frame[8:])...)
+		for _, f := range frames {
+			sealed = append(sealed, wireFrame(out, f.frameType, f.data)...)
 			starts = append(starts, len(sealed))
 		}
-		malformed = false
-		l := newReceiver(newState(), limit)
-		got, _, err := drive(l, &call{}, sealed, piecesOf(sizes))
-		check(l, err, got)
+		failure = nil
+		check(fuzzConnection(fuzzCipher(t), limit), false, sealed, piecesOf(sizes))
 		if len(sealed) == 0 {
 			return
 		}
 		at := int(bit % uint32(8*len(sealed)))
 		sealed[at/8] ^= 1 << (at % 8)
 		hit, _ := slices.BinarySearch(starts, at/8+1)
-		want = slices.DeleteFunc(plainMessages(frames[:hit-1]), func(m Message) bool { return m.MsgType == controlType })
-		l = newReceiver(newState(), limit)
-		got, _, err = drive(l, &call{}, sealed, piecesOf(sizes))
-		if !sameMessages(got, want) || l.goodbye {
+		offset := at/8 - starts[hit-1]
+		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && offset >= 40 && offset < 44
+		c := fuzzConnection(fuzzCipher(t), limit)
+		defer c.decoder.end()
+		got, closed, err := receiveAll(c, false, sealed, piecesOf(sizes))
+		if !equalMessages(got, messagesOf(frames[:hit-1])) || closed {
 			t.Fatalf("frame %d of %d is changed, and it delivers %v", hit, len(frames), got)
 		}
-		if err != nil && !errors.Is(err, ErrNotAuthentic) && !errors.Is(err, ErrMalformed) || err == nil && at/8-starts[hit-1] >= prefixLen {
-			t.Fatalf("frame %d of %d is changed in byte %d: %v", hit, len(frames), at/8-starts[hit-1], err)
+		if err != nil && !errors.Is(err, ErrNotAuthentic) && !(inLength && errors.Is(err, ErrMalformed)) || err == nil && !inLength {
+			t.Fatalf("frame %d of %d is changed in byte %d: %v", hit, len(frames), offset, err)
 		}
 	})
 }
 
-func plainMessages(frames [][]byte) (all []Message) {
+// messagesOf are the frames that an application gets.
+func messagesOf(frames []frame) (all []Message) {
 	for _, f := range frames {
-		all = append(all, Message{MsgType: int(binary.BigEndian.Uint32(f[4:])), Data: f[8:]})
+		if f.frameType != controlType {
+			all = append(all, Message{MsgType: int(f.frameType), Data: f.data})
+		}
 	}
 	return all
+}
+
+// ---- Records
+
+// fuzzedRecords makes a stream of records as a program says, most of them good.
+func fuzzedRecords(c *recordCipher, p *program) (stream []byte) {
+	var plain []byte
+	for len(p.b) > 0 && len(stream)+len(plain) < 200_000 {
+		op, n := p.next(), p.next()
+		data := bytes.Repeat([]byte{byte(n)}, n)
+		switch op % 16 {
+		default:
+			plain = append(plain, plainFrame(uint32(op), data)...)
+		case 0: // the record ends
+			stream, plain = append(stream, record(c, plain...)...), nil
+		case 1: // a control frame
+			plain = append(plain, plainFrame(0, []byte{byte(n), 1, 2, 3, 4, 5, 6, 7, 8}[:1+op/16%9])...)
+		case 2, 3: // a large frame, and sometimes one that is not quite
+			data = bytes.Repeat([]byte{byte(n)}, 16384+300*n)
+			if op >= 192 {
+				data = data[:16383+n%3]
+			}
+			typ := uint32(2 + op/64)
+			if op%16 == 3 {
+				typ, data[0] = 0, byte(n%20)
+			}
+			f := plainFrame(typ, data)
+			stream = append(stream, record(c, append(plain, f[:8]...)...)...)
+			stream, plain = append(stream, record(c, data...)...), nil
+		case 4: // a large frame with other data than its head says
+			f := plainFrame(2, make([]byte, 16384+n))
+			stream = append(stream, record(c, append(plain, f[:8]...)...)...)
+			stream, plain = append(stream, record(c, make([]byte, 16384+n-1+op/64)...)...), nil
+		case 5: // a large frame in one record
+			plain = append(plain, plainFrame(2, make([]byte, 16384+n))...)
+		case 6: // as much as a record takes, or a byte more
+			if fill := 1<<16 - 8 + op/128 - len(plain); fill > 0 {
+				for fill >= 16384 {
+					plain = append(plain, plainFrame(3, make([]byte, 8000))...)
+					fill -= 8008
+				}
+				plain = append(plain, plainFrame(3, make([]byte, fill))...)
+			}
+		case 7: // any bytes in a record
+			m := min(n%32, len(p.b))
+			plain, p.b = append(plain, p.b[:m]...), p.b[m:]
+		case 8: // any bytes in the stream
+			m := min(n%32, len(p.b))
+			stream, p.b = append(stream, p.b[:m]...), p.b[m:]
+		case 9: // a head with an id
+			plain = append(plain, 0, 0, byte(op/16<<4), byte(n), 0x80, 0, 0, byte(n%2), 0, 0, 0, 0, 0, 0, 0, 1)
+		case 10: // a head alone
+			plain = append(plain, 0, byte(op/128), byte(op), byte(n), 0, 0, 0, 1)
+		}
+	}
+	if len(plain) > 0 {
+		stream = append(stream, record(c, plain...)...)
+	}
+	return stream
+}
+
+// Any stream, in plaintext and of records, gives one result however it is cut into
+// reads: the frames before the fault, the fault as soon as its bytes are there,
+// and no more memory than what came is worth.
+func FuzzRecords(f *testing.F) {
+	for _, v := range loadVectors(f, "receive") {
+		f.Add([]byte{2, 5, 3, 9, 0, 0, 7, 31}, v.bytes(f, "stream"), int(v.number(f, "limit")), []byte{0, 3}, uint32(0))
+	}
+	for _, program := range [][]byte{
+		{2, 1, 2, 2, 0, 0, 18, 0},
+		{17, 0, 1 + 8*16, 1, 1 + 16, 3, 1 + 16, 4, 0, 0, 17, 200},
+		{11, 200, 2, 0, 2, 255, 12, 3},
+		{3, 5, 3, 25, 3, 1},
+		{194, 0, 194, 1, 194, 2},
+		{4, 9}, {68, 9}, {132, 9},
+		{12, 1, 5, 0}, {12, 1, 5, 0, 0, 0},
+		{6, 0, 0, 0, 12, 8}, {134, 0, 0, 0},
+		{12, 4, 0, 0, 7, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9},
+		{12, 4, 0, 0, 8, 9, 0, 0, 0, 40, 5, 6, 7, 8, 9},
+		{9, 12, 0, 0}, {12, 0, 9 + 64, 13, 0, 0}, {9 + 64, 12}, {9 + 64, 13},
+		{10 + 64, 4, 0, 0, 12, 20_000 % 256}, {0, 0}, {12, 1, 0, 0, 0, 0, 12, 1},
+	} {
+		for _, bit := range []uint32{0, 1000} {
+			f.Add(program, []byte{}, 1<<20, []byte{0, 9, 255, 255}, bit)
+		}
+		f.Add(program, []byte{0, 0, 0, 5, 0, 0, 0, 1, 9}, 1024, []byte{}, uint32(0))
+	}
+	f.Fuzz(func(t *testing.T, what, behind []byte, limit int, sizes []byte, bit uint32) {
+		if len(what) > 200 || len(behind) > 1<<17 {
+			return
+		}
+		limit = min(max(limit, minMsgSize), maxMsgSize)
+		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, behind, parsePlain(behind, limit), sizes)
+
+		stream := append(fuzzedRecords(fuzzCipher(t), &program{what}), behind...)
+		if bit != 0 && len(stream) > 0 {
+			at := int(bit % uint32(8*len(stream)))
+			stream[at/8] ^= 1 << (at % 8)
+		}
+		want := parseRecords(fuzzCipher(t), stream, limit)
+		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), limit: limit, pool: feedMemory} }, stream, want, sizes)
+	})
 }
 
 // ---- Handshakes
@@ -354,6 +730,7 @@ type speaker struct {
 	err      error  // of closing
 	most     int    // bytes that it still sends
 	id       uint64
+	unsent   []uint32 // messages that were certainly not sent
 }
 
 // talk does what the program says, with messages from 1 on.
@@ -372,7 +749,12 @@ func (c *speaker) talk(p *program) {
 		if c.most -= 4 + size; c.most < 0 {
 			return
 		}
-		c.put(c.e, n, size, op&3 == 2)
+		switch err := c.put(c.e, n, size, op&3 == 2); {
+		case errors.Is(err, ErrNotConnected), errors.Is(err, ErrClosed) && !errors.Is(err, ErrUnconfirmed):
+			c.unsent = append(c.unsent, n)
+		case err != nil && !errors.Is(err, ErrUnconfirmed):
+			c.wrong(besides, "%s: message %d: %v", c.who, n, err)
+		}
 	}
 }
 
@@ -397,8 +779,19 @@ func (c *speaker) listen(peer *speaker) {
 }
 
 // settle finds what was lost: a nil from closing means that all of the last
-// connection has arrived, and in calm weather that everything has.
+// connection has arrived, and in calm weather that everything has. And it finds
+// what has come though it was not sent.
 func (c *speaker) settle(calm bool) {
+	c.mu.Lock()
+	for _, n := range c.unsent {
+		if !c.blind && c.hasLocked(n) {
+			c.wrong(besides, "%s: message %d has come, and was reported as certainly not sent", c.who, n)
+		}
+	}
+	c.mu.Unlock()
+	if c.err != nil && !errors.Is(c.err, ErrUnconfirmed) && !errors.Is(c.err, ErrNotConnected) {
+		c.wrong(besides, "%s: closing: %v", c.who, c.err)
+	}
 	if c.err == nil && c.last == Connected.String() { // else there was the notice that messages may be lost
 		c.account.settle(func(id uint64) bool { return id == c.id || calm })
 	}

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	version2 = 2
 	version3 = 3
 
 	flagEncrypted = 1 << 0
@@ -41,7 +40,6 @@ type terms struct {
 	secret  []byte // empty: none
 	encrypt bool   // server: on. client: required; else it follows the server
 	limit   int    // largest data that this side accepts
-	allowV2 bool   // client: go on with a server of version 2
 }
 
 // flags are what a server says, and what a client insists on.
@@ -57,10 +55,9 @@ func (t *terms) flags() byte {
 
 // session is what a handshake leaves behind.
 type session struct {
-	version int
-	in, out *cipherState // nil in plaintext
-	limit   int          // largest data that the peer accepts
-	rest    []byte       // what came behind the handshake: frames
+	in, out *recordCipher // nil in plaintext
+	limit   int           // largest data that the peer accepts
+	rest    []byte        // what came behind the handshake
 }
 
 // refusal is a handshake that one side ended for a reason. It matches the
@@ -88,7 +85,7 @@ func refusalReason(err error) (reason byte, byPeer bool) {
 func advice(reason byte) (text string, kind error) {
 	switch reason {
 	case reasonVersion:
-		return "the client does not speak the server's version: update the older side, or see Wire in ServerConfig and AllowWireV2 in ClientConfig", ErrVersion
+		return "the client does not speak the server's version: update the older side, or see package wire2", ErrVersion
 	case reasonEncryption:
 		return "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret", ErrEncryption
 	case reasonServerSecret:
@@ -233,7 +230,7 @@ func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, e
 	if err != nil {
 		return nil, err
 	}
-	s := &session{version: version3, limit: limit}
+	s := &session{limit: limit}
 	finish := []byte{0}
 	if point != nil {
 		k, err := t.agree(private, point, hello, x.buf[:x.pos])
@@ -247,7 +244,7 @@ func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, e
 		if !hmac.Equal(confirmation, k.clientConfirmation()) {
 			return nil, x.refuse(reasonConfirmation, "")
 		}
-		if s.in, s.out, err = k.states(); err != nil {
+		if s.in, s.out, err = k.ciphers(); err != nil {
 			return nil, err
 		}
 		finish = append(finish, k.serverConfirmation(confirmation)...)
@@ -265,18 +262,14 @@ func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, e
 // clientState is a client between the server's two messages.
 type clientState struct {
 	exchange
-	version      int // 2: nothing was written yet, and buf[:n] is what the server sent, from its first byte
 	limit        int
 	keys         *keys  // nil in plaintext
 	confirmation []byte // the client's
-
-	terms *terms // version 2
-	key   func() (*ecdh.PrivateKey, error)
 }
 
 // clientHello reads ServerHello and writes ClientHello, or a reason.
 func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error)) (*clientState, error) {
-	c := &clientState{exchange: exchange{rw: rw, peer: "server"}, version: version3}
+	c := &clientState{exchange: exchange{rw: rw, peer: "server"}}
 	first, err := c.take(1)
 	if err != nil {
 		return nil, err
@@ -288,11 +281,8 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 			err = c.refused(reason[0])
 		}
 		return nil, err
-	case v == version2 && t.allowV2:
-		c.version, c.pos, c.terms, c.key = version2, 0, t, key
-		return c, nil
-	case v == 1 || v == version2:
-		return nil, c.refuse(reasonVersion, "the server's first byte is %#02x, an old version: update it, or set AllowWireV2 in ClientConfig, without a Secret, to go on with version 2", v)
+	case v == 1 || v == 2:
+		return nil, c.refuse(reasonVersion, "the server's first byte is %#02x, an old version: update it, or use package wire2 as the Upgrade of ClientConfig", v)
 	case v != version3:
 		return nil, c.refuse(reasonVersion, "the server's first byte %#02x is no version known here%s: check Address, and that both sides are up to date", v, looksLike(v))
 	}
@@ -336,13 +326,10 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 // finish reads ServerFinish. A client whose hello could not be written learns
 // it here, since the server may have left a reason.
 func (c *clientState) finish() (*session, error) {
-	if c.version == version2 {
-		return c.finish2()
-	}
 	if err := c.reply(); err != nil {
 		return nil, err
 	}
-	s := &session{version: version3, limit: c.limit}
+	s := &session{limit: c.limit}
 	if c.keys != nil {
 		confirmation, err := c.take(hashLen)
 		if err != nil {
@@ -353,7 +340,7 @@ func (c *clientState) finish() (*session, error) {
 			return nil, &refusal{fail(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
 				"make both configs the same, or somebody stands between"), reasonConfirmation, false}
 		}
-		if s.out, s.in, err = c.keys.states(); err != nil {
+		if s.out, s.in, err = c.keys.ciphers(); err != nil {
 			return nil, err
 		}
 	}

@@ -166,12 +166,12 @@ func runHandshake(server, client *terms, toServer, toClient *memStream) *handsha
 
 // agree reports whether each side opens what the other seals.
 func (h *handshakeEnd) agree() bool {
-	opens := func(out, in *cipherState) bool {
+	opens := func(out, in *recordCipher) bool {
 		sealed, err := out.seal(nil, []byte("data"))
 		if err != nil {
 			return false
 		}
-		plain, err := in.open(nil, sealed)
+		plain, err := in.open(nil, sealed[4:]) // behind its length
 		return err == nil && string(plain) == "data"
 	}
 	return h.server != nil && h.client != nil && opens(h.client.out, h.server.in) && opens(h.server.out, h.client.in)
@@ -273,8 +273,8 @@ func TestHandshakeEveryCombination(t *testing.T) {
 				if h.serverErr != nil || h.clientErr != nil {
 					t.Fatalf("server: %v, client: %v", h.serverErr, h.clientErr)
 				}
-				if h.server.version != 3 || h.client.version != 3 || h.server.limit != 1<<20 || h.client.limit != 4096 {
-					t.Errorf("versions %d and %d, limits %d and %d", h.server.version, h.client.version, h.server.limit, h.client.limit)
+				if h.server.limit != 1<<20 || h.client.limit != 4096 {
+					t.Errorf("limits %d and %d", h.server.limit, h.client.limit)
 				}
 				if len(h.server.rest)+len(h.client.rest) != 0 {
 					t.Errorf("rests %x and %x", h.server.rest, h.client.rest)
@@ -315,7 +315,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			if want := unhex(t, v.serverHello+v.serverFinish); !bytes.Equal(client.got.Bytes(), want) {
 				t.Errorf("the server wrote\n%x, want\n%x", client.got.Bytes(), want)
 			}
-			openKnown(t, "client", s.in, v.clientFrames)
+			openKnown(t, "client", s.in, v.clientRecords)
 
 			server := &script{sends: unhex(t, v.serverHello+v.serverFinish), end: errTooFar}
 			c, err := clientHello(server, ct, withKey(privateKey(t, v.clientKey)))
@@ -328,7 +328,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			if s, err = c.finish(); err != nil {
 				t.Fatal(err)
 			}
-			openKnown(t, "server", s.in, v.serverFrames)
+			openKnown(t, "server", s.in, v.serverRecords)
 			if s.limit != v.serverLimit {
 				t.Errorf("the server's limit is %d, want %d", s.limit, v.serverLimit)
 			}
@@ -929,7 +929,7 @@ func TestHandshakeSystemErrors(t *testing.T) {
 func TestClientNamesTheWrongPeer(t *testing.T) {
 	t.Parallel()
 	for first, want := range map[byte]string{
-		0x15: "TLS", 0x16: "TLS", 'H': "HTTP", 'S': "SSH", 1: "AllowWireV2", 2: "AllowWireV2", 4: "up to date", 0xff: "up to date"} {
+		0x15: "TLS", 0x16: "TLS", 'H': "HTTP", 'S': "SSH", 1: "package wire2", 2: "package wire2", 4: "up to date", 0xff: "up to date"} {
 		server := &script{sends: []byte{first}, end: errTooFar}
 		_, err := dialTerms(server, encryptedTerms())
 		checkRefusal(t, err, 1, false)
@@ -944,30 +944,6 @@ func TestClientNamesTheWrongPeer(t *testing.T) {
 	checkRefusal(t, err, 'G', true)
 	if text := err.Error(); !strings.Contains(text, "HTTP") || !strings.Contains(text, "0x47") {
 		t.Error(err)
-	}
-}
-
-func TestClientLeavesVersion2ToItsRoom(t *testing.T) {
-	t.Parallel()
-	tm := encryptedTerms()
-	tm.allowV2 = true
-	server := &script{sends: []byte{2, 1, 4}, end: errTooFar}
-	noKey := func() (*ecdh.PrivateKey, error) { return nil, errTooFar }
-	c, err := clientHello(server, tm, noKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.version != 2 || !bytes.Equal(c.buf[:c.n], []byte{2, 1, 4}) || server.got.Len() != 0 {
-		t.Errorf("version %d, over-read %x, written %x", c.version, c.buf[:c.n], server.got.Bytes())
-	}
-	if b, err := c.take(2); err != nil || !bytes.Equal(b, []byte{2, 1}) {
-		t.Errorf("took %x, %v", b, err)
-	}
-	// Version 1 and others are refused all the same, and 3 is 3.
-	_, err = dialTerms(&script{sends: []byte{1}, end: errTooFar}, tm)
-	checkRefusal(t, err, 1, false)
-	if h := runHandshake(encryptedTerms(), tm, newMemStream(0, nil), newMemStream(0, nil)); h.serverErr != nil || h.clientErr != nil || !h.agree() {
-		t.Errorf("server: %v, client: %v", h.serverErr, h.clientErr)
 	}
 }
 

@@ -317,14 +317,13 @@ func TestHostileSilence(t *testing.T) {
 	})
 }
 
-// At most 1,024 handshakes are pending: the oldest goes when one more comes.
+// Two thousand silent peers keep no honest client out: see also
+// TestSilentHandshakeIsReplaced.
 func TestHostileCrowd(t *testing.T) {
 	t.Parallel()
 	sc, cc := configs(t, "unix plain")
 	server := startServer(t, sc)
-	const most = 1024
-	crowd := make([]*rawPeer, most+1)
-	start := time.Now()
+	crowd := make([]*rawPeer, 2000)
 	for i := range crowd {
 		c, err := net.Dial("unix", sc.Address)
 		if errors.Is(err, syscall.EMFILE) {
@@ -336,14 +335,8 @@ func TestHostileCrowd(t *testing.T) {
 			t.Fatalf("peer %d: %v", i, err)
 		}
 	}
-	if _, err := io.ReadAll(crowd[0]); err != nil && !errors.Is(err, syscall.ECONNRESET) { // returns: it was closed
-		t.Error(err)
-	}
-	if d := time.Since(start); d > 9*time.Second { // after 10 s it would have been anyway
-		t.Errorf("the oldest was closed after %v", d)
-	}
-	goodClient(t, server, cc) // pushes out another
-	last := crowd[most]
+	goodClient(t, server, cc)
+	last := crowd[len(crowd)-1]
 	last.send([]byte{0, 0, 0x40, 0, 0, 0})
 	finish := make([]byte, 1)
 	if _, err := io.ReadFull(last, finish); err != nil || finish[0] != 0 {

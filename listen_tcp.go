@@ -31,7 +31,7 @@ func tcpAddress(address string) (string, error) {
 func (s *settings) listenTCP() (net.Listener, error) {
 	addr, err := net.ResolveTCPAddr("tcp", s.address)
 	if err == nil {
-		if err := s.mayServe(addr); err != nil {
+		if err := s.checkExposure(addr); err != nil {
 			return nil, err
 		}
 		var l *net.TCPListener
@@ -46,9 +46,9 @@ func (s *settings) listenTCP() (net.Listener, error) {
 	return nil, fail(kind, err, "cannot listen on tcp %s: stop who does, or choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT", s.address)
 }
 
-// mayServe refuses to serve strangers by accident: beyond loopback somebody has
+// checkExposure refuses to serve strangers by accident: beyond loopback somebody has
 // to say who is welcome.
-func (s *settings) mayServe(addr net.Addr) error {
+func (s *settings) checkExposure(addr net.Addr) error {
 	if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsLoopback() && s.secret == nil && s.authorize == nil {
 		return fail(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"iter"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -23,61 +22,68 @@ const (
 // Without MultiClient it holds the server alone. Its methods are safe for
 // concurrent use.
 //
-// Each *Server that it hands out is the serving end of one client. Its first
-// message is the internal Connected, its last one Disconnected, or Closed if this
-// side closed it; then its reads return ErrClosed. However they are read, the
-// messages of a client come from one queue, in order, each to exactly one reader,
-// and breaking off loses nothing. A client that has left stays readable through
-// the pool until its Disconnected was delivered; of such clients the newest 1,024
-// are kept. No client delays another.
+// Each *Server it returns represents one client. Its first message is the internal
+// Connected, its last one Disconnected, or Closed if this side closed it; then its
+// reads return ErrClosed. However they are read, the messages of a client come from
+// one queue, in order, each to exactly one reader, and breaking off loses nothing. A
+// client that has left stays readable through the pool until its Disconnected was
+// delivered; of such clients the newest 1,024 are kept. No client delays another.
 type ConnectionPool struct {
 	server *Server
 
-	// mu guards what follows. It may be taken while holding the mu of a client,
+	// mu guards what follows. It may be acquired while holding the mu of a client,
 	// never the other way round.
 	mu      sync.Mutex
-	news    *sync.Cond              // that a client, a message or the end has come, or a time
-	claimed int                     // handshakes that have a place and are not done
+	news    *sync.Cond              // a client, a message, or the end has come, or a time has passed
+	claimed int                     // handshakes that have a slot and are not done
 	members map[*Server]bool        // connected, or not read to the end
 	left    []*Server               // the latter, in the order in which they left
 	totals  Stats                   // of all that left
 	closed  bool                    // no client comes any more
 	serving map[*func(*Server)]bool // what calls of Serve do for each client
+	fanIn   bool                    // somebody has begun to read from all at once
+	ready   []*Server               // clients that have something, first come first
+}
 
-	// Reading from all of them at once:
-	fanIn   bool                           // somebody has begun to
-	ready   []*Server                      // that have something, for Messages, first come first
-	unasked []*Server                      // whom the next ReadTimedFastest asks
-	latest  func(*Server, *Message, error) // the callback of its newest call
-	until   time.Time                      // when that call's time has passed
-	timer   *time.Timer                    // tells then
-	waiting []chan *Server                 // its calls before their first callback, the newest last
+// A poolMember is what the pool knows of one client.
+type poolMember struct {
+	left   bool // it was connected, and is not any more
+	listed bool // it is in ready
 }
 
 func newPool(s *Server) *ConnectionPool {
 	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
 	p.news = sync.NewCond(&p.mu)
-	p.timer = time.AfterFunc(time.Hour, p.late)
-	p.timer.Stop()
-	if s.owner = s; !s.many {
-		p.claimed = 1 // which becomes its own
-		p.enroll(s)
+	p.hook(s)
+	if !s.hooks.multi {
+		p.claimed = 1 // add gives it back
+		p.add(s)
 	}
 	return p
 }
 
-// enroll makes a client a member, before it has its connection.
-func (p *ConnectionPool) enroll(s *Server) bool {
+// hook has a server tell the pool what it has to read. Each hook is called with
+// the server's lock held.
+func (p *ConnectionPool) hook(s *Server) {
+	s.hooks.readable = func() { p.list(s) }
+	s.hooks.spent = func() { p.remove(s) }
+	s.hooks.finished = p.close
+	if s.host == nil {
+		s.hooks.finished = func() { p.leave(s) }
+	}
+}
+
+// add makes a client a member, before it has its connection.
+func (p *ConnectionPool) add(s *Server) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claimed-- // the place is its own now
+	p.claimed-- // the slot is its own now
 	if p.closed {
 		return false
 	}
-	s.lazy = len(p.serving) > 0
+	s.role.untilRead = len(p.serving) > 0
+	s.role.always = p.fanIn
 	p.members[s] = true
-	p.unasked = append(p.unasked, s)
-	s.eager = p.fanIn
 	for start := range p.serving {
 		(*start)(s)
 	}
@@ -85,20 +91,20 @@ func (p *ConnectionPool) enroll(s *Server) bool {
 	return true
 }
 
-// room says whether one more client may come in, and takes the place if asked
-// to: once the client's confirmation has verified.
-func (p *ConnectionPool) room(take bool) bool {
+// room reports whether one more client may come, and claims its slot if claim is
+// set: once the client's confirmation is authentic.
+func (p *ConnectionPool) room(claim bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	set := p.server.set
-	free := set.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < set.maxClients
-	if !set.multi {
-		free = p.claimed == 0 && p.server.cur.Load() == nil
+	settings := p.server.settings
+	open := settings.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < settings.maxClients
+	if !settings.multi {
+		open = p.claimed == 0 && p.server.current.Load() == nil
 	}
-	if free && take {
+	if open && claim {
 		p.claimed++
 	}
-	return free
+	return open
 }
 
 func (p *ConnectionPool) unclaim() {
@@ -107,30 +113,19 @@ func (p *ConnectionPool) unclaim() {
 	p.claimed--
 }
 
-// seat makes a client of a connection that has its place.
-func (p *ConnectionPool) seat(conn net.Conn, agreed *session) {
+// admit makes a client of a connection that has its slot.
+func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 	top := p.server
 	s, id := top, top.host.ids.Add(1)
-	if top.set.multi {
+	if top.settings.multi {
 		s = &Server{Connections: p}
-		s.init(top.set, top.pool)
-		s.single, s.owner = true, s
+		s.init(top.settings, top.pool, &endpointHooks{single: true})
+		p.hook(s)
 	} else {
 		defer p.unclaim()
 	}
-	if s != top && !p.enroll(s) || !s.attach(s.newLink(conn, peerOf(conn), agreed, id)) {
-		closeSlowly(conn, time.Now().Add(drainTime), false)
-	}
-}
-
-// What a Server tells the pool, under its mu.
-func (s *Server) notify() { s.Connections.notify(s) }
-func (s *Server) spent()  { s.Connections.remove(s) }
-func (s *Server) finished() {
-	if s.host != nil {
-		s.Connections.close()
-	} else {
-		s.Connections.leave(s)
+	if s != top && !p.add(s) || !s.attach(s.newConnection(opened, agreed, id)) {
+		closeSlowly(opened.over)
 	}
 }
 
@@ -139,16 +134,19 @@ func (p *ConnectionPool) leave(s *Server) {
 	total := s.statsLocked()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.left = true
+	s.member.left = true
 	p.totals.add(total)
 	if p.left = append(p.left, s); len(p.left) > maxLeft {
 		p.totals.Dropped++
-		p.server.set.log.Warn("a client that left was not read to the end", "name", p.server.set.name)
+		p.server.settings.log.warn("client removed before its messages were read", "name", p.server.settings.name)
 		p.removeLocked(p.left[0])
+	}
+	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
+		go p.server.stopAccepting(fail(ErrClosed, nil, "the only connection is over"))
 	}
 }
 
-// remove takes out a client that has left and has no more to be read.
+// remove takes out a client that has left and has nothing to read any more.
 func (p *ConnectionPool) remove(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,27 +157,22 @@ func (p *ConnectionPool) remove(s *Server) {
 
 func (p *ConnectionPool) removeLocked(s *Server) {
 	delete(p.members, s)
-	for _, list := range []*[]*Server{&p.left, &p.ready, &p.unasked} {
+	for _, list := range []*[]*Server{&p.left, &p.ready} {
 		if i := slices.Index(*list, s); i >= 0 {
 			*list = slices.Delete(*list, i, i+1)
 		}
 	}
-	s.asked = false
-	if len(p.members) == 0 {
-		p.timer.Stop()
-		p.answerAllLocked(s)
-	}
 	p.news.Broadcast()
 }
 
-// wake has those who wait for news look at their time.
+// wake has calls that wait for news look at their time.
 func (p *ConnectionPool) wake() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.news.Broadcast()
 }
 
-// overLocked says whether nothing will come any more and everything is read.
+// overLocked reports whether nothing will come any more and everything is read.
 func (p *ConnectionPool) overLocked() bool { return p.closed && len(p.members) == 0 }
 
 // snapshot returns the clients that can be read, connected or not.
@@ -189,26 +182,13 @@ func (p *ConnectionPool) snapshot() []*Server {
 	return slices.Collect(maps.Keys(p.members))
 }
 
-// someoneLocked waits until there is a client, and says whether one has come. It
-// gives up mu meanwhile.
-func (p *ConnectionPool) someoneLocked(until time.Time) bool {
-	if len(p.members) > 0 {
-		return true
-	}
-	defer time.AfterFunc(time.Until(until), p.wake).Stop()
-	for len(p.members) == 0 && !p.closed && time.Now().Before(until) {
-		p.news.Wait()
-	}
-	return len(p.members) > 0
-}
-
-// addStats adds what all clients of a server of many have done.
+// addStats adds what all clients of a multi-client server have done.
 func (p *ConnectionPool) addStats(total *Stats) {
 	p.mu.Lock()
 	total.add(p.totals)
 	var now []*Server
 	for s := range p.members {
-		if !s.left && s != p.server {
+		if !s.member.left && s != p.server {
 			now = append(now, s)
 		}
 	}
@@ -218,7 +198,7 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	}
 }
 
-// close lets no client in any more.
+// close admits no client any more.
 func (p *ConnectionPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,11 +210,11 @@ func (p *ConnectionPool) close() {
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.close()
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
-	return each(clients, func(s *Server) error { return s.shutdown(ctx, byeShutdown) })
+	return forEach(clients, func(s *Server) error { return s.shutdown(ctx, closedByShutdown) })
 }
 
-// each runs f for many clients at once and joins what goes wrong.
-func each(clients []*Server, f func(*Server) error) error {
+// forEach calls f for many clients at once and joins the errors.
+func forEach(clients []*Server, f func(*Server) error) error {
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup
 	for i, s := range clients {
@@ -252,7 +232,7 @@ func each(clients []*Server, f func(*Server) error) error {
 func (p *ConnectionPool) All() iter.Seq[*Server] {
 	return func(yield func(*Server) bool) {
 		for _, s := range p.snapshot() {
-			if s.cur.Load() != nil && !s.leave.Load() && !yield(s) {
+			if s.current.Load() != nil && !s.leaving.Load() && !yield(s) {
 				return
 			}
 		}
@@ -264,37 +244,42 @@ func (p *ConnectionPool) Len() int {
 	return len(slices.Collect(p.All()))
 }
 
-// Broadcast writes a message to every client that is connected, to all at the
-// same time. A stuck client holds nobody up: if it has taken nothing when ctx
-// ends, or after 1 second if ctx has no deadline, it does not get the message; if
-// it has taken only part of it, it is disconnected. The error joins a
-// [*ClientError] for each client that did not get the message, or not in time; its
-// only other one is ErrReservedType. Without clients, and after Close, there is
-// none. data is the caller's again when Broadcast returns.
+// Broadcast writes a message to all connected clients, concurrently. It returns when
+// the kernel has accepted the message for each of them, when ctx is done, or after 1
+// second if ctx has no deadline. A stuck client delays no other and stays connected.
+// The error joins a [*ClientError] for each client for which the write failed, with
+// the errors of [Server.WriteContext]; a client whose error matches ErrUnconfirmed may
+// still receive the message. The only other error is ErrReservedType. Without clients,
+// and after Close, there is none. Broadcast does not retain data.
 func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte) error {
-	if err := checkType(msgType); err != nil {
+	if err := checkMessageType(msgType); err != nil {
+		return err
+	}
+	if err := checkContext(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := bounded(ctx, broadcastTime)
 	defer cancel()
-	return each(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+	return forEach(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 }
 
-// ReadTimed calls callback once for each client, for different ones at the same
-// time, with its next message, or with TimeoutMessage when it has none within
-// d. It returns when the slowest callback has. Without a client it waits for
-// one, at most d; one that comes during the call is in the next. After Close it
-// calls back once, with the server, no message, and ErrClosed.
+// ReadTimed calls callback once for each client, concurrently for different ones,
+// with its next message, or with TimeoutMessage if it has none within d. It returns
+// when the slowest callback has. Without a client it waits for the first one, at most
+// d; a client that connects during the call is in the next. After Close it calls back
+// once, with the server, no message, and ErrClosed.
 func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
 	p.mu.Lock()
-	p.someoneLocked(until)
+	if len(p.members) == 0 {
+		p.awaitLocked(until, func() bool { return len(p.members) > 0 })
+	}
 	clients, over := slices.Collect(maps.Keys(p.members)), p.overLocked()
 	p.mu.Unlock()
 	if over {
 		callback(p.server, nil, ErrClosed)
 	}
-	each(clients, func(s *Server) error {
+	forEach(clients, func(s *Server) error {
 		if m, err := s.ReadTimed(time.Until(until)); err == nil {
 			callback(s, m, nil)
 		} // else another reader took the last message
@@ -302,13 +287,28 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 	})
 }
 
-// Serve calls handler with every message of every client, those that tell of
-// the status included. Each client has a goroutine of its own that also reads:
-// there is no handoff, so this is the fastest way. Clients that come later
-// are served too. Serve ends when ctx ends, with the error of ctx, or after
-// Close, with ErrClosed; it waits for the handlers that are running. A handler
-// may call Close, which does not wait for it.
+// awaitLocked waits until a condition holds, until the pool is over, or until a
+// time. It releases mu meanwhile.
+func (p *ConnectionPool) awaitLocked(until time.Time, condition func() bool) {
+	defer time.AfterFunc(max(time.Until(until), 1), p.wake).Stop()
+	for !condition() && !p.overLocked() && time.Now().Before(until) {
+		p.news.Wait()
+	}
+}
+
+// Serve calls handler with every message of every client, status messages included.
+// Each client has a goroutine of its own that also reads: there is no hand-over, so
+// this is the fastest way. Clients that connect later are served too. Serve ends when
+// ctx is done, with an error that wraps that of ctx, or after Close, with ErrClosed; it
+// waits for the handlers that are running. A handler may call Close, which does not
+// wait for it.
 func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
+	if handler == nil {
+		return fail(ErrConfig, nil, "Serve: the handler is nil")
+	}
 	var wg sync.WaitGroup
 	start := func(s *Server) {
 		wg.Add(1)
@@ -317,7 +317,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&call{ctx: mortal(ctx), shared: true}, m)
+				err := s.readLocked(&readCall{ctx: cancellable(ctx), shared: true, room: unlimited}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return
@@ -330,8 +330,8 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 	defer context.AfterFunc(ctx, func() {
 		p.wake()
 		for _, s := range p.snapshot() {
-			if l := s.cur.Load(); l != nil {
-				l.interrupt()
+			if c := s.current.Load(); c != nil {
+				c.interrupt()
 			}
 		}
 	})()
@@ -352,13 +352,16 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 	return ErrClosed
 }
 
-// Messages returns the messages of all clients as they come, those that tell of
-// the status included. It is fair: a client that floods has its turn like any
-// other, and its own socket holds it back. The sequence ends when ctx ends, and
-// after Close when everything is read. Breaking off loses nothing.
+// Messages returns the messages of all clients as they arrive, status messages
+// included. Clients are served round-robin, so a busy client cannot starve the others.
+// The sequence ends when ctx is done, and after Close when everything is read.
+// Breaking out of the loop loses no messages.
 func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Message] {
 	return func(yield func(*Server, *Message) bool) {
-		p.listen()
+		if ctx == nil {
+			return
+		}
+		p.readAll()
 		defer context.AfterFunc(ctx, p.wake)()
 		for {
 			p.mu.Lock()
@@ -369,9 +372,7 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 				p.mu.Unlock()
 				return
 			}
-			s := p.ready[0]
-			p.ready = p.ready[1:]
-			s.listed = false
+			s := p.nextLocked()
 			p.mu.Unlock()
 			if m := p.pop(s); m != nil && !yield(s, m) {
 				return
@@ -380,9 +381,49 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 	}
 }
 
-// listen has the watchers of all clients read, now and from here on: somebody
-// waits for all of them at once.
-func (p *ConnectionPool) listen() {
+// ReadTimedFastest calls callback in its own goroutine, for one client, with the
+// next message of the client that has one and has waited longest. If none has one
+// within d it calls back once for each client, with TimeoutMessage. Without a client
+// it waits for d and calls nothing. After Close it calls back once, with the server, no
+// message, and ErrClosed. No callback runs after it has returned; messages of other
+// clients are returned by the next call.
+func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
+	until := time.Now().Add(d)
+	p.readAll()
+	for {
+		p.mu.Lock()
+		if len(p.ready) == 0 {
+			p.awaitLocked(until, func() bool { return len(p.ready) > 0 })
+		}
+		over := p.overLocked()
+		if len(p.ready) == 0 {
+			p.mu.Unlock()
+			if over {
+				callback(p.server, nil, ErrClosed)
+			} else {
+				p.timeOut(callback)
+			}
+			return
+		}
+		s := p.nextLocked()
+		p.mu.Unlock()
+		if m := p.pop(s); m != nil {
+			callback(s, m, nil)
+			return
+		} // else another reader was faster
+	}
+}
+
+// timeOut calls back for each client, with TimeoutMessage.
+func (p *ConnectionPool) timeOut(callback func(srv *Server, message *Message, err error)) {
+	for _, s := range p.snapshot() {
+		callback(s, TimeoutMessage, nil)
+	}
+}
+
+// readAll has the background readers of all clients read, now and from here on:
+// somebody waits for all of them at once.
+func (p *ConnectionPool) readAll() {
 	p.mu.Lock()
 	begun := p.fanIn
 	p.fanIn = true
@@ -391,137 +432,44 @@ func (p *ConnectionPool) listen() {
 		return
 	}
 	for _, s := range p.snapshot() {
-		s.beEager()
-		if s.unread.Load() > 0 {
-			p.notify(s)
+		s.readAlways()
+		if s.queue.length.Load() > 0 {
+			p.list(s)
 		}
 	}
 }
 
-// notify notes that a client has something to read.
-func (p *ConnectionPool) notify(s *Server) {
+// list notes that a client has something to read.
+func (p *ConnectionPool) list(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case !p.fanIn || !p.members[s]:
-	case s.asked:
-		p.replyLocked(s)
-	case !s.listed:
-		s.listed = true
+	if p.fanIn && p.members[s] && !s.member.listed {
+		s.member.listed = true
 		p.ready = append(p.ready, s)
 		p.news.Broadcast()
 	}
 }
 
-// pop takes a message that a client has, and puts the client in line again
-// where it has more.
+// nextLocked takes the client that has waited longest off the list.
+func (p *ConnectionPool) nextLocked() *Server {
+	s := p.ready[0]
+	p.ready = p.ready[1:]
+	s.member.listed = false
+	return s
+}
+
+// pop takes a message that a client has, and lists the client again if it has
+// more.
 func (p *ConnectionPool) pop(s *Server) *Message {
 	m := new(Message)
-	if s.read(&call{queued: true}, m) != nil {
+	s.mu.Lock()
+	ok := s.popLocked(&readCall{}, m)
+	s.mu.Unlock()
+	if !ok {
 		return nil
 	}
-	if s.unread.Load() > 0 {
-		p.notify(s)
+	if s.queue.length.Load() > 0 {
+		p.list(s)
 	}
 	return m
-}
-
-// ReadTimedFastest calls callback as ReadTimed does, and returns after the
-// first one. The clients that have not answered stay asked, once each however
-// many calls there are: when one answers, or when the time has passed, the
-// callback of the newest call runs, perhaps after that call has returned. A
-// newer call's callback and d take the place of the older's.
-func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
-	until := time.Now().Add(d)
-	p.listen()
-	p.mu.Lock()
-	p.latest, p.until = callback, until
-	first := make(chan *Server, 1)
-	for p.someoneLocked(until) {
-		p.waiting = append(p.waiting, first)
-		p.timer.Reset(time.Until(p.until))
-		unasked := p.unasked
-		p.unasked = nil
-		for _, s := range unasked {
-			p.askLocked(s)
-		}
-		p.mu.Unlock()
-		if s := <-first; s == nil || p.answer(s) {
-			return
-		} // else another reader was faster
-		p.mu.Lock()
-	}
-	over := p.overLocked()
-	p.mu.Unlock()
-	if over {
-		callback(p.server, nil, ErrClosed)
-	}
-}
-
-// askLocked has a client's next message, or its first one, answer.
-func (p *ConnectionPool) askLocked(s *Server) {
-	s.asked = p.members[s]
-	if s.asked && s.unread.Load() > 0 {
-		p.replyLocked(s)
-	}
-}
-
-// replyLocked hands an asked client, which has something or is out of time, to
-// the newest call that waits; where none does the callback runs by itself.
-func (p *ConnectionPool) replyLocked(s *Server) {
-	s.asked = false
-	if n := len(p.waiting); n > 0 {
-		p.waiting[n-1] <- s
-		p.waiting = p.waiting[:n-1]
-		return
-	}
-	go p.answer(s)
-}
-
-// answer calls back with what a client has. It returns false where that was
-// nothing, since another reader took it: the client is still asked then.
-func (p *ConnectionPool) answer(s *Server) bool {
-	m := p.pop(s)
-	p.mu.Lock()
-	callback := p.latest
-	if m == nil && p.members[s] && !time.Now().Before(p.until) {
-		m = TimeoutMessage
-	}
-	if m == nil {
-		p.askLocked(s)
-	}
-	p.mu.Unlock()
-	if m == nil {
-		return false
-	}
-	callback(s, m, nil)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.members[s] {
-		p.unasked = append(p.unasked, s) // only now: one callback at a time for each client
-	}
-	return true
-}
-
-// late answers for all who have not, when the newest call's time has passed.
-func (p *ConnectionPool) late() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if time.Now().Before(p.until) {
-		return // of a call that a newer one has replaced meanwhile
-	}
-	for s := range p.members {
-		if s.asked {
-			p.replyLocked(s)
-		}
-	}
-	p.answerAllLocked(nil) // the others are busy with callbacks
-}
-
-// answerAllLocked hands s to every call that waits.
-func (p *ConnectionPool) answerAllLocked(s *Server) {
-	for _, first := range p.waiting {
-		first <- s
-	}
-	p.waiting = nil
 }

@@ -101,8 +101,8 @@ func TestPagesPrograms(t *testing.T) {
 	command("go", "vet", "./...")
 	command("go", "build", "-o", bin+string(filepath.Separator), "./...")
 
-	const server, client, many, tcp, migrated = "README0", "README1", "README2", "README3", "MIGRATION0"
-	if built != 5 {
+	const server, client, many, tcp = "README0", "README1", "README2", "README3"
+	if built != 4 {
 		t.Errorf("the pages have %d programs: run the new one here, too", built)
 	}
 	t.Run("server and client", func(t *testing.T) {
@@ -150,14 +150,6 @@ func TestPagesPrograms(t *testing.T) {
 			c.ends(0)
 			return
 		}
-	})
-	t.Run("migrated", func(t *testing.T) {
-		t.Parallel()
-		p := at(t, bin)
-		p.start("", server)
-		c := p.start("", migrated)
-		c.says("status: Connected")
-		c.says("2: hello, client")
 	})
 }
 

@@ -1,521 +1,391 @@
-// One live socket and its receiving half: bytes become frames here, and only
-// the holder of the end's reading role calls it.
+// The receiving half: bytes in, frames out. No net, no clock, no locks.
 
 package gipc
 
-import (
-	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
-	"net"
-	"os"
-	"sync/atomic"
-	"syscall"
-	"time"
-
-	"example.com/gipc/internal/sys"
-)
+import "encoding/binary"
 
 const (
-	readSize   = 64 << 10 // what one read of the socket asks for, in bytes
-	smallFrame = 4 << 10  // a sealed frame up to here is opened in the receive buffer, but for ReadInto
-	beginning  = 4 << 10  // what is held for a frame that has begun and stopped, in bytes
+	readSize   = 64 << 10 // bytes that one read of the transport asks for
+	firstChunk = 4 << 10  // memory for a frame of which little has arrived, in bytes
 )
 
-// A link is one socket after its handshake. What is under "the role" belongs to
-// whoever holds the end's reading role.
-type link struct {
-	conn    net.Conn
-	raw     syscall.RawConn // nil where reads cannot be tried without waiting
-	peer    Peer
-	id      uint64
-	untold  *Message // guarded by the end's mu: the notice of its end, where messages may not have arrived and no reader has it
-	version int
-	limit   int // largest data that this side accepts, in bytes
-	busy    time.Duration
-	born    time.Time
-	pool    *bufferPool
-	send    sender
-
-	heartbeat time.Duration // 0 is none
-	beat      *time.Timer   // guarded by the end's mu
-	heard     atomic.Int64  // when something came last, in nanoseconds after born
-
-	leave  *atomic.Bool         // the end's: Close wants the role
-	wanted atomic.Bool          // somebody without time wants the watcher's
-	fate   atomic.Pointer[fate] // a loss that the holder of the role is to declare
-
-	rekeys atomic.Uint64 // of cipher
-
-	// The role:
-	cipher   *cipherState // nil in plaintext
-	in       *buffer      // what was read and not decoded stands from r on; nil while there is nothing
-	r        int
-	need     int     // bytes from r on that the next step waits for
-	largest  int     // the largest frame that has arrived
-	part     partial // a large plaintext frame on its way
-	deadline time.Time
-	rearm    bool // the socket's deadline is not what deadline says
-	goodbye  bool // the peer has said it: nothing but its answer counts behind it
-	asked    bool // we have said it, so an answer is due
-	answered bool
-	answer   byte
-	gotAny   bool
-	bad      error                 // no byte is looked at any more; of a link that is over, under the end's mu, what the answer to our goodbye means
-	ready    func(fd uintptr) bool // reads what there is; false when that is nothing
-	peek     func(fd uintptr)
-	looks    int // reads of the socket that were tried
-	got      int
-	gotErr   error
+// A frame is what the decoder returns. Its data belongs to the caller.
+type frame struct {
+	frameHeader
+	data []byte
 }
 
-// A fate is set before the reader is interrupted: from at on it declares the
-// connection lost for err. The first one holds, but for silence.
-type fate struct {
-	err    error
-	at     time.Time
-	silent bool  // for want of a sign of life: what was read since, or can be, is one
-	heard  int64 // the last one
+// A destination says where the decoder puts the data of a frame, and how much
+// it may deliver.
+type destination struct {
+	memory []byte // reused if it is large enough and reuse is set
+	reuse  bool
+	room   int // bytes, counted as the queue counts them; larger frames stay undelivered
 }
 
-// partial is plaintext data that is read straight into the message's memory.
-type partial struct {
-	active bool
-	lent   bool // the memory is the caller's: gone with the call
-	typ    uint32
-	data   []byte // what has arrived
-	n      int    // what data will be
-}
+// unlimited is the room of a reader that takes whatever comes.
+const unlimited = maxMsgSize + messageOverhead
 
-// A call is what one reader wants of the role.
-type call struct {
-	ctx    context.Context // nil where it cannot end
-	until  time.Time       // zero is forever
-	poll   bool            // look once, do not wait
-	queued bool            // take what the queue has, do not look at the socket
-	shared bool            // somebody else watches over ctx
-	quiet  bool            // whoever calls is not told of the status
-	watch  bool            // makes way when wanted
-	tiny   bool            // takes no frame that is larger than control frames are
-	reuse  bool            // put data into the memory that the message has
-	stop   func() bool     // ends the watch over ctx
-}
-
-type outcome int
+// A decodeStep says what the decoder needs, or that it has a frame.
+type decodeStep uint8
 
 const (
-	proceed   outcome = iota // more bytes are there
-	delivered                // the message is filled
-	over                     // the call ends with the error; the connection goes on
-	yielded                  // Close wants the role
-	tooLarge                 // the next frame is not tiny
-	lost                     // the connection is over: with an error, or after a goodbye without
+	frameReady decodeStep = iota
+	needBytes             // more bytes must come
+	needRoom              // the next frame does not fit into the destination's room
 )
 
-func (l *link) init() {
-	l.ready = func(fd uintptr) bool {
-		l.looks++
-		n, wait, err := sys.Read(fd, l.space())
-		if wait {
-			l.giveBack()
-			return false
-		}
-		l.got, l.gotErr, l.gotAny = n, err, true
-		return true
-	}
-	l.peek = func(fd uintptr) { l.ready(fd) }
-	l.need = prefixLen
+// A decoder turns the bytes of one direction into frames: it opens records,
+// checks and splits them, and assembles large data in the memory of the message.
+// space and received feed it; next returns frames. Memory grows with what has
+// arrived, never with what a length field announces. After an error it stays in
+// that error.
+type decoder struct {
+	cipher *recordCipher // nil in plaintext
+	limit  int           // largest data that this side accepts, in bytes
+	pool   *bufferPool
+
+	input   *buffer // bytes of the stream; those before inputAt are decoded
+	inputAt int
+	inputTo int     // bytes of input, from inputAt on, that the next step needs
+	opened  *buffer // plaintext of the last record; those before openAt are decoded
+	openAt  int
+	large   largeFrame
+	largest int // largest record that has arrived, in bytes
+	failure error
 }
 
-// receive fills m with the peer's next message.
-func (l *link) receive(c *call, m *Message) (outcome, error) {
-	for {
-		ok, err := l.next(c, m)
-		if err != nil || l.goodbye {
-			return lost, err
-		}
-		if ok {
-			return delivered, nil
-		}
-		if c.tiny && l.need > prefixLen+sealGrowth+typeLen+controlMax {
-			return tooLarge, nil
-		}
-		if out, err := l.fill(c); out != proceed {
-			if l.part.lent { // its memory goes back to the caller, and the frame goes on
-				l.part.data, l.part.lent = append([]byte(nil), l.part.data...), false
-			}
-			return out, err
-		}
-	}
+// A largeFrame is one whose header has been decoded and whose data is due.
+type largeFrame struct {
+	due      bool
+	borrowed bool // data is in the memory of a ReadInto
+	header   frameHeader
+	data     []byte // what has arrived; plaintext connections only
 }
 
-// next decodes the next user frame out of what has been read. It returns false
-// when there is no complete one, and when a goodbye or an answer came first.
-// After an error no byte is looked at any more.
-func (l *link) next(c *call, m *Message) (bool, error) {
-	if l.bad == nil && l.cipher.spent() {
-		l.goodbye, l.bad = true, spentError() // what was accepted is sent
+// next returns the next frame, or says what it needs first.
+func (d *decoder) next(to destination) (frame, decodeStep, error) {
+	if d.failure != nil {
+		return frame{}, needBytes, d.failure
 	}
-	if l.bad != nil {
-		return false, l.bad
-	}
-	ok, err := l.decode(c, m)
-	l.bad = err
-	return ok, err
+	f, step, err := d.decode(to)
+	d.failure = err
+	return f, step, err
 }
 
-func (l *link) decode(c *call, m *Message) (bool, error) {
-	growth := 0
-	if l.cipher != nil {
-		growth = sealGrowth
+func (d *decoder) decode(to destination) (frame, decodeStep, error) {
+	switch {
+	case d.large.due && !to.takes(d.large.header):
+		return frame{}, needRoom, nil
+	case d.large.due && d.cipher == nil:
+		return d.finishLarge(to)
+	case d.large.due:
+		return d.openLarge(to)
+	case d.cipher == nil:
+		return d.decodePlain(to)
 	}
-	for {
-		var typ uint32
-		var data []byte
-		own := true // data is not in the receive buffer
-		if !l.part.active {
-			have := l.unread()
-			if l.need = prefixLen; len(have) < l.need {
-				return false, nil
-			}
-			n, err := parsePrefix(have, growth, l.limit)
-			if err != nil {
-				return false, err
-			}
-			if c.tiny && n > sealGrowth+typeLen+controlMax {
-				l.need = prefixLen + n
-				return false, nil
-			}
-			large := growth == 0 && n >= directSize
-			if l.need = prefixLen + n; len(have) < l.need && !large {
-				return false, nil
-			}
-			if len(have) < l.need {
-				if l.need = prefixLen + typeLen; len(have) < l.need {
-					return false, nil
-				}
-				l.beginPart(c, m, have, n-typeLen)
-			} else {
-				l.r += l.need
-				l.largest = max(l.largest, l.need)
-				if typ, data, own, err = l.open(c, m, have[prefixLen:l.need]); err != nil {
-					return false, err
-				}
-			}
-		}
-		if l.part.active {
-			if !l.fillPart() {
-				return false, nil
-			}
-			typ, data = l.part.typ, l.part.data
-			if c.reuse && !l.part.lent && cap(m.Data) >= len(data) {
-				own = false
-			}
-			l.part = partial{}
-		}
-		if l.version == version3 || int(typ) < 0 { // version 2 has larger ones, where an int holds them
-			if err := checkWireType(typ); err != nil {
-				return false, err
-			}
-		}
-		switch {
-		case l.version == version3 && typ == controlType:
-			if stop, err := l.control(data); stop || err != nil {
-				return false, err
-			}
-		case typ == controlType || l.goodbye: // not for anybody
-		default:
-			if !own && c.reuse {
-				data = append(m.Data[:0], data...)
-			} else if !own {
-				data = append(make([]byte, 0, len(data)), data...)
-			}
-			*m = Message{MsgType: int(typ), Data: data}
-			return true, nil
+	if d.opened == nil {
+		if done, err := d.openRecord(); !done {
+			return frame{}, needBytes, err
 		}
 	}
+	return d.decodeOpened(to)
 }
 
-// open turns the body of a frame into type and data. What is in plaintext, or
-// sealed and small, comes as a view of the receive buffer; else it is opened
-// straight into the memory that the caller gets, where it is own. Opening over
-// itself costs a move, but an exact allocation is worth that to a small message.
-func (l *link) open(c *call, m *Message, body []byte) (typ uint32, data []byte, own bool, err error) {
-	plain := body
-	if l.cipher != nil {
-		dst, size := body[:0], len(body)-sealGrowth
-		if len(body) > smallFrame || c.reuse && size > typeLen+controlMax {
-			switch {
-			case c.reuse && cap(m.Data) >= size:
-				dst, own = m.Data[:0], true
-			case !c.reuse || cap(m.Data) < size-typeLen:
-				// Room for the type once more: whoever reuses this memory needs it.
-				dst, own = make([]byte, 0, size+typeLen), true
-			}
-		}
-		if plain, err = l.cipher.open(dst, body); err != nil {
-			return 0, nil, false, err
-		}
-		if n := l.cipher.rekeys; n != l.rekeys.Load() {
-			l.rekeys.Store(n)
-		}
+// decodePlain decodes one frame of a plaintext connection.
+func (d *decoder) decodePlain(to destination) (frame, decodeStep, error) {
+	have := d.undecoded()
+	header, need, err := parseFrameHeader(have, d.limit)
+	if d.inputTo = need; err != nil || len(have) < need {
+		return frame{}, needBytes, err
 	}
-	typ, data = binary.BigEndian.Uint32(plain), plain[typeLen:]
-	if own && c.reuse { // or the room in front would be lost with each use
-		data = plain[:copy(plain, data)]
+	if !to.takes(header) {
+		return frame{}, needRoom, nil
 	}
-	return typ, data, own, nil
-}
-
-// beginPart takes a large plaintext frame out of the receive buffer while most
-// of it is still to come, so that the rest is read into its own memory.
-func (l *link) beginPart(c *call, m *Message, have []byte, n int) {
-	l.part = partial{active: true, typ: binary.BigEndian.Uint32(have[prefixLen:]), n: n}
-	l.r += prefixLen + typeLen
-	if c.reuse && c.ctx == nil && cap(m.Data) >= n {
-		l.part.data, l.part.lent = m.Data[:0], true
+	end := need + header.dataSize
+	if len(have) >= end {
+		d.inputAt += end
+		f, err := to.deliver(header, have[need:end])
+		return f, frameReady, err
+	}
+	if !header.isLarge() {
+		d.inputTo = end
+		return frame{}, needBytes, nil
+	}
+	d.inputAt += need
+	d.large = largeFrame{due: true, header: header}
+	if to.reuse && cap(to.memory) >= header.dataSize {
+		d.large.data, d.large.borrowed = to.memory[:0], true
 	} else {
-		// What arrives decides how much memory is taken, not what is announced.
-		l.part.data = make([]byte, 0, min(n, max(beginning, 4*len(have))))
+		d.large.data = make([]byte, 0, grownSize(len(have), header.dataSize))
 	}
+	return d.finishLarge(to)
 }
 
-// fillPart moves what has been read into the part and says whether that is all of it.
-func (l *link) fillPart() bool {
-	p := &l.part
-	take := min(p.n-len(p.data), len(l.unread()))
-	p.data = append(p.data, l.unread()[:take]...)
-	l.r += take
-	return len(p.data) == p.n
+// finishLarge moves what has arrived into the data of a large frame in
+// plaintext, and returns the frame once its data is complete.
+func (d *decoder) finishLarge(to destination) (frame, decodeStep, error) {
+	large := &d.large
+	have := d.undecoded()
+	have = have[:min(len(have), large.header.dataSize-len(large.data))]
+	large.data = append(large.data, have...)
+	if d.inputAt += len(have); len(large.data) < large.header.dataSize {
+		return frame{}, needBytes, nil
+	}
+	f := frame{large.header, large.data}
+	if to.reuse && !large.borrowed && cap(to.memory) >= len(f.data) {
+		f.data = append(to.memory[:0], f.data...)
+	}
+	d.large, d.inputTo = largeFrame{}, lengthSize
+	return f, frameReady, checkFrame(f)
 }
 
-// control obeys a control frame. It stops the decoding at a goodbye and at an answer.
-func (l *link) control(data []byte) (stop bool, err error) {
-	kind, err := parseControl(data)
-	if err != nil {
+// openRecord opens the record of frames at the front of the input. It returns
+// false if the record is not complete.
+func (d *decoder) openRecord() (bool, error) {
+	sealed, err := d.record(headerSize, maxPlaintext)
+	if sealed == nil {
 		return false, err
 	}
-	switch kind {
-	case kindPing:
-		l.send.owe(data[1:])
-	case kindGoodbye:
-		first := !l.goodbye
-		l.goodbye = true
-		return first, nil
-	case kindAnswer:
-		if !l.goodbye || !l.asked || l.answered {
-			return false, fail(ErrMalformed, nil, "an answer to a goodbye that nobody said")
-		}
-		l.answered, l.answer = true, data[1]
-		return true, nil
+	opened := d.pool.get(len(sealed) - sealOverhead)
+	if opened.b, err = d.cipher.open(opened.b, sealed); err != nil {
+		return false, err
 	}
-	return false, nil
+	d.opened, d.openAt = opened, 0
+	return true, nil
 }
 
-func (l *link) unread() []byte {
-	if l.in == nil {
+// record returns what the record at the front of the input has behind its
+// length field, and nil if it is not complete. The plaintext has least to most
+// bytes; the length field is checked as soon as its bytes are there.
+func (d *decoder) record(least, most int) ([]byte, error) {
+	have := d.undecoded()
+	if d.inputTo = lengthSize; len(have) < lengthSize {
+		return nil, nil
+	}
+	length := uint64(binary.BigEndian.Uint32(have))
+	if length < uint64(least)+sealOverhead || length > uint64(most)+sealOverhead {
+		return nil, fail(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
+	}
+	if d.inputTo = lengthSize + int(length); len(have) < d.inputTo {
+		return nil, nil
+	}
+	d.inputAt += d.inputTo
+	d.largest = max(d.largest, d.inputTo)
+	return have[lengthSize:d.inputTo], nil
+}
+
+// decodeOpened decodes one frame of the record that is open.
+func (d *decoder) decodeOpened(to destination) (frame, decodeStep, error) {
+	plain := d.opened.b[d.openAt:]
+	header, need, err := parseFrameHeader(plain, d.limit)
+	if err == nil && len(plain) < need {
+		err = fail(ErrMalformed, nil, "a record ends inside a frame")
+	}
+	if err != nil {
+		return frame{}, needBytes, err
+	}
+	if !to.takes(header) {
+		return frame{}, needRoom, nil
+	}
+	if header.isLarge() {
+		if len(plain) > need {
+			return frame{}, needBytes, fail(ErrMalformed, nil, "bytes behind the head of a large frame")
+		}
+		if err := checkHeader(header); err != nil {
+			return frame{}, needBytes, err
+		}
+		d.closeRecord()
+		d.large = largeFrame{due: true, header: header}
+		return d.openLarge(to)
+	}
+	end := need + header.dataSize
+	if len(plain) < end {
+		return frame{}, needBytes, fail(ErrMalformed, nil, "a record ends inside a frame")
+	}
+	f, err := to.deliver(header, plain[need:end])
+	if d.openAt += end; d.openAt == len(d.opened.b) {
+		d.closeRecord()
+	}
+	return f, frameReady, err
+}
+
+// openLarge opens the data of a large frame, straight into the memory of the
+// message.
+func (d *decoder) openLarge(to destination) (frame, decodeStep, error) {
+	header := d.large.header
+	sealed, err := d.record(header.dataSize, header.dataSize)
+	if sealed == nil {
+		return frame{}, needBytes, err
+	}
+	memory := to.memory[:0]
+	if !to.reuse || cap(to.memory) < header.dataSize {
+		memory = make([]byte, 0, header.dataSize)
+	}
+	data, err := d.cipher.open(memory, sealed)
+	if err != nil {
+		return frame{}, needBytes, err
+	}
+	d.large = largeFrame{}
+	f := frame{header, data}
+	return f, frameReady, checkFrame(f)
+}
+
+// closeRecord gives back the memory of a record whose frames are all decoded.
+func (d *decoder) closeRecord() {
+	d.pool.put(d.opened)
+	d.opened, d.openAt, d.inputTo = nil, 0, lengthSize
+}
+
+// takes reports whether a frame fits into the room. Control frames always do,
+// since they are not kept.
+func (to destination) takes(h frameHeader) bool {
+	return h.frameType == controlType || h.dataSize+messageOverhead <= to.room
+}
+
+// deliver returns a frame whose data is copied out of the decoder's memory.
+func (to destination) deliver(h frameHeader, view []byte) (frame, error) {
+	f := frame{h, view}
+	switch err := checkFrame(f); {
+	case err != nil:
+		return frame{}, err
+	case to.reuse && h.frameType != controlType:
+		f.data = append(to.memory[:0], view...)
+	default:
+		f.data = append(make([]byte, 0, len(view)), view...)
+	}
+	return f, nil
+}
+
+// checkHeader refuses frames that have no meaning yet.
+func checkHeader(h frameHeader) error {
+	if h.frameType&requestFlag != 0 {
+		return fail(ErrMalformed, nil, "a request or a reply, which are not defined yet")
+	}
+	return nil
+}
+
+// checkFrame checks what can be checked once a frame is complete.
+func checkFrame(f frame) error {
+	if err := checkHeader(f.frameHeader); err != nil {
+		return err
+	}
+	if f.frameType == controlType {
+		_, err := parseControl(f.data)
+		return err
+	}
+	return nil
+}
+
+// undecoded returns the bytes of the input that are not decoded.
+func (d *decoder) undecoded() []byte {
+	if d.input == nil {
 		return nil
 	}
-	return l.in.b[l.r:]
+	return d.input.b[d.inputAt:]
 }
 
-// space is where the next read of the socket goes. The buffer grows with what
-// has arrived, never on the word of a length prefix.
-func (l *link) space() []byte {
-	if p := &l.part; p.active {
-		if len(p.data) == cap(p.data) {
-			larger := make([]byte, len(p.data), min(p.n, 4*cap(p.data)))
-			copy(larger, p.data)
-			p.data = larger
-		}
-		return p.data[len(p.data):min(cap(p.data), p.n)]
+// buffered returns how many bytes wait to be decoded.
+func (d *decoder) buffered() int {
+	n := len(d.undecoded())
+	if d.opened != nil {
+		n += len(d.opened.b) - d.openAt
 	}
-	if l.in == nil {
-		l.in, l.r = l.pool.get(readSize), 0
-	}
-	if b := l.in; l.r == len(b.b) {
-		b.b, l.r = b.b[:0], 0
-	} else if l.r > 0 && l.r+l.need > cap(b.b) {
-		b.b, l.r = b.b[:copy(b.b, b.b[l.r:])], 0
-	}
-	if b := l.in; cap(b.b) < readSize || len(b.b) == cap(b.b) {
-		size := min(l.need, 2*cap(b.b))
-		if l.largest >= l.need {
-			size = l.need // as much has come before: no steps, no copies
-		}
-		l.in = l.pool.grow(b, max(size, readSize))
-	}
-	return l.in.b[len(l.in.b):cap(l.in.b)]
+	return n
 }
 
-// giveBack returns the receive buffer before a wait: an idle connection holds
-// none, and one that has begun a frame and stopped holds little.
-func (l *link) giveBack() {
-	have := l.unread()
-	if l.in == nil || len(have) > beginning || len(have) > 0 && cap(l.in.b) < readSize {
+// recordOpen reports whether frames of a record wait to be decoded.
+func (d *decoder) recordOpen() bool { return d.opened != nil }
+
+// inside reports whether the stream stands inside a frame.
+func (d *decoder) inside() bool { return d.large.due || d.buffered() > 0 }
+
+// space returns where the next read of the stream goes. It is never empty.
+func (d *decoder) space() []byte {
+	if large := &d.large; large.due && d.cipher == nil {
+		if len(large.data) == cap(large.data) {
+			larger := make([]byte, len(large.data), grownSize(len(large.data), large.header.dataSize))
+			copy(larger, large.data)
+			large.data = larger
+		}
+		return large.data[len(large.data):min(cap(large.data), large.header.dataSize)]
+	}
+	if d.input == nil {
+		d.input, d.inputAt = d.pool.get(readSize), 0
+	}
+	in := d.input
+	have := in.b[d.inputAt:]
+	if len(have) == 0 || d.inputAt > 0 && (d.inputAt+d.inputTo > cap(in.b) || len(in.b) == cap(in.b)) {
+		in.b, d.inputAt = in.b[:copy(in.b, have)], 0
+	}
+	if cap(in.b) < readSize || len(in.b) == cap(in.b) {
+		d.input = d.pool.grow(in, max(readSize, len(in.b)+1, d.nextSize(cap(in.b))))
+	}
+	return d.input.b[len(d.input.b):cap(d.input.b)]
+}
+
+// nextSize returns how large an input of size bytes may become for the next step.
+func (d *decoder) nextSize(size int) int {
+	if d.inputTo <= d.largest || size >= d.inputTo/2 {
+		return d.inputTo // as much has arrived before, or nearly: no more steps
+	}
+	return 2 * size // < d.inputTo: no overflow
+}
+
+// received takes in n bytes that were read into space.
+func (d *decoder) received(n int) {
+	if large := &d.large; large.due && d.cipher == nil {
+		large.data = large.data[:len(large.data)+n]
+	} else {
+		d.input.b = d.input.b[:len(d.input.b)+n]
+	}
+}
+
+// preload takes in bytes that arrived behind the handshake.
+func (d *decoder) preload(b []byte) {
+	if len(b) > 0 {
+		d.input, d.inputAt = d.pool.get(len(b)), 0
+		d.input.b = append(d.input.b, b...)
+	}
+}
+
+// release gives back memory before a wait: an idle connection holds none, and
+// one that waits for the rest of a frame holds little.
+func (d *decoder) release() {
+	have := d.undecoded()
+	if d.input == nil || len(have) > firstChunk || len(have) > 0 && cap(d.input.b) < readSize {
 		return
 	}
-	large := l.in
-	if l.in, l.r = nil, 0; len(have) > 0 {
-		l.in = l.pool.get(len(have))
-		l.in.b = append(l.in.b, have...)
-	}
-	l.pool.put(large)
+	large := d.input
+	d.input, d.inputAt = nil, 0
+	d.preload(have)
+	d.pool.put(large)
 }
 
-// fill waits until the socket has more, or until there is a reason to leave.
-func (l *link) fill(c *call) (outcome, error) {
-	looks := l.looks
-	for woken := false; ; woken = true {
-		target := c.until
-		if f := l.fate.Load(); f != nil && (target.IsZero() || f.at.Before(target)) {
-			target = f.at
-		}
-		if c.poll && l.raw == nil {
-			target = time.Now().Add(time.Millisecond) // it cannot look without waiting
-		}
-		// Who interrupts sets the reason and then the deadline. So here the
-		// deadline comes first, then a look at the reasons, then the read. A
-		// deadline that is too early is left in place: it costs one more turn.
-		if l.rearm || !target.IsZero() && (l.deadline.IsZero() || target.Before(l.deadline)) {
-			l.conn.SetReadDeadline(target)
-			l.deadline, l.rearm = target, false
-		}
-		if c.ctx != nil && c.stop == nil && !c.shared {
-			c.stop = context.AfterFunc(c.ctx, l.interrupt)
-		}
-		if l.leave.Load() {
-			return yielded, nil
-		}
-		if c.watch && l.wanted.Load() {
-			return over, nil
-		}
-		if f := l.fate.Load(); f != nil && !time.Now().Before(f.at) {
-			// A process that stood still may learn only now what came meanwhile.
-			switch {
-			case f.silent && l.heard.Load() != f.heard:
-				l.fate.CompareAndSwap(f, nil)
-				continue
-			case f.silent && l.look():
-				l.fate.CompareAndSwap(f, nil)
-				return l.took()
-			}
-			return lost, f.err
-		}
-		if c.ctx != nil && c.ctx.Err() != nil {
-			return over, contextError("read", c.ctx)
-		}
-		if woken && !c.until.IsZero() && !time.Now().Before(c.until) {
-			if l.looks != looks || !l.look() {
-				return over, ErrTimeout
-			}
-		} else if c.poll && l.raw != nil {
-			if !l.look() {
-				return over, ErrTimeout
-			}
-		} else {
-			err := l.read()
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				if l.rearm = true; c.poll {
-					return over, ErrTimeout
-				}
-				continue
-			}
-			if err != nil {
-				return lost, l.endError(err)
-			}
-		}
-		return l.took()
+// returnMemory ends the use of a ReadInto's memory, whose call is over. The
+// frame goes on in memory of its own.
+func (d *decoder) returnMemory() {
+	if d.large.borrowed {
+		d.large.data, d.large.borrowed = append([]byte(nil), d.large.data...), false
 	}
 }
 
-// interrupt wakes the reader to look at the reasons.
-func (l *link) interrupt() { l.conn.SetReadDeadline(past) }
-
-// read has one read of the socket done, and waits for it.
-func (l *link) read() error {
-	l.gotAny = false
-	if l.raw == nil {
-		l.looks++
-		for l.got, l.gotErr = 0, nil; l.got == 0 && l.gotErr == nil; {
-			l.got, l.gotErr = l.conn.Read(l.space())
-		}
-		if l.got > 0 {
-			l.gotErr = nil // it comes again
-		}
-		return l.gotErr
+// end gives back all memory.
+func (d *decoder) end() {
+	if d.input != nil {
+		d.pool.put(d.input)
 	}
-	if l.busy > 0 {
-		for end := time.Now().Add(l.busy); !l.look() && time.Now().Before(end); {
-		}
+	if d.opened != nil {
+		d.pool.put(d.opened)
 	}
-	if l.gotAny {
-		return nil
-	}
-	l.space() // not as deep as in ready: the stack of an idle reader stays at 2 KiB
-	err := l.raw.Read(l.ready)
-	if err != nil {
-		l.giveBack()
-	}
-	return err
+	d.input, d.opened, d.large = nil, nil, largeFrame{}
 }
 
-// look reads what there is without waiting, also past a deadline.
-func (l *link) look() bool {
-	l.gotAny = false
-	if l.raw != nil {
-		l.raw.Control(l.peek)
+// grownSize returns how much memory to make for data of size bytes of which have
+// bytes have arrived. It is at least 1.
+func grownSize(have, size int) int {
+	if have >= size/4 {
+		return size
 	}
-	return l.gotAny
-}
-
-// took accounts for what a read has brought.
-func (l *link) took() (outcome, error) {
-	if l.gotErr == nil && l.got == 0 {
-		l.gotErr = io.EOF
-	}
-	if l.gotErr != nil {
-		return lost, l.endError(l.gotErr)
-	}
-	if l.part.active {
-		l.part.data = l.part.data[:len(l.part.data)+l.got]
-	} else {
-		l.in.b = l.in.b[:len(l.in.b)+l.got]
-	}
-	if l.heartbeat > 0 {
-		l.hear()
-	}
-	return proceed, nil
-}
-
-// endError says how the stream ended.
-func (l *link) endError(err error) error {
-	if !isStreamEnd(err) {
-		return fmt.Errorf("gipc: read: %w", plain(err))
-	}
-	if l.part.active || len(l.unread()) > 0 {
-		return fail(ErrTruncated, nil, "the stream ended inside a frame")
-	}
-	switch {
-	case l.version == version2:
-		return nil
-	case l.goodbye:
-		return fail(ErrTruncated, nil, "the stream ended without an answer to the goodbye")
-	}
-	return fail(ErrTruncated, nil, "the stream ended without a goodbye: the peer died, or did not call Close")
-}
-
-// stats are the totals of this connection but for what was received, which the
-// end counts.
-func (l *link) stats() Stats {
-	s := &l.send
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	total := Stats{Sent: s.sent, SentBytes: s.size, Rekeys: l.rekeys.Load()}
-	if s.cipher != nil {
-		total.Rekeys += s.cipher.rekeys
-	}
-	return total
+	return min(size, max(firstChunk, 4*have)) // 4*have < size: no overflow
 }

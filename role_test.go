@@ -29,6 +29,15 @@ func (h *hooked) SetReadDeadline(t time.Time) error {
 	return h.Conn.SetReadDeadline(t)
 }
 
+// It is read as a socket is whose descriptor cannot be tried.
+func (h *hooked) read(d *decoder) (int, error) { return readInto(h.Conn, d) }
+
+func (h *hooked) look(d *decoder, patient bool) (int, bool, error) {
+	return socketSource{h.Conn}.look(d, patient)
+}
+
+func (h *hooked) end() {}
+
 // pipeEnds returns a server and a client that are connected by net.Pipe, the
 // client's side through wrap.
 func pipeEnds(t *testing.T, server ServerConfig, client ClientConfig, wrap func(net.Conn) net.Conn) (*Server, *Client) {
@@ -111,7 +120,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 		"context": func(_ *Client, cancel func()) { cancel() },
 		"close": func(c *Client, _ func()) {
 			go c.Close()
-			for !c.leave.Load() { // the reason; its deadline may be before or after ours
+			for !c.leaving.Load() { // the reason; its deadline may be before or after ours
 				runtime.Gosched()
 			}
 		},
@@ -138,7 +147,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 				go func() {
 					for inLine := 0; inLine == 0; runtime.Gosched() {
 						c.mu.Lock()
-						inLine = len(c.line)
+						inLine = len(c.role.waiters)
 						c.mu.Unlock()
 					}
 					wrote <- s.Write(1, nil)
@@ -182,10 +191,10 @@ func TestInterruptWhileClearing(t *testing.T) {
 }
 
 // doomNow is what a heartbeat does that finds the peer lost.
-func (e *end) doomNow(err error) {
-	l := e.cur.Load()
-	l.fate.CompareAndSwap(nil, &fate{err: err, at: time.Now()})
-	l.interrupt()
+func (e *endpoint) doomNow(err error) {
+	c := e.current.Load()
+	c.setLoss(err, time.Now())
+	c.interrupt()
 }
 
 // numbered writes n messages that are their own number, from 1 on.
@@ -204,12 +213,12 @@ func numbered(t *testing.T, c *Client, n int) {
 // meet readers who leave, also against a watcher that is quick to step in.
 func TestLeavingReaders(t *testing.T) {
 	for _, readers := range []int{1, 2, 8} {
-		for _, idle := range []time.Duration{watchAfter, 300 * time.Microsecond} {
+		for _, idle := range []time.Duration{idleBeforeBackground, 300 * time.Microsecond} {
 			t.Run(fmt.Sprint(readers, idle), func(t *testing.T) {
 				t.Parallel()
 				s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 				s.mu.Lock()
-				s.idle = idle
+				s.role.idle = idle
 				s.mu.Unlock()
 				const n = 20000
 				go numbered(t, c, n)
@@ -270,7 +279,7 @@ func TestLeavingReaders(t *testing.T) {
 func TestWatcherAgainstReader(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	s.mu.Lock()
-	s.idle = 50 * time.Microsecond
+	s.role.idle = 50 * time.Microsecond
 	s.mu.Unlock()
 	const n = 20000
 	go numbered(t, c, n)
@@ -336,8 +345,8 @@ func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
 			}
 			status = m.Status
 		}
-		if err := c.Write(1, make([]byte, 100)); !errors.Is(err, ErrNotConnected) {
-			t.Fatalf("%v, want ErrNotConnected", err)
+		if err := c.Write(1, make([]byte, 100)); !errors.Is(err, ErrUnconfirmed) { // a pipe does not tell what it has taken
+			t.Fatalf("%v, want ErrUnconfirmed", err)
 		}
 		if err := c.WaitConnected(t.Context()); err != nil || c.ID() != 2 {
 			t.Errorf("%v and connection %d, want the second", err, c.ID())
@@ -357,13 +366,13 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	e := &end{set: new(settings), pool: new(bufferPool)}
-	l := e.newLink(conn, Peer{}, &session{version: version3}, 1)
-	l.interrupt()
-	if err := l.read(); !errors.Is(err, os.ErrDeadlineExceeded) {
+	d := &decoder{pool: new(bufferPool)}
+	source := newSource(conn)
+	source.SetReadDeadline(past)
+	if _, err := source.read(d); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if l.raw != nil && l.in != nil { // without, a reader waits with its buffer
+	if d.input != nil {
 		t.Error("a buffer is held")
 	}
 }

@@ -1,5 +1,5 @@
-// The key schedule of version 3, and the cipher state of one direction of a
-// connection. Bytes in, bytes out; approved cryptography only.
+// The key schedule, and the records of one direction of a connection. Bytes in,
+// bytes out; approved cryptography only.
 
 package gipc
 
@@ -22,9 +22,16 @@ const (
 	pointLen    = 97 // an uncompressed P-384 point: SEC 1, 2.3.3
 	frameKeyLen = 32 // AES-256
 
-	rekeyAfter = 1 << 32            // bytes under one key, far below what random nonces bear: SP 800-38D, 8.3
-	goodbyeSeq = math.MaxUint64 - 1 // the last number, kept for the goodbye
+	sealOverhead = 28      // bytes that sealing adds: nonce and tag
+	maxPlaintext = 1 << 16 // bytes of frames in one record
+
+	rekeyAfter   = 1 << 32            // bytes under one key, far below the limit for random nonces: SP 800-38D, 8.3
+	lastSequence = math.MaxUint64 - 1 // of a record; numbers do not wrap
 )
+
+// errSequenceSpent ends a connection that has used every sequence number of its
+// sending direction.
+var errSequenceSpent = fail(ErrNotConnected, nil, "every sequence number of this connection is used: the next connection has new ones")
 
 // newKey makes the P-384 key of one side for one connection.
 func newKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }
@@ -116,61 +123,57 @@ func (k *keys) serverConfirmation(clientConfirmation []byte) []byte {
 	return mac(k.serverConfirm, slices.Concat(k.th, clientConfirmation))
 }
 
-// states are the two directions, named by who sends.
-func (k *keys) states() (client, server *cipherState, err error) {
-	client, cerr := newCipherState(k.clientTraffic)
-	server, serr := newCipherState(k.serverTraffic)
+// ciphers returns the two directions, named by who sends.
+func (k *keys) ciphers() (client, server *recordCipher, err error) {
+	client, cerr := newRecordCipher(k.clientTraffic)
+	server, serr := newRecordCipher(k.serverTraffic)
 	return client, server, errors.Join(cerr, serr)
 }
 
-// cipherState is one direction. It is not safe for concurrent use, and after an
-// error the connection must end.
-type cipherState struct {
-	aead    cipher.AEAD
-	secret  []byte  // the traffic secret
-	seq     uint64  // number of the next frame
-	ad      [8]byte // seq as the frame's additional data
-	sum     uint64  // of the length fields under this key
-	rekeyAt uint64  // the sum that ends a key
-	rekeys  uint64
+// A recordCipher seals or opens the records of one direction. It is not safe for
+// concurrent use. After an error the connection must end.
+type recordCipher struct {
+	aead       cipher.AEAD
+	secret     []byte  // the traffic secret
+	sequence   uint64  // sequence number of the next record
+	additional [8]byte // sequence as additional data
+	keyBytes   uint64  // sum of the length fields under this key
+	rekeyAt    uint64  // the sum that ends a key
+	rekeys     uint64  // number of key changes
 }
 
-// newCipherState starts a direction. It keeps trafficSecret.
-func newCipherState(trafficSecret []byte) (*cipherState, error) {
+// newRecordCipher starts a direction. It keeps trafficSecret.
+func newRecordCipher(trafficSecret []byte) (*recordCipher, error) {
 	var h kdf
-	c := &cipherState{aead: h.aead(trafficSecret), secret: trafficSecret, rekeyAt: rekeyAfter}
+	c := &recordCipher{aead: h.aead(trafficSecret), secret: trafficSecret, rekeyAt: rekeyAfter}
 	return c, h.done()
 }
 
-// exhausted reports whether no number is left for anything but the goodbye.
-func (c *cipherState) exhausted() bool { return c.seq >= goodbyeSeq || c.spent() }
-
-// seal appends nonce, ciphertext and tag of plaintext, 28 bytes more than it
-// has, and does not allocate where dst has room. plaintext must not overlap the
-// free part of dst. On an error the result is nil.
-func (c *cipherState) seal(dst, plaintext []byte) ([]byte, error) {
-	if c.seq > goodbyeSeq {
-		return nil, fail(ErrClosed, nil, "every sequence number of this connection is used")
+// seal appends a record: its length, the nonce, and the sealed plaintext with
+// its tag. It does not allocate if dst has room. plaintext must not overlap the
+// free part of dst. It returns errSequenceSpent when no sequence number is left.
+func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
+	if c.sequence == lastSequence+1 {
+		return nil, errSequenceSpent
 	}
-	binary.BigEndian.PutUint64(c.ad[:], c.seq)
-	dst = c.aead.Seal(dst, nil, plaintext, c.ad[:])
-	if err := c.advance(len(plaintext) + sealGrowth); err != nil {
-		return nil, err
-	}
-	return dst, nil
+	length := len(plaintext) + sealOverhead
+	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
+	binary.BigEndian.PutUint64(c.additional[:], c.sequence)
+	dst = c.aead.Seal(dst, nil, plaintext, c.additional[:])
+	return dst, c.advance(length)
 }
 
-// open appends the plaintext of what seal made, and does not allocate where dst
-// has room. On an error, ErrNotAuthentic for a frame that does not verify, the
-// result is nil and no plaintext is left in dst.
-func (c *cipherState) open(dst, sealed []byte) ([]byte, error) {
-	if c.seq > goodbyeSeq {
-		return nil, fail(ErrNotAuthentic, nil, "a frame behind the last sequence number")
+// open appends the plaintext of a record whose length field is left out. It does
+// not allocate if dst has room. On error, ErrNotAuthentic for a record that is
+// not authentic, the result is nil and no plaintext is left in dst.
+func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
+	if c.sequence == lastSequence+1 {
+		return nil, fail(ErrNotAuthentic, nil, "a record behind the last sequence number")
 	}
-	binary.BigEndian.PutUint64(c.ad[:], c.seq)
-	dst, err := c.aead.Open(dst, nil, sealed, c.ad[:])
+	binary.BigEndian.PutUint64(c.additional[:], c.sequence)
+	dst, err := c.aead.Open(dst, nil, sealed, c.additional[:])
 	if err != nil {
-		return nil, fail(ErrNotAuthentic, nil, "frame %d of its direction does not verify", c.seq)
+		return nil, fail(ErrNotAuthentic, nil, "record %d of its direction was changed, replayed, reordered or lost", c.sequence)
 	}
 	if err := c.advance(len(sealed)); err != nil {
 		return nil, err
@@ -178,17 +181,17 @@ func (c *cipherState) open(dst, sealed []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// advance counts a frame whose length field said n, and changes the key when
-// it is due. Numbers run on.
-func (c *cipherState) advance(n int) error {
-	c.seq++
-	if c.sum += uint64(n); c.sum < c.rekeyAt {
+// advance counts a record with the given length field, and changes the key when
+// its sum is reached. Sequence numbers run on.
+func (c *recordCipher) advance(length int) error {
+	c.sequence++
+	if c.keyBytes += uint64(length); c.keyBytes < c.rekeyAt {
 		return nil
 	}
 	var h kdf
 	c.secret = h.expand(c.secret, "gipc/3 update", hashLen)
 	c.aead = h.aead(c.secret)
-	c.sum = 0
+	c.keyBytes = 0
 	c.rekeys++
 	return h.done()
 }

@@ -1,598 +1,764 @@
-// The sending half of one connection: frames are sealed into a buffer in
-// order, and whoever has the turn writes all of it with one call.
+// The sending half: group commit. Writers append frames to a batch; one of them
+// flushes it, and all of them get its result. No net.
 
 package gipc
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
-	"net"
-	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
-
-	"example.com/gipc/internal/sys"
 )
 
 const (
-	batchSize  = 64 << 10              // what Queue holds back, and what waits behind a writer, in bytes
-	directSize = 16 << 10              // plaintext data from here on is written from the caller's slice
-	cutGrace   = 50 * time.Millisecond // what Close leaves a write that the kernel has begun to take
-	stallAfter = 10 * time.Millisecond // a write that is blocked for so long has the watcher read
-	sliceSize  = 64 << 10              // what one blocking write takes where progress counts, in bytes
-	wideFrom   = 128 << 10             // a write of so much makes the socket's buffer larger, in bytes
-	wideSize   = 1 << 20               // what it asks for then, in bytes
+	batchSize   = 64 << 10 // bytes of frames in a batch, large data that is not copied left out
+	recordSlack = 512      // bytes that sealing adds to a batch at most
 )
 
-// past is a deadline that has passed whatever the clock says.
-var past = time.Unix(1, 0)
-
-// A sender is one direction: its lock, cipher state, buffer and first permanent
-// error. Two things are held one after the other: mu for moments, to seal; the
-// turn for as long as the kernel takes to accept a batch.
+// A sender is the sending direction of one connection.
+//
+// Invariants: frames go out in the order in which they were accepted. At most one
+// goroutine flushes; it alone touches the active batch and the cipher. A frame is
+// accepted when it is in the open batch, and can be taken back only while it is
+// the last one there. A call succeeds only if its batch was written in full.
 type sender struct {
-	conn  net.Conn
-	raw   syscall.RawConn // nil where the connection has no descriptor to try without waiting
-	limit int             // largest data that the peer accepts, in bytes
-	pool  *bufferPool
-	wg    *sync.WaitGroup // counts this end's goroutines
+	sink   byteSink
+	limit  int // largest data that the peer accepts, in bytes
+	pool   *bufferPool
+	cipher *recordCipher // nil in plaintext
+	failed func(error)   // called once when nothing can be sent any more, without a lock
+	tasks  *sync.WaitGroup
 
-	version int // 2: no control frames; each frame in one write, which no context cuts
+	stopping atomic.Bool // users' flushes in progress are handed over
+	blocked  atomic.Bool // the flush in progress waits for the peer
+	rekeys   atomic.Uint64
 
-	turn  chan struct{} // holds a token while somebody writes to the socket
-	cutAt atomic.Int64  // when a user's write in the kernel is cut, in Unix nanoseconds; 0 is never
-
-	stall func()      // told that a write waits for the kernel
-	broke func(error) // told once that the socket takes no more
-	heard func()      // told that the peer takes something in the middle of a long write; nil without heartbeat
-
-	// The holder of the turn uses these.
-	late *time.Timer           // runs while a write waits; nil before the first that does
-	try  func(fd uintptr) bool // writes out without waiting
-	out  []byte
-	n    int
-	iov  *iovec // nil before the first head that goes out with its data
-	wide bool   // the socket has the buffer that large messages want
-
-	// mu guards what follows.
-	mu      sync.Mutex
-	cipher  *cipherState // nil in plaintext
-	buf     *buffer      // sealed and not with the socket; nil when empty
-	batch   uint64       // the number of the batch that buf is
-	flushed uint64       // all batches up to this one are in the kernel
-	queued  uint64       // messages of Queue in batches that are not flushed
-	sent    uint64       // user frames accepted
-	size    uint64       // their data, in bytes
-	err     error        // the first permanent error: users' frames are refused with it
-	stop    event        // err is set: users write no more
-	dead    event        // nobody writes any more
-	broken  bool         // the socket takes no more
-	kicking bool         // a short-lived goroutine is on its way to write
-	ping    bool         // a ping is owed
-	pong    []byte       // the pong that is owed; a newer ping replaces it
+	mu       sync.Mutex // guards what follows
+	open     *batch     // accepts frames
+	active   *batch     // is being flushed
+	flushing bool       // somebody flushes the active batch, or is about to take the open one
+	noRoom   []*writeWaiter
+	pings    pendingPings
+	refusal  error // why users' frames are not accepted any more
+	cause    error // what ErrUnconfirmed wraps then
+	broken   bool  // nothing goes out any more
+	sent     sentTotals
 }
 
-func (s *sender) init(conn net.Conn, raw syscall.RawConn, stall func()) {
-	s.conn, s.raw, s.stall = conn, raw, stall
-	s.turn = make(chan struct{}, 1)
-	s.try = func(fd uintptr) bool {
-		s.n, _, _ = sys.Write(fd, s.out) // an error shows in the write that follows
-		return true
-	}
-	s.batch = 1
+// sentTotals counts the messages that were accepted.
+type sentTotals struct {
+	messages, bytes uint64
+	lost            lostMessages
 }
 
-// An iovec is a head and its data that go to the socket in one write. It is used
-// again, so that it costs no memory each time.
-type iovec struct {
-	left net.Buffers // of two
-	two  [2][]byte
+// lostMessages counts messages of Queue that will not be sent.
+type lostMessages struct {
+	unsent, unsure uint64 // nothing of it went out; some of it may have
 }
 
-// An event happens once, under the lock that guards it. The channel is made
-// when somebody waits: an idle connection has none.
-type event struct {
-	done chan struct{}
-	did  bool
+// pendingPings is the ping and the pong that go out with the next batch.
+type pendingPings struct {
+	ping   bool
+	pong   []byte // a newer one replaces it
+	silent bool   // a close was accepted: neither may follow
 }
 
-func (e *event) happen() {
-	e.did = true
-	if e.done != nil {
-		close(e.done)
-	}
+// A batch is frames in plaintext, in order. It is sealed when it is flushed.
+type batch struct {
+	frames  *buffer        // nil while there is none
+	large   []byte         // data of the last frame, in its caller's memory
+	copied  bool           // there is large data in frames
+	urgent  bool           // it is flushed even if nobody waits for it
+	queued  uint64         // messages of Queue
+	waiters []*writeWaiter // for its result; the first one flushes it
+	encoded *buffer        // what goes to the sink; set by the flusher
+	written int            // bytes of encoded and large that the sink has taken
 }
 
-// wait returns a channel that is closed when the event has happened.
-func (e *event) wait() <-chan struct{} {
-	if e.done == nil {
-		e.done = make(chan struct{})
-		if e.did {
-			close(e.done)
-		}
-	}
-	return e.done
+type waiterState uint8
+
+const (
+	waiterWaits   waiterState = iota
+	waiterFlushes             // it is to flush the batch
+	waiterDone                // its result is there
+)
+
+// A writeWaiter is a call that waits: for the result of its batch, or for room in
+// the open one.
+type writeWaiter struct {
+	wake   chan struct{} // receives once when state has changed
+	state  waiterState
+	err    error
+	start  int // of its frame in the open batch; -1 if it has none
+	length int // of its frame, in bytes
+	data   int // of its data, in bytes
 }
 
-// outgoing is a user's frame on its way, with what it takes to undo it.
-type outgoing struct {
-	typ    uint32
-	data   []byte      // behind the buffer, in plaintext, when large
-	size   int         // in buf
-	length int         // of the data
-	held   bool        // by Queue
-	before cipherState // as it was
+func newSender(sink byteSink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
+	return &sender{sink: sink, limit: limit, pool: pool, cipher: cipher, tasks: tasks, failed: failed, open: new(batch), active: new(batch)}
 }
 
-// write sends one message: when it returns nil the kernel has it, or, with
-// hold, the buffer has it and there is not enough for a batch yet.
-func (s *sender) write(ctx context.Context, typ int, data []byte, hold bool) error {
+// write sends one message. It returns nil when the sink has taken all of it or,
+// with hold, when it is accepted and kept back.
+func (s *sender) write(ctx context.Context, frameType uint32, data []byte, hold bool) error {
 	if len(data) > s.limit {
 		return &SizeError{len(data), s.limit}
 	}
-	direct := s.cipher == nil && len(data) >= directSize && s.version != version2
+	header := frameHeader{frameType: frameType, dataSize: len(data)}
 	s.mu.Lock()
-	if hold && s.version != version2 && s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) < batchSize && s.acceptLocked() == nil {
-		s.appendLocked(uint32(typ), len(data), data)
-		s.sent++
-		s.size += uint64(len(data))
-		s.queued++
-		s.mu.Unlock()
-		return nil
-	}
-	mine := false
-	if direct || s.buf != nil && len(s.buf.b)+prefixLen+typeLen+sealGrowth+len(data) > batchSize {
-		// No room behind the others, or no copy wanted: wait for the turn, unsealed.
-		s.mu.Unlock()
-		if err := s.take(ctx); err != nil {
-			return err
-		}
-		mine = true
-		s.mu.Lock()
-	}
-	if err := s.acceptLocked(); err != nil {
-		s.mu.Unlock()
-		if mine {
-			<-s.turn
-		}
-		return err
-	}
-	o := outgoing{typ: uint32(typ), length: len(data), held: hold}
-	if s.cipher != nil {
-		o.before = *s.cipher
-	}
-	if direct {
-		o.data = data // flush seals it, when nothing can come between head and data
-	} else {
-		o.size = s.appendLocked(o.typ, len(data), data)
-	}
-	s.sent++
-	s.size += uint64(len(data))
-	if hold {
-		s.queued++
-	}
-	batch, full := s.batch, direct || len(s.buf.b) >= batchSize || s.cipher.spent()
-	s.mu.Unlock()
-	if hold && !mine && !full {
-		return nil
-	}
-	if !mine {
-		if err := s.take(ctx); err != nil {
-			s.kick()
-			return fail(err, nil, "the message stands in the send buffer behind another one and still goes out")
-		}
-	}
-	return s.flush(ctx, batch, &o)
-}
-
-// flushAll returns nil when the kernel has everything that was accepted before the call.
-func (s *sender) flushAll(ctx context.Context) error {
-	s.mu.Lock()
-	batch, err := s.batch, s.err
-	if s.buf == nil {
-		batch-- // it may still be on its way with another writer
-	}
-	done := s.flushed >= batch
-	s.mu.Unlock()
-	if err != nil || done {
-		return err
-	}
-	if err := s.take(ctx); err != nil {
-		return err
-	}
-	return s.flush(ctx, batch, nil)
-}
-
-// take waits for the turn; after an error nothing has happened.
-func (s *sender) take(ctx context.Context) error {
-	select {
-	case s.turn <- struct{}{}:
-		return nil
+	start, err := s.acceptLocked(ctx, header, data, hold)
+	switch {
+	case err != nil:
+	case hold && s.open.large == nil && len(s.open.frames.b) < batchSize:
+		s.open.queued++
+	case s.flushing:
+		err = s.awaitLocked(ctx, s.open, s.frameWaiter(start, header))
 	default:
+		err = s.outcomeLocked(ctx, s.flushLocked(ctx))
 	}
-	s.mu.Lock()
-	stop := s.stop.wait()
-	s.mu.Unlock()
-	select {
-	case s.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return contextError("write", ctx)
-	case <-stop:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.err
-	}
-}
-
-// acceptLocked says whether one more user frame may be sealed.
-func (s *sender) acceptLocked() error {
-	if s.err == nil && s.cipher != nil && s.cipher.exhausted() {
-		return fail(ErrNotConnected, nil, "this connection has used up its keys: close it and connect again")
-	}
-	return s.err
-}
-
-// appendLocked seals a frame with n bytes of data into the buffer and returns
-// by how much that grew. With nil data only the head of a plaintext frame is
-// put there: its data follows in the same write.
-func (s *sender) appendLocked(typ uint32, n int, data []byte) int {
-	before := 0
-	if s.buf != nil {
-		before = len(s.buf.b)
-	}
-	body := typeLen + n
-	if s.cipher == nil {
-		s.buf = s.pool.grow(s.buf, before+prefixLen+typeLen+len(data))
-		b := appendPrefix(s.buf.b, body)
-		b = binary.BigEndian.AppendUint32(b, typ)
-		s.buf.b = append(b, data...)
-		return len(s.buf.b) - before
-	}
-	// The plaintext stands behind the place of its sealed form for a moment:
-	// sealing over itself costs a move. Huge ones bear it, for 32-bit systems.
-	frame := prefixLen + sealGrowth + body
-	at := before + frame
-	if body > maxMsgSize/4 {
-		at = before + prefixLen
-	}
-	s.buf = s.pool.grow(s.buf, max(before+frame, at+body))
-	plain := s.buf.b[at : at+body]
-	binary.BigEndian.PutUint32(plain, typ)
-	copy(plain[typeLen:], data)
-	b, err := s.cipher.seal(appendPrefix(s.buf.b, sealGrowth+body), plain)
-	if err != nil { // unreachable for users' frames, see acceptLocked
-		return 0
-	}
-	s.buf.b = b
-	return frame
-}
-
-// controlLocked seals a control frame, which goes out with the next batch.
-func (s *sender) controlLocked(kind byte, rest ...byte) {
-	var data [9]byte
-	data[0] = kind
-	s.appendLocked(controlType, 1+copy(data[1:], rest), data[:1+len(rest)])
-}
-
-// owedLocked seals the ping and the pong that are owed, unless this side has
-// said goodbye: after that it writes nothing but its answer.
-func (s *sender) owedLocked() {
-	if s.err == nil && s.pong != nil {
-		s.controlLocked(kindPong, s.pong...)
-	}
-	if s.err == nil && s.ping {
-		s.controlLocked(kindPing, make([]byte, 8)...)
-	}
-	s.pong, s.ping = nil, false
-}
-
-// flush writes what is buffered until batch is in the kernel, and gives up the
-// turn, which the caller holds. o is the caller's own frame, the last but for
-// those of others; nil when it has none.
-func (s *sender) flush(ctx context.Context, batch uint64, o *outgoing) error {
-	err := s.flushBatch(ctx, batch, o)
-	<-s.turn
+	s.mu.Unlock() // a defer would cost as much as the lock
 	return err
 }
 
-func (s *sender) flushBatch(ctx context.Context, batch uint64, o *outgoing) error {
-	s.mu.Lock()
-	number, queued := s.batch, s.queued
-	b, tail, err := s.takeLocked(batch, o)
-	s.mu.Unlock()
-	if b == nil {
-		return err
-	}
-
-	own := batch == 0
-	n, why, err := s.put(ctx, own, b.b, tail)
-
-	s.mu.Lock()
-	switch {
-	case err == nil && why == nil:
-		s.flushed = number
-		s.pool.put(b)
-		over := s.buf == nil && s.cipher.spent()
-		s.mu.Unlock()
-		if over {
-			s.broke(spentError())
-		}
-		return nil
-	case err == nil && (n == 0 || s.version == version2 && ctx.Err() != nil):
-		// The kernel has nothing of it: the stream stands at the end of a frame.
-		// Version 2 leaves none half-written, so there the rest still goes out.
-		b.b = b.b[:copy(b.b, b.b[n:])]
-		s.queued += queued
-		err = s.putBackLocked(b, o, why)
-		s.mu.Unlock()
-		return err
-	case err == nil:
-		err = why
-	}
-	lost := s.queued + queued
-	s.queued = 0
-	if own { // nobody is there to be told
-		s.queued = lost
-	}
-	s.breakLocked(err)
-	s.mu.Unlock()
-	s.broke(err)
-	if lost > 0 {
-		return fail(ErrNotConnected, err, "the write failed, and %d queued messages are lost", lost)
-	}
-	return fail(ErrNotConnected, err, "the write failed")
-}
-
-// takeLocked takes what is buffered, with the frame o at its end, to be written;
-// nil when nothing up to batch is left, and when nothing can be written.
-func (s *sender) takeLocked(batch uint64, o *outgoing) (b *buffer, tail []byte, err error) {
-	s.owedLocked()
-	if o != nil && o.data != nil {
-		if s.err != nil { // a goodbye came between
-			s.undoLocked(o)
-			return nil, nil, s.err
-		}
-		tail = o.data
-		o.size = s.appendLocked(o.typ, len(tail), nil)
-	}
-	switch {
-	case s.buf == nil || batch != 0 && s.flushed >= batch:
-		return nil, nil, nil
-	case s.broken:
-		return nil, nil, s.err
-	}
-	b = s.buf
-	s.buf, s.queued, s.batch = nil, 0, s.batch+1
-	return b, tail, nil
-}
-
-// putBackLocked undoes a write that was interrupted before its first byte: the
-// caller's frame is taken out again where none has been sealed after it.
-func (s *sender) putBackLocked(b *buffer, o *outgoing, why error) error {
-	undone := false
-	switch {
-	case o == nil:
-	case o.data != nil:
-		b.b, undone = b.b[:len(b.b)-o.size], true
-	case s.buf == nil && len(b.b) == o.size:
-		b.b, undone = b.b[:0], true
-		if s.cipher != nil {
-			*s.cipher = o.before
-		}
-	}
-	if s.buf != nil {
-		b = s.pool.grow(b, len(b.b)+len(s.buf.b))
-		b.b = append(b.b, s.buf.b...)
-		s.pool.put(s.buf)
-	}
-	if s.buf = b; len(b.b) == 0 {
-		s.pool.put(b)
-		s.buf = nil
-	}
-	if undone {
-		s.undoLocked(o)
-	}
-	if undone || o == nil {
-		return why
-	}
-	s.kickLocked()
-	return fail(why, nil, "the message stands in the send buffer and still goes out")
-}
-
-// undoLocked takes back the count of a frame that is not sent after all.
-func (s *sender) undoLocked(o *outgoing) {
-	s.sent--
-	s.size -= uint64(o.length)
-	if o.held {
-		s.queued--
-	}
-}
-
-// put has the kernel take b and then tail. It ends early, with n bytes taken
-// and why, when the context ends or, unless this is the library's own write,
-// when Close cuts.
-func (s *sender) put(ctx context.Context, own bool, b, tail []byte) (n int, why, err error) {
-	if !s.wide && s.raw != nil && len(b)+len(tail) >= wideFrom { // or the two sides wait for each other
-		s.wide = true
-		if _, ok := s.conn.(*net.UnixConn); ok { // over TCP the kernel finds the size itself
-			s.raw.Control(func(fd uintptr) { sys.WidenSendBuffer(fd, wideSize) })
-		}
-	}
-	if s.raw != nil && tail == nil {
-		s.out, s.n = b, 0
-		if s.raw.Write(s.try); s.n == len(b) {
-			return s.n, nil, nil
-		}
-		n = s.n
-	}
-	if s.late == nil {
-		s.late = time.AfterFunc(stallAfter, s.stall)
-	} else {
-		s.late.Reset(stallAfter)
-	}
-	defer s.late.Stop()
-	if ctx.Done() != nil {
-		defer context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(past) })()
-	}
-	for {
-		// Who interrupts sets the reason and then the deadline, so here the
-		// deadline comes first and the reasons after it.
-		var cut time.Time
-		if at := s.cutAt.Load(); at != 0 && !own {
-			cut = time.Unix(0, at)
-		}
-		s.conn.SetWriteDeadline(cut)
-		if ctx.Err() != nil {
-			return n, contextError("write", ctx), nil
-		}
-		if !cut.IsZero() && !time.Now().Before(cut) {
-			return n, fail(ErrClosed, nil, "a write was cut short"), nil
-		}
-		var m int
-		if n >= len(b) {
-			m, err = s.conn.Write(s.slice(tail[n-len(b):]))
-		} else if tail == nil {
-			m, err = s.conn.Write(s.slice(b[n:]))
-		} else {
-			if s.iov == nil {
-				s.iov = new(iovec)
-			}
-			v := s.iov
-			v.two = [2][]byte{b[n:], s.slice(tail)}
-			v.left = v.two[:]
-			var wide int64
-			wide, err = v.left.WriteTo(s.conn)
-			m, v.two = int(wide), [2][]byte{}
-		}
-		if n += m; m > 0 && n < len(b)+len(tail) && s.heard != nil {
-			s.heard() // no ping fits into a long frame: that it moves must do for the pong
-		}
-		if n == len(b)+len(tail) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, nil, plain(err)
-		}
-	}
-}
-
-// slice is how much of b is written at a time.
-func (s *sender) slice(b []byte) []byte {
-	if s.heard == nil {
-		return b
-	}
-	return b[:min(len(b), sliceSize)]
-}
-
-// kick has what is buffered or owed written by a goroutine that ends when it
-// has: for the few cases in which nobody who writes is left to do it.
-func (s *sender) kick() {
+// flush returns nil when the sink has everything that was accepted before.
+// Without users it goes on after users' frames are refused.
+func (s *sender) flush(ctx context.Context, user bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kickLocked()
+	switch {
+	case s.broken || user && s.refusal != nil:
+		return s.refuseLocked()
+	case !s.flushing && s.open.empty():
+		return nil
+	case !s.flushing:
+		return s.outcomeLocked(ctx, s.flushLocked(ctx))
+	case s.open.empty():
+		return s.awaitLocked(ctx, s.active, s.newWaiter())
+	}
+	return s.awaitLocked(ctx, s.open, s.newWaiter())
 }
 
-func (s *sender) kickLocked() {
-	if s.kicking || s.broken {
+// acceptLocked appends a frame to the open batch, and returns where it begins. It
+// waits for room; an error means that nothing was accepted.
+func (s *sender) acceptLocked(ctx context.Context, header frameHeader, data []byte, hold bool) (int, error) {
+	waited := false
+	for {
+		switch {
+		case s.refusal != nil:
+			return 0, s.refuseLocked()
+		case (waited || len(s.noRoom) == 0) && s.open.fits(header, hold):
+			start := s.open.append(s.pool, header, data, hold)
+			s.sent.messages++
+			s.sent.bytes += uint64(len(data))
+			s.wakeNextLocked()
+			return start, nil
+		case !s.flushing:
+			if err := s.flushLocked(ctx); err == errInterrupted && ctx.Err() != nil {
+				return 0, contextError("write", ctx)
+			}
+		default:
+			if err := s.awaitRoomLocked(ctx, waited); err != nil {
+				return 0, err
+			}
+			waited = true
+		}
+	}
+}
+
+// refuseLocked returns why nothing is accepted. Lost messages of Queue are
+// reported once.
+func (s *sender) refuseLocked() error {
+	if lost := s.sent.lost; lost != (lostMessages{}) {
+		s.sent.lost = lostMessages{}
+		return lost.report(s.refusal)
+	}
+	return s.refusal
+}
+
+// report returns the error for lost messages of Queue.
+func (l lostMessages) report(cause error) error {
+	if l.unsure > 0 {
+		cause = fail(ErrUnconfirmed, cause, "some of them may have arrived")
+	}
+	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.unsure)
+}
+
+func (l *lostMessages) add(o lostMessages) {
+	l.unsent += o.unsent
+	l.unsure += o.unsure
+}
+
+func (b *batch) empty() bool { return b.frames == nil || len(b.frames.b) == 0 }
+
+func (b *batch) size() int {
+	if b.frames == nil {
+		return 0
+	}
+	return len(b.frames.b)
+}
+
+// keepsCopy reports whether data is copied into the batch: it is small, or held
+// back and small enough for that.
+func keepsCopy(h frameHeader, hold bool) bool {
+	return !h.isLarge() || hold && h.size()+h.dataSize < batchSize
+}
+
+// fits reports whether a frame can be accepted.
+func (b *batch) fits(h frameHeader, hold bool) bool {
+	size := h.size()
+	if keepsCopy(h, hold) {
+		size += h.dataSize
+	}
+	return b.large == nil && b.size()+size <= batchSize
+}
+
+// append appends a frame and returns where it begins.
+func (b *batch) append(pool *bufferPool, h frameHeader, data []byte, hold bool) (start int) {
+	start = b.size()
+	if keepsCopy(h, hold) {
+		b.frames = pool.grow(b.frames, start+h.size()+len(data))
+		b.frames.b = append(appendFrameHeader(b.frames.b, h), data...)
+		b.copied = b.copied || h.isLarge()
+		return start
+	}
+	b.frames = pool.grow(b.frames, start+h.size())
+	b.frames.b = appendFrameHeader(b.frames.b, h)
+	b.large = data
+	return start
+}
+
+// flushLocked flushes the open batch, which nobody else does, and releases mu
+// meanwhile. It returns nil when the batch is written, errInterrupted when the
+// rest is written in the background, and otherwise why sending is over.
+func (s *sender) flushLocked(ctx context.Context) error {
+	s.takeLocked()
+	s.mu.Unlock()
+	if !s.sink.interruptible() {
+		return s.flushByTaskLocked(ctx)
+	}
+	err := s.writeActive(ctx, &s.stopping)
+	s.mu.Lock()
+	if err == errInterrupted {
+		s.handOverLocked()
+		return err
+	}
+	return s.finishLocked(err)
+}
+
+// flushByTaskLocked has the active batch written in the background, and waits for
+// that. It acquires mu.
+func (s *sender) flushByTaskLocked(ctx context.Context) error {
+	b := s.active
+	s.copyLarge(b)
+	s.mu.Lock()
+	s.handOverLocked()
+	if s.stopping.Load() {
+		return errInterrupted
+	}
+	w := s.newWaiter()
+	b.waiters = append(b.waiters, w)
+	return s.waitLocked(ctx, w, b)
+}
+
+// takeLocked makes the open batch the active one.
+func (s *sender) takeLocked() {
+	s.flushing = true
+	s.open, s.active = s.active, s.open
+	s.prependPingsLocked()
+	s.wakeNextLocked()
+}
+
+// prependPingsLocked puts the pending pong and ping ahead of frames that are not
+// sealed.
+func (s *sender) prependPingsLocked() {
+	p := &s.pings
+	if p.pong == nil && !p.ping {
 		return
 	}
-	s.kicking = true
-	s.wg.Add(1)
+	if !p.silent {
+		var ahead []byte
+		if p.pong != nil {
+			ahead = appendControl(ahead, kindPong, p.pong...)
+		}
+		if p.ping {
+			ahead = appendControl(ahead, kindPing, make([]byte, 8)...)
+		}
+		b := s.active
+		b.frames = s.pool.grow(b.frames, b.size()+len(ahead))
+		b.frames.b = slices.Insert(b.frames.b, 0, ahead...)
+	}
+	p.pong, p.ping = nil, false
+}
+
+// handOverLocked has the active batch written in the background. The memory of a
+// caller who is about to return is copied first.
+func (s *sender) handOverLocked() {
+	s.copyLarge(s.active)
+	s.tasks.Add(1)
 	go func() {
-		defer s.wg.Done()
-		s.drain(context.Background())
+		defer s.tasks.Done()
+		s.flushInBackground()
 	}()
 }
 
-// drain writes everything that has been accepted, whoever waits for what.
-func (s *sender) drain(ctx context.Context) error {
+// flushInBackground writes the active batch, and then what nobody waits for.
+func (s *sender) flushInBackground() {
+	err := s.writeActive(context.Background(), nil)
 	s.mu.Lock()
-	dead := s.dead.wait()
+	s.finishLocked(err)
 	s.mu.Unlock()
-	select {
-	case s.turn <- struct{}{}:
-	case <-ctx.Done():
-		return contextError("write", ctx)
-	case <-dead:
-		return net.ErrClosed
-	}
-	s.mu.Lock()
-	s.kicking = false
-	s.mu.Unlock()
-	return s.flush(ctx, 0, nil)
 }
 
-// owe notes a ping, or the pong for a ping with the given bytes. The caller
-// does not wait for it to be written.
-func (s *sender) owe(pong []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
+// writeActive encodes the active batch and writes it. Only the flusher calls it.
+func (s *sender) writeActive(ctx context.Context, stopped *atomic.Bool) error {
+	b := s.active
+	if b.encoded == nil {
+		if b.empty() {
+			return nil // its only frame was taken back
+		}
+		if err := s.encode(b); err != nil {
+			return err
+		}
+	}
+	out, tail := b.encoded.b, b.large
+	if b.written < len(out) {
+		out = out[b.written:]
+	} else {
+		out, tail = tail[b.written-len(out):], nil
+	}
+	n, err := s.sink.write(ctx, stopped, out, tail)
+	b.written += n
+	return err
+}
+
+// encode makes the bytes that go to the sink: records, or the frames themselves.
+func (s *sender) encode(b *batch) error {
+	if s.cipher == nil {
+		b.encoded, b.frames = b.frames, nil
+		return nil
+	}
+	out := s.pool.get(len(b.frames.b) + len(b.large) + recordSlack)
+	var err error
+	for plain := b.frames.b; len(plain) > 0 && err == nil; {
+		n, data := len(plain), 0
+		if b.copied || n > maxPlaintext {
+			n, data = splitRecord(plain)
+		}
+		if out.b, err = s.cipher.seal(out.b, plain[:n]); err == nil && data > 0 {
+			out.b, err = s.cipher.seal(out.b, plain[n:n+data])
+		}
+		plain = plain[n+data:]
+	}
+	if err == nil && b.large != nil {
+		out.b, err = s.cipher.seal(out.b, b.large)
+	}
+	if err != nil {
+		s.pool.put(out)
+		return err
+	}
+	s.pool.put(b.frames)
+	b.encoded, b.frames, b.large = out, nil, nil
+	if n := s.cipher.rekeys; n != s.rekeys.Load() {
+		s.rekeys.Store(n)
+	}
+	return nil
+}
+
+// splitRecord returns how many bytes of frames the next record takes, and how
+// many bytes of large data follow it.
+func splitRecord(frames []byte) (n, data int) {
+	for n < len(frames) {
+		h, _, err := parseFrameHeader(frames[n:], maxMsgSize)
+		size := h.size()
+		if err != nil { // unreachable: these are our own frames
+			return len(frames), 0
+		}
+		if h.isLarge() && n+size <= maxPlaintext {
+			if n += size; n < len(frames) {
+				data = h.dataSize
+			}
+			return n, data
+		}
+		if n+size+h.dataSize > maxPlaintext {
+			return n, 0
+		}
+		n += size + h.dataSize
+	}
+	return n, 0
+}
+
+// copyLarge moves what is left of large data from the memory of its caller, who
+// is about to return, into memory of our own. Only the flusher calls it.
+func (s *sender) copyLarge(b *batch) {
+	if b.large == nil {
 		return
 	}
-	if pong == nil {
-		s.ping = true
+	if s.cipher != nil {
+		if s.encode(b) != nil { // it fails again in the background, and is reported there
+			b.large = slices.Clone(b.large)
+		}
+		return
+	}
+	head := b.frames
+	if b.encoded != nil {
+		head = b.encoded
+	}
+	out := s.pool.get(len(head.b) + len(b.large))
+	out.b = append(append(out.b, head.b...), b.large...)
+	s.pool.put(head)
+	b.encoded, b.frames, b.large = out, nil, nil
+}
+
+// finishLocked ends the flush of the active batch with its result, for all who
+// wait for it, and has the next one flushed.
+func (s *sender) finishLocked(err error) error {
+	b := s.active
+	var result error
+	if err != nil {
+		result = s.breakLocked(err)
+	}
+	for _, w := range b.waiters {
+		w.finish(result)
+	}
+	s.resetLocked(b)
+	s.flushing = false
+	s.blocked.Store(false)
+	s.passLocked()
+	return result
+}
+
+// breakLocked ends this half: no byte goes out any more. It returns the result of
+// the active batch.
+func (s *sender) breakLocked(cause error) (result error) {
+	b := s.active
+	certain := b.written == 0 && s.sink.interruptible() // a socket's failed write has taken nothing
+	if certain || b.encoded == nil {
+		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
+		s.sent.lost.unsent += b.queued
 	} else {
-		s.pong = append(s.pong[:0], pong...)
+		result = fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
+		s.sent.lost.unsure += b.queued
 	}
-	s.kickLocked()
-}
-
-// forget makes err the answer to every user's write from here on, and returns
-// how many messages of Queue go nowhere.
-func (s *sender) forget(err error) int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refuseLocked(err)
-	lost := s.queued
-	s.queued = 0
-	return int64(lost)
-}
-
-func (s *sender) refuseLocked(err error) {
-	if s.err == nil {
-		s.err = err
-		s.stop.happen()
+	if !s.broken {
+		s.endLocked(fail(ErrNotConnected, cause, "the connection can no longer be written to"), cause)
+		s.tasks.Add(1)
+		go func() {
+			defer s.tasks.Done()
+			s.failed(cause)
+		}()
 	}
+	return result
 }
 
-// breakLocked ends this half: no byte goes out any more.
-func (s *sender) breakLocked(err error) {
-	s.refuseLocked(fail(ErrNotConnected, err, "the connection can no longer be written to"))
+// endLocked makes reason the answer to every later call, and to those whose
+// frames have not been flushed: nothing of these was sent.
+func (s *sender) endLocked(reason, cause error) {
+	if s.refusal == nil {
+		s.refusal, s.cause = reason, cause
+	}
 	s.broken = true
+	s.dismissLocked(s.open, reason)
+	s.sent.lost.unsent += s.open.queued
+	s.resetLocked(s.open)
+	s.wakeAllLocked()
 }
 
-// say seals control frames behind everything that users wrote, whose further
-// writes get err, and has it all written. The caller does not wait.
-func (s *sender) say(err error, frames ...[2]byte) {
+// resetLocked empties a batch for its next use.
+func (s *sender) resetLocked(b *batch) {
+	for _, memory := range []*buffer{b.frames, b.encoded} {
+		if memory != nil {
+			s.pool.put(memory)
+		}
+	}
+	clear(b.waiters)
+	*b = batch{waiters: b.waiters[:0]}
+}
+
+// passLocked has the open batch flushed if somebody waits for it or if it is
+// urgent. Messages of Queue alone stay.
+func (s *sender) passLocked() {
+	switch {
+	case s.flushing || s.broken:
+	case len(s.open.waiters) > 0:
+		s.flushing = true
+		s.open.waiters[0].become(waiterFlushes)
+	case s.open.urgent || s.pings.ping || s.pings.pong != nil:
+		s.takeLocked()
+		s.handOverLocked()
+	default:
+		s.wakeNextLocked()
+	}
+}
+
+// awaitLocked waits for the result of a batch, and flushes it if that is asked of
+// it.
+func (s *sender) awaitLocked(ctx context.Context, b *batch, w *writeWaiter) error {
+	b.waiters = append(b.waiters, w)
+	return s.outcomeLocked(ctx, s.waitLocked(ctx, w, b))
+}
+
+// waitLocked returns what flushLocked does, or nothing of it was sent: the
+// context's error alone.
+func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error {
+	s.mu.Unlock()
+	select {
+	case <-w.wake:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	if w.state == waiterDone {
+		err := w.err
+		s.pool.putWaiter(w)
+		return err
+	}
+	i := slices.Index(b.waiters, w)
+	b.waiters = slices.Delete(b.waiters, i, i+1)
+	flushes, taken := w.state == waiterFlushes, b == s.open && s.takeBackLocked(ctx, w)
+	s.pool.putWaiter(w)
+	switch {
+	case flushes && !taken:
+		return s.flushLocked(ctx)
+	case flushes:
+		s.flushing = false
+		s.passLocked()
+	}
+	if taken {
+		return contextError("write", ctx)
+	}
+	b.urgent = true // nobody waits for this frame any more
+	return errInterrupted
+}
+
+// takeBackLocked takes the frame of a call whose context is done out of the open
+// batch again, if it is the last one there.
+func (s *sender) takeBackLocked(ctx context.Context, w *writeWaiter) bool {
+	if ctx.Err() == nil || !s.open.last(w) {
+		return false
+	}
+	s.cutLocked(w)
+	return true
+}
+
+// takeBackLargeLocked takes the frame whose data is in its caller's memory out of
+// the open batch again, and has the caller return with reason.
+func (s *sender) takeBackLargeLocked(reason error) {
+	b := s.open
+	i := slices.IndexFunc(b.waiters, b.last)
+	w := b.waiters[i]
+	if w.state == waiterFlushes {
+		s.flushing = false
+	}
+	s.cutLocked(w)
+	b.waiters = slices.Delete(b.waiters, i, i+1)
+	w.finish(reason)
+}
+
+// cutLocked cuts the frame of w, the last one, off the open batch.
+func (s *sender) cutLocked(w *writeWaiter) {
+	s.open.frames.b, s.open.large = s.open.frames.b[:w.start], nil
+	s.sent.messages--
+	s.sent.bytes -= uint64(w.data)
+	s.wakeNextLocked()
+}
+
+// last reports whether the frame of w is the last one of the batch.
+func (b *batch) last(w *writeWaiter) bool {
+	end := w.start + w.length
+	if b.large != nil {
+		end -= len(b.large)
+	}
+	return w.start >= 0 && end == len(b.frames.b)
+}
+
+// outcomeLocked turns the result of a flush into that of the call: a frame that
+// goes out in the background may arrive.
+func (s *sender) outcomeLocked(ctx context.Context, err error) error {
+	switch {
+	case err != errInterrupted:
+		return err
+	case ctx.Err() != nil:
+		return fail(ErrUnconfirmed, contextError("write", ctx), "the message was accepted and is still being sent")
+	}
+	return fail(ErrUnconfirmed, s.cause, "the message was accepted and is still being sent")
+}
+
+// awaitRoomLocked waits until a frame may fit into the open batch. Nothing is
+// accepted meanwhile.
+func (s *sender) awaitRoomLocked(ctx context.Context, again bool) error {
+	w := s.newWaiter()
+	if again { // it has waited before, so it is the next
+		s.noRoom = slices.Insert(s.noRoom, 0, w)
+	} else {
+		s.noRoom = append(s.noRoom, w)
+	}
+	s.mu.Unlock()
+	select {
+	case <-w.wake:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	if i := slices.Index(s.noRoom, w); i >= 0 {
+		s.noRoom = slices.Delete(s.noRoom, i, i+1)
+	}
+	woken := w.state == waiterDone
+	s.pool.putWaiter(w)
+	if ctx.Err() == nil {
+		return nil
+	}
+	if woken {
+		s.wakeNextLocked()
+	}
+	return contextError("write", ctx)
+}
+
+// wakeNextLocked has the first call that waits for room try again.
+func (s *sender) wakeNextLocked() {
+	if len(s.noRoom) > 0 && s.open.large == nil && s.open.size()+headerSize <= batchSize {
+		w := s.noRoom[0]
+		s.noRoom = slices.Delete(s.noRoom, 0, 1)
+		w.finish(nil)
+	}
+}
+
+func (s *sender) wakeAllLocked() {
+	for _, w := range s.noRoom {
+		w.finish(nil)
+	}
+	s.noRoom = nil
+}
+
+func (s *sender) newWaiter() *writeWaiter {
+	w := s.pool.getWaiter()
+	w.start = -1
+	return w
+}
+
+// frameWaiter returns the waiter of a call whose frame begins at start.
+func (s *sender) frameWaiter(start int, h frameHeader) *writeWaiter {
+	w := s.pool.getWaiter()
+	w.start, w.length, w.data = start, h.size()+h.dataSize, h.dataSize
+	return w
+}
+
+func (w *writeWaiter) finish(err error) {
+	w.err = err
+	w.become(waiterDone)
+}
+
+// become changes the state of w and wakes it.
+func (w *writeWaiter) become(state waiterState) {
+	w.state = state
+	select {
+	case w.wake <- struct{}{}:
+	default: // it has not noticed the last change
+	}
+}
+
+// ping has a ping sent. The caller does not wait for it.
+func (s *sender) ping() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refuseLocked(err)
+	s.pings.ping = true
+	s.passLocked()
+}
+
+// pong has the pong for a ping sent. The caller does not wait for it.
+func (s *sender) pong(data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pings.pong = append(s.pings.pong[:0], data...)
+	s.passLocked()
+}
+
+// closeWith refuses users' frames with reason from here on, has everybody who
+// waits return, and has the given control frames sent behind what was accepted. A
+// frame whose data is not copied is taken back. A call whose frame may still arrive
+// gets ErrUnconfirmed, wrapping cause. The caller does not wait.
+func (s *sender) closeWith(reason, cause error, controls ...[2]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusal == nil {
+		s.refusal, s.cause = reason, cause
+	}
 	if s.broken {
 		return
 	}
-	for _, f := range frames {
-		if s.version != version2 {
-			s.controlLocked(f[0], f[1])
-		}
+	s.stopping.Store(true)
+	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent"))
+	if s.open.large != nil {
+		s.takeBackLargeLocked(reason)
 	}
-	s.kickLocked()
+	s.dismissLocked(s.open, fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent"))
+	s.wakeAllLocked()
+	for _, c := range controls {
+		s.open.frames = s.pool.grow(s.open.frames, s.open.size()+headerSize+2)
+		s.open.frames.b = appendControl(s.open.frames.b, c[0], c[1])
+		s.pings.silent = s.pings.silent || c[0] == kindClose
+	}
+	s.open.urgent = !s.open.empty()
+	s.sink.interrupt()
+	s.passLocked()
 }
 
-// bury ends the half for good and returns how many messages of Queue it held.
-func (s *sender) bury() int64 {
+// dismissLocked has everybody who waits for a batch return with err. The batch
+// goes on.
+func (s *sender) dismissLocked(b *batch, err error) {
+	for _, w := range b.waiters {
+		if w.state == waiterFlushes { // its duty passes to the background
+			s.flushing = false
+		}
+		w.finish(err)
+	}
+	clear(b.waiters)
+	b.waiters = b.waiters[:0]
+}
+
+// abandon ends this half of a connection that is lost: users get reason. It
+// returns how many messages of Queue were lost.
+func (s *sender) abandon(reason, cause error) lostMessages {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stopping.Store(true)
 	if !s.broken {
-		s.breakLocked(net.ErrClosed)
+		s.endLocked(reason, cause)
 	}
-	s.dead.happen()
-	lost := s.queued
-	s.queued = 0
-	if s.buf != nil {
-		s.pool.put(s.buf)
-		s.buf = nil
+	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"))
+	s.sent.lost.unsure += s.active.queued
+	s.active.queued = 0
+	s.sink.interrupt()
+	lost := s.sent.lost
+	s.sent.lost = lostMessages{}
+	return lost
+}
+
+// isBroken reports whether nothing can be sent any more.
+func (s *sender) isBroken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+// noteBlocked notes that the flush in progress waits for the peer.
+func (s *sender) noteBlocked() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blocked.Store(s.flushing)
+}
+
+// settle waits until nobody flushes any more, or until ctx is done.
+func (s *sender) settle(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.flushing && ctx.Err() == nil {
+		w := s.newWaiter()
+		s.active.waiters = append(s.active.waiters, w)
+		s.waitLocked(ctx, w, s.active)
 	}
-	return int64(lost)
+}
+
+// totals returns what was accepted.
+func (s *sender) totals() (messages, bytes, rekeys uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent.messages, s.sent.bytes, s.rekeys.Load()
 }

@@ -4,7 +4,6 @@
 package gipc
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"net"
@@ -14,24 +13,23 @@ import (
 )
 
 const (
-	maxPending  = 1024 // handshakes on their way
+	maxPending  = 4096             // handshakes on their way
+	silentAfter = time.Second      // without a byte after our hello a peer is silent
+	greetTime   = 10 * time.Second // for a handshake
 	acceptPause = 5 * time.Millisecond
 	acceptLimit = time.Second
 )
 
-// Server is the end of a connection that accepts, or, from its Connections, the
-// serving end of one client of many. A server of many clients has nobody to read
-// from or write to itself: those calls return ErrMultiClient. Its methods are
-// safe for concurrent use.
+// A Server accepts connections. Without MultiClient it is also the server's
+// endpoint of its one connection. With MultiClient, each client is represented by a
+// *Server obtained from Connections; the top-level server has nobody to read from or
+// write to, and those calls return ErrMultiClient. Its methods are safe for
+// concurrent use.
 type Server struct {
-	end
+	endpoint
 	Connections *ConnectionPool // the clients; never nil
-	host        *host           // nil for one client of many
-
-	// Guarded by the mu of Connections:
-	left   bool // a client that was connected, and is not any more
-	listed bool // it is in ready
-	asked  bool // ReadTimedFastest awaits its message
+	host        *host           // nil for a client of a multi-client server
+	member      poolMember      // guarded by the lock of Connections
 }
 
 // A host is what a server has and a single connection has not.
@@ -43,7 +41,14 @@ type host struct {
 	ids      atomic.Uint64
 
 	mu      sync.Mutex
-	pending list.List // of net.Conn, the longest in wait first
+	pending map[*limitedConn]bool
+	changed *sync.Cond // pending has changed, or the server ends, or a time has passed
+}
+
+func newHost(listener net.Listener) *host {
+	h := &host{listener: listener, pending: map[*limitedConn]bool{}}
+	h.changed = sync.NewCond(&h.mu)
+	return h
 }
 
 // StartServer listens and returns when clients can connect. Without MultiClient
@@ -62,46 +67,48 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{host: &host{listener: listener}}
-	s.init(set, new(bufferPool))
-	s.life, s.quit = context.WithCancel(context.Background())
-	s.many = set.multi
+	s := &Server{host: newHost(listener)}
+	_, onlyOne := listener.(*connListener)
+	hooks := &endpointHooks{multi: set.multi, single: onlyOne && !set.multi}
+	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
 	s.mu.Lock()
-	s.setLocked(Listening)
+	s.life.become(Listening)
 	s.mu.Unlock()
 	s.host.wg.Go(s.accept)
-	s.set.log.Info("listening", "name", set.name, "address", listener.Addr())
+	s.settings.log.info("listening", "name", set.name, "address", listener.Addr())
 	return s, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful: it
-// says goodbye, and returns nil when the peers have received every message that
-// was written since their last Connected. Reads in progress end at once, with
-// the complete messages that this process holds, one message Closed, and then
-// ErrClosed. On one client of many it ends that connection alone.
+// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
+// returns nil if the peers have received every message that was written since their
+// last Connected, and no earlier loss is unreported. Reads in progress end at once:
+// they return the complete messages that this process holds, one message Closed, and
+// then ErrClosed. On a client of a multi-client server it ends that connection alone.
 //
-// The error is ErrNotConnected: what was written since then may not have arrived.
-// Where that connection is over, and a read has told of it, Close does not tell
-// again. On a server of many clients it joins a *ClientError for each of those
-// connected of which this is so; of those that had left their Disconnected tells,
-// and Close only of what Queue held for them, if nobody has read that. The server
-// is closed all the same. A second call waits for the first and returns nil
-// whatever that returned.
+// The error is ErrUnconfirmed: messages may not have arrived. It matches
+// ErrNotConnected if messages of Queue were lost. On a multi-client server the error
+// joins one *ClientError for each client, connected or not read to the end, that may
+// not have received everything. The server is closed all the same. A second call waits
+// for the first and returns nil, whatever that returned.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
-// Shutdown closes the server as Close does, for as long as ctx allows, and at
-// most 5 seconds where ctx has no deadline. With a context that has ended it
-// cuts at once. Its errors are those of Close, or wrap that of ctx; the server is
-// closed all the same, and its name is free.
+// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
+// ctx has no deadline. If ctx is already done it closes the connections at once. Its
+// errors are those of Close. They wrap that of ctx if it was done too early. The
+// server is closed all the same, and its name is free.
 func (s *Server) Shutdown(ctx context.Context) error {
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
 	if s.host == nil {
-		return s.shutdown(ctx, byeUser)
+		return s.shutdown(ctx, closedByUser)
 	}
 	ctx, cancel := bounded(ctx, closeTime)
 	defer cancel()
 	s.stop()
-	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, byeShutdown))
+	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
 	settled := make(chan struct{})
 	go func() {
 		s.host.wg.Wait()
@@ -114,10 +121,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Stats returns the totals of this end: those of a server of many clients are
-// the sums over all that it ever had.
+// Stats returns the totals of this endpoint. Those of a multi-client server are the
+// sums over all clients that it ever had.
 func (s *Server) Stats() Stats {
-	total := s.end.Stats()
+	total := s.endpoint.Stats()
 	if s.host != nil {
 		total.Refused += s.host.refused.Load()
 		s.Connections.addStats(&total)
@@ -129,13 +136,15 @@ func (s *Server) Stats() Stats {
 func (s *Server) stop() {
 	h := s.host
 	h.once.Do(func() {
-		s.quit()
+		s.hooks.endNow()
 		h.listener.Close()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for h.pending.Len() > 0 {
-			h.pending.Remove(h.pending.Front()).(net.Conn).Close()
+		for conn := range h.pending {
+			delete(h.pending, conn)
+			go conn.Conn.Close() // it may be the user's
 		}
+		h.changed.Broadcast()
 	})
 }
 
@@ -146,104 +155,142 @@ func (s *Server) accept() {
 	for pause := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
+		case err == nil && conn == nil:
+			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
 			pause = 0
-			place := s.enter(conn)
-			h.wg.Go(func() { s.greet(conn, place) })
+			slot := s.enter(conn)
+			h.wg.Go(func() { s.greet(slot) })
 			continue
-		case s.life.Err() != nil:
+		case s.hooks.ended.Err() != nil:
 			return
 		case errors.Is(err, net.ErrClosed):
-			s.deaf(err)
+			s.stopAccepting(err)
 			return
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.set.log.Warn("cannot accept; trying on", "name", s.set.name, "err", err, "pause", pause)
+		s.settings.log.warn("accept failed; retrying", "name", s.settings.name, "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
-		case <-s.life.Done():
+		case <-s.hooks.ended.Done():
 		}
 	}
 }
 
-// deaf ends a server whose listener somebody else has closed. A client that is
-// connected stays.
-func (s *Server) deaf(err error) {
-	s.set.log.Error("cannot accept any more", "name", s.set.name, "err", err)
+// stopAccepting ends a server whose listener somebody else has closed. A client
+// that is connected stays.
+func (s *Server) stopAccepting(err error) {
+	s.settings.log.err("accept failed for good", "name", s.settings.name, "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sayLocked(Error, err) != nil {
+	if s.announceLocked(&Message{Err: err}, Error) {
 		s.finishLocked(fail(ErrClosed, err, "the listener does not accept any more"))
 	}
-	s.single = true
+	s.hooks.single = true
 }
 
-// enter gives a handshake a place. Where there is none the one that has waited
-// longest gives way: an honest client is through in milliseconds.
-func (s *Server) enter(conn net.Conn) *list.Element {
+// enter gives a handshake a slot. If there is none, a silent peer gives up its own;
+// if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
+// that has sent something keeps its slot.
+func (s *Server) enter(conn net.Conn) *limitedConn {
 	h := s.host
+	limited := limitConn(conn)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.pending.Len() >= maxPending {
-		h.pending.Remove(h.pending.Front()).(net.Conn).Close()
+	for len(h.pending) >= maxPending && s.hooks.ended.Err() == nil && !h.evictLocked() {
+		timer := time.AfterFunc(silentAfter/10, h.changed.Broadcast)
+		h.changed.Wait()
+		timer.Stop()
 	}
-	if s.life.Err() != nil {
+	if s.hooks.ended.Err() != nil {
 		conn.Close()
 	}
-	return h.pending.PushBack(conn)
+	h.pending[limited] = true
+	return limited
 }
 
-// exit gives the place up. It returns false where it was taken, and the
-// connection closed with it.
-func (s *Server) exit(place *list.Element) bool {
+// evictLocked closes a silent peer, and reports whether there is one.
+func (h *host) evictLocked() bool {
+	for conn := range h.pending {
+		if conn.silent() {
+			delete(h.pending, conn)
+			go conn.Conn.Close()
+			return true
+		}
+	}
+	return false
+}
+
+// exit gives the slot up. It returns false if it was taken, and the connection
+// closed with it.
+func (s *Server) exit(conn *limitedConn) bool {
 	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n := h.pending.Len()
-	h.pending.Remove(place)
-	return h.pending.Len() < n
+	had := h.pending[conn]
+	delete(h.pending, conn)
+	h.changed.Broadcast()
+	return had
 }
 
-// greet takes one connection through the handshake, in at most helloTime
-// altogether, and seats it.
-func (s *Server) greet(conn net.Conn, place *list.Element) {
-	defer s.exit(place)
-	pool := s.Connections
-	conn.SetDeadline(time.Now().Add(helloTime))
-	seated := false
-	admit := func() byte {
-		if seated = pool.room(true); !seated {
+// greet takes one connection through the handshake, in at most greetTime
+// altogether, and admits it.
+func (s *Server) greet(limited *limitedConn) {
+	defer s.exit(limited)
+	pool, conn := s.Connections, limited.Conn
+	limited.limit(greetTime)
+	admitted := false
+	opened, agreed, err := s.handshake(limited, func() byte {
+		if admitted = pool.room(true); !admitted {
 			return reasonBusy
 		}
 		return 0
-	}
-	handshake, refuse := serverHandshake, writeRefusal
-	if s.set.wire == WireV2 {
-		handshake, refuse = serverHandshake2, silent
-	}
-	agreed, err := func() (*session, error) {
-		if !pool.room(false) {
-			refuse(conn, reasonBusy)
-			return nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
-		}
-		if ask := s.set.authorize; ask != nil {
-			if err := ask(peerOf(conn)); err != nil {
-				refuse(conn, reasonUnauthorized)
-				return nil, fail(ErrRefused, err, "Authorize")
-			}
-		}
-		return handshake(conn, &s.set.terms, newKey, admit)
-	}()
-	if err == nil && s.exit(place) {
-		conn.SetDeadline(time.Time{})
-		pool.seat(conn, agreed)
+	})
+	if open := limited.release(); err == nil && open && s.exit(limited) {
+		pool.admit(opened, agreed)
 		return
 	}
-	if seated {
+	if admitted {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.set.log.Warn("a peer did not get in", "name", s.set.name, "peer", loggedPeer(peerOf(conn)), "err", err)
-	closeSlowly(conn, time.Now().Add(drainTime), false)
+	s.settings.log.warn("connection rejected", "name", s.settings.name, "peer", loggedPeer(peerOf(conn)), "err", err)
+	closeSlowly(opened.over)
+	if s.hooks.single {
+		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
+	}
+}
+
+// handshake is the server's part, Authorize and Upgrade included.
+func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *session, error) {
+	opened := &openedConn{dialedServer{conn: conn.Conn, peer: peerOf(conn.Conn)}, conn.Conn}
+	if err := checkStream(conn.Conn); err != nil {
+		return opened, nil, err
+	}
+	if ask := s.settings.authorize; ask != nil {
+		if err := ask(opened.peer); err != nil {
+			if s.settings.upgrade == nil { // else the peer does not expect our bytes yet
+				writeRefusal(conn, reasonUnauthorized)
+			}
+			return opened, nil, fail(ErrRefused, err, "Authorize")
+		}
+	}
+	if s.settings.upgrade != nil {
+		over, err := upgraded(s.settings.upgrade, conn.Conn)
+		if err != nil {
+			return opened, nil, err
+		}
+		opened.over = over
+		upgraded := limitConn(over)
+		upgraded.limit(greetTime)
+		defer upgraded.release()
+		upgraded.under, conn = conn, upgraded
+	}
+	if !s.Connections.room(false) {
+		writeRefusal(conn, reasonBusy)
+		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
+	}
+	agreed, err := serverHandshake(conn, &s.settings.terms, newKey, admit)
+	return opened, agreed, err
 }

@@ -131,7 +131,7 @@ func (h *stranger) drain() {
 
 // answer takes one frame.
 func (h *stranger) answer() []byte {
-	prefix := h.read(prefixLen)
+	prefix := h.read(lengthSize)
 	return append(prefix, h.read(int(binary.BigEndian.Uint32(prefix)))...)
 }
 
@@ -147,7 +147,7 @@ func (h *stranger) breathe(d time.Duration) {
 // stay does nothing, for about as long as a handshake may take. It does not read.
 func (h *stranger) stay() {
 	h.there()
-	h.breathe(time.Duration(1+h.r.IntN(30)) * helloTime / 20)
+	h.breathe(time.Duration(1+h.r.IntN(30)) * greetTime / 20)
 }
 
 // garbage are bytes that no length prefix begins with.
@@ -263,7 +263,7 @@ var strangers = map[string]func(h *stranger){
 			h.must(err)
 			h.answer()
 		}
-		_, err := w.Write(h.frame(controlType, []byte{kindGoodbye, byeUser}))
+		_, err := w.Write(h.frame(controlType, []byte{kindClose, closedByUser}))
 		h.must(err)
 		h.drain()
 	},
@@ -275,11 +275,13 @@ var strangers = map[string]func(h *stranger){
 	},
 	"announces the largest": func(h *stranger) {
 		h.enter(nil)
-		growth := 0
+		head := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: h.s.limit})
 		if h.encrypted() {
-			growth = sealGrowth
+			record, err := h.s.out.seal(nil, head)
+			h.must(err)
+			head = binary.BigEndian.AppendUint32(record, uint32(sealOverhead+h.s.limit))
 		}
-		h.write(binary.BigEndian.AppendUint32(nil, uint32(growth+typeLen+h.s.limit)), make([]byte, 100))
+		h.write(head, make([]byte, 100))
 		h.stay()
 	},
 	"announces more than that": func(h *stranger) {
@@ -296,7 +298,7 @@ var strangers = map[string]func(h *stranger){
 		h.enter(nil)
 		f := h.message(1, 50)
 		if h.encrypted() {
-			f[prefixLen+h.r.IntN(len(f)-prefixLen)] ^= 1 << h.r.IntN(8)
+			f[lengthSize+h.r.IntN(len(f)-lengthSize)] ^= 1 << h.r.IntN(8)
 		}
 		h.write(f)
 		h.stay()
@@ -345,7 +347,7 @@ var strangers = map[string]func(h *stranger){
 	},
 	"control frames that end it": func(h *stranger) {
 		h.enter(nil)
-		data := [][]byte{{}, {16}, {255, 1}, {kindPing, 1}, {kindGoodbye}, {kindAnswer, 0}}[h.r.IntN(6)]
+		data := [][]byte{{}, {16}, {255, 1}, {kindPing, 1}, {kindClose}, {kindCloseAck, 0}}[h.r.IntN(6)]
 		h.write(h.frame(controlType, data))
 		h.drain()
 	},
@@ -358,7 +360,7 @@ var strangers = map[string]func(h *stranger){
 	},
 	"says goodbye and talks on": func(h *stranger) {
 		h.enter(nil)
-		h.write(h.frame(controlType, []byte{kindGoodbye, byeUser}))
+		h.write(h.frame(controlType, []byte{kindClose, closedByUser}))
 		for n := range uint32(50) {
 			h.write(h.message(n+1, 1000))
 		}
@@ -456,7 +458,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 					}
 				}
 				// Twice the time that a silent handshake is given.
-				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*helloTime, often*2*time.Second, 0)
+				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*greetTime, often*2*time.Second, 0)
 				kept.check(y)
 				return y
 			})

@@ -559,7 +559,7 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		client, err := StartClient(&ClientConfig{Name: "n", Encryption: encryption, RetryTimer: time.Microsecond, Dial: func(ctx context.Context) (net.Conn, error) {
+		client, err := StartClient(&ClientConfig{Name: "n", Encryption: encryption, RetryTimer: time.Millisecond, Dial: func(ctx context.Context) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 			if err != nil {
 				return nil, err

@@ -39,7 +39,7 @@ var transitions = [...]uint16{
 	Listening:    1<<Connected | 1<<Closing | 1<<Error,
 	Connecting:   1<<Connected | 1<<Closing | 1<<Timeout | 1<<Error,
 	Connected:    1<<ReConnecting | 1<<Disconnected | 1<<Closing,
-	ReConnecting: 1<<Connected | 1<<Closing | 1<<Timeout,
+	ReConnecting: 1<<Connected | 1<<Closing | 1<<Timeout | 1<<Error,
 	Closing:      1 << Closed,
 	Error:        1 << Closing,
 	Timeout:      1 << Closing,
@@ -51,11 +51,19 @@ func (s Status) mayBecome(next Status) bool { return transitions[s]&(1<<next) !=
 // Message is what Read returns: a message of the peer, or, with MsgType -1, a
 // change of this end's status at the place in the stream where it happened.
 type Message struct {
-	Err     error  // of an internal message: why the connection was lost; nil after the peer's goodbye
+	Err     error  // for status messages: why the connection was lost; nil if the peer closed it
 	MsgType int    // 1 to 2147483647 are the peer's; -1 is internal; 0 is reserved
-	Data    []byte // yours to keep; from ReadInto: until the next ReadInto with the same Message
+	Data    []byte // owned by the caller; after ReadInto, valid until the next ReadInto with the same Message
 	Status  string // with MsgType -1: the status, as Status.String gives it
+	Conn    uint64 // the ID of the connection that the message came on; 0 for Connecting, Timeout, Closed and TimeoutMessage
 }
+
+// Is reports whether m is the internal message of that status. It is false for
+// messages of the peer and for [TimeoutMessage].
+func (m *Message) Is(status Status) bool { return m.internal() && m.Status == status.String() }
+
+// internal reports whether m is a status message.
+func (m *Message) internal() bool { return m.MsgType == internalType }
 
 // TimeoutMessage is what ReadTimed returns when its time has passed. Compare
 // the pointer; the library never reads what it points to.

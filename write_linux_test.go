@@ -3,6 +3,8 @@ package gipc
 import (
 	"syscall"
 	"testing"
+
+	"example.com/gipc/internal/sys"
 )
 
 // Large messages ask for a larger send buffer: with the one that a socket has,
@@ -11,7 +13,7 @@ import (
 func TestLargeMessagesWidenTheSocket(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	room := func() (n int) {
-		err := c.cur.Load().raw.Control(func(fd uintptr) {
+		err := sys.RawConn(c.current.Load().conn).Control(func(fd uintptr) {
 			n, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
 		})
 		if err != nil {
@@ -33,10 +35,10 @@ func TestLargeMessagesWidenTheSocket(t *testing.T) {
 		}
 	}
 	was := room()
-	if write(wideFrom - 1000); room() != was {
+	if write(widenFrom - 1000); room() != was {
 		t.Errorf("%d bytes of room after small messages, and %d before", room(), was)
 	}
-	if write(wideFrom); room() <= was {
+	if write(widenFrom); room() <= was {
 		t.Errorf("%d bytes of room after a large message, and %d before", room(), was)
 	}
 }

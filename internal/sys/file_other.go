@@ -20,11 +20,11 @@ var (
 // MaxSocketPath is the length of the longest path of a socket, in bytes.
 const MaxSocketPath = 107
 
-// OpenLock always fails on this system.
-func OpenLock(string, int) (*os.File, error) { return nil, errNoSockets }
+func openLocked(string, int) (*os.File, error) { return nil, errNoSockets }
 
-// CloseLock closes the file.
-func CloseLock(f *os.File) error { return f.Close() }
+func unlockFile(f *os.File) error { return f.Close() }
+
+func removeLocked(f *os.File) error { return f.Close() }
 
 // OwnerOf always returns -1 on this system.
 func OwnerOf(os.FileInfo) int { return -1 }

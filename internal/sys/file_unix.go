@@ -19,10 +19,8 @@ const (
 	MaxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 )
 
-// OpenLock opens the file and locks it. flag is added to the flags of the open:
-// 0, or os.O_CREATE|os.O_EXCL. It follows no symbolic link and does not wait. It
-// returns ErrLocked if another open file holds the lock.
-func OpenLock(name string, flag int) (*os.File, error) {
+// openLocked opens and locks a file. It follows no symbolic link and does not wait.
+func openLocked(name string, flag int) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|flag, 0o600)
 	if err != nil {
 		return nil, err
@@ -34,8 +32,27 @@ func OpenLock(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// OwnerOf returns the user who owns the file, or -1 if the system does not say.
+// removeLocked removes the file before the lock is released. A server that has
+// opened the file and waits for the lock then finds that it is not at its path.
+func removeLocked(f *os.File) error {
+	if isAtPath(f) {
+		os.Remove(f.Name()) // in a sticky directory the file may belong to another user
+	}
+	return unlockFile(f)
+}
+
+// OwnerOf returns the user who owns the file, or -1 if the system does not say or
+// the owner has no number in this process's user namespace.
 func OwnerOf(info os.FileInfo) int {
+	owner := ownerNumber(info)
+	if owner >= 0 && isUnmapped(uint32(owner), userIDs) {
+		return -1
+	}
+	return owner
+}
+
+// ownerNumber returns the number of the file's owner as the system shows it.
+func ownerNumber(info os.FileInfo) int {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)
 	}

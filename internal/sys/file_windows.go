@@ -21,9 +21,8 @@ const (
 	sharingViolation = syscall.Errno(32)
 )
 
-// OpenLock opens the file so that it cannot be opened a second time. flag is 0, or
-// os.O_CREATE|os.O_EXCL. It returns ErrLocked if the file is open already.
-func OpenLock(name string, flag int) (*os.File, error) {
+// openLocked opens the file so that it cannot be opened a second time.
+func openLocked(name string, flag int) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)
 	if err != nil {
 		return nil, err
@@ -43,8 +42,15 @@ func OpenLock(name string, flag int) (*os.File, error) {
 	return os.NewFile(uintptr(h), name), nil
 }
 
-// CloseLock closes the file, which ends its exclusive use.
-func CloseLock(f *os.File) error { return f.Close() }
+func unlockFile(f *os.File) error { return f.Close() }
+
+// removeLocked closes the file first, because an open file cannot be removed. If
+// another server has opened it since, the removal fails, and the file stays.
+func removeLocked(f *os.File) error {
+	err := f.Close()
+	os.Remove(f.Name())
+	return err
+}
 
 // OwnerOf always returns -1 on this system.
 func OwnerOf(os.FileInfo) int { return -1 }

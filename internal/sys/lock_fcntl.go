@@ -18,5 +18,4 @@ func lockFile(fd uintptr) error {
 	return err
 }
 
-// CloseLock releases the lock and closes the file.
-func CloseLock(f *os.File) error { return f.Close() }
+func unlockFile(f *os.File) error { return f.Close() }

@@ -22,9 +22,9 @@ func lockFile(fd uintptr) error {
 	}
 }
 
-// CloseLock releases the lock and closes the file. The close alone is not enough:
+// unlockFile releases the lock and closes the file. The close alone is not enough:
 // a child between fork and exec has the file open, too, and with it the lock.
-func CloseLock(f *os.File) error {
+func unlockFile(f *os.File) error {
 	syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
 	return f.Close()
 }

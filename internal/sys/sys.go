@@ -1,13 +1,8 @@
 // Package sys holds what differs by operating system: descriptors that are read
-// and written without waiting, lock files, owners of files, and the credentials
-// of peers on unix sockets. Every function exists on every system. A function
-// that a system has no means for does nothing, and its comment says so.
+// and written without waiting, lock files, socket files, owners of files, and the
+// credentials of peers on unix sockets. Every function exists on every system. A
+// function that a system has no means for does nothing, and its comment says so.
 package sys
-
-import "errors"
-
-// ErrLocked is returned by OpenLock when another open file holds the lock.
-var ErrLocked = errors.New("locked")
 
 // Credentials are the user, the group and the process that the kernel reports
 // for the other end of a unix socket.

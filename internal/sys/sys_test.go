@@ -30,14 +30,22 @@ func TestLockExcludesASecondOpen(t *testing.T) {
 			t.Errorf("locked twice: %v, %v", second, err)
 		}
 	}
-	if err := CloseLock(f); err != nil {
+	if !f.InPlace() {
+		t.Error("a lock file that was just made is not in place")
+	}
+	if err := f.Release(); err != nil {
 		t.Fatal(err)
 	}
 	f, err = OpenLock(path, 0)
 	if err != nil {
-		t.Fatalf("after CloseLock: %v", err)
+		t.Fatalf("after Release: %v", err)
 	}
-	CloseLock(f)
+	if err := f.Remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Remove: %v", err)
+	}
 }
 
 func TestRawConnOfNoSocket(t *testing.T) {

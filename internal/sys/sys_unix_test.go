@@ -218,7 +218,7 @@ func TestLockFollowsNoLink(t *testing.T) {
 	}
 	for _, flag := range []int{0, os.O_CREATE | os.O_EXCL} {
 		if f, err := OpenLock(path+"2", flag); err == nil {
-			t.Errorf("flag %#x: the link was followed to %v", flag, f.Name())
+			t.Errorf("flag %#x: the link was followed: %v", flag, f)
 		}
 	}
 }
@@ -247,5 +247,61 @@ func TestPeerCredentials(t *testing.T) {
 	client.Close()
 	if got, ok := PeerCredentials(client.(syscall.Conn)); ok {
 		t.Errorf("of a closed connection: %+v", got)
+	}
+}
+
+func TestLockThatIsNotInPlace(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "lock")
+	lock, err := OpenLock(path, os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if lock.InPlace() {
+		t.Error("a lock file that was removed is in place")
+	}
+	if err := os.WriteFile(path, []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if lock.InPlace() {
+		t.Error("a lock file that was replaced is in place")
+	}
+	if err := lock.Remove(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "another" {
+		t.Errorf("another lock file was removed: %q, %v", got, err)
+	}
+}
+
+// Between fork and exec a child has every descriptor, that of the lock too. The
+// duplicate stands for it.
+func TestLockIsReleasedWhileAChildStarts(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "solaris" || runtime.GOOS == "aix" {
+		t.Skip("locks belong to the process there")
+	}
+	path := filepath.Join(t.TempDir(), "lock")
+	for _, end := range []func(*Lock) error{(*Lock).Release, (*Lock).Remove} {
+		lock, err := OpenLock(path, os.O_CREATE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := syscall.Dup(int(lock.file.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(second)
+		if err := end(lock); err != nil {
+			t.Error(err)
+		}
+		if lock, err = OpenLock(path, os.O_CREATE); err != nil {
+			t.Errorf("the lock is held: %v", err)
+		} else {
+			lock.Release()
+		}
 	}
 }

@@ -1,26 +1,27 @@
-// A client of the gipc protocol, version 3, in one file and with nothing but Node.js. It is there to be copied, and to be
-// read beside the text: an id such as [F-5] names the sentence of ../README.md that a line follows.
+// A client of the gipc protocol, version 3, in one file, without dependencies. Copy it, or read it beside the text: an id such
+// as [F-5] names the sentence of ../README.md that a line implements.
 //
 //   import { connect } from './gipc.mjs';
 //   const client = await connect({ name: 'weather' });              // see Client for the options
-//   await client.write(1, 'hello');                                 // the kernel has it
+//   await client.write(1, 'hello');                                 // the kernel has accepted it
 //   for await (const { type, data } of client) console.log(type, data.toString());
-//   await client.close();                                           // the server's program has everything
+//   await client.close();                                           // the server's program has received every message
 import net from 'node:net';
 import { createCipheriv, createDecipheriv, createECDH, createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { isUtf8 } from 'node:buffer';
 import { EventEmitter } from 'node:events';
-import { statSync } from 'node:fs';
+import { lstatSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 
 const REKEY = 2 ** 32, LAST = 2n ** 64n - 2n, MAX_TYPE = 0x7fffffff, DEFAULT_LIMIT = 3145728;
-const HELD = 1 << 20, AHEAD = 1 << 16; // bytes: unread before reading pauses, written but not yet with the kernel
+const LARGE = 16384, RECORD = 65536; // bytes: data that has a record of its own, the most plaintext of a record of frames
+const UNREAD = 1 << 20, AHEAD = 1 << 16; // bytes: unread messages that stop reading, written bytes that the kernel has not accepted
 const REASONS = { 1: 'the version differs', 2: 'encryption is required here, but switched off at the server', 4: 'the server requires a secret: configure it',
-  5: 'a secret is configured here, but not at the server', 6: 'another secret or another name', 7: 'the server is full', 8: 'not authorised', 9: 'malformed' };
+  5: 'a secret is configured here, but not at the server', 6: 'secret or name differs', 7: 'the server has reached its client limit', 8: 'not authorized', 9: 'malformed' };
 
-/** Every error of this file. `code` is one of: config, refuse (by us), refused (by the server), unproven, cut (in the handshake), timeout;
- *  goodbye, cut-boundary, cut-inside, malformed, not-authentic, lost [F-10]; undelivered, closed, too-large, type.
- *  `reason` is that of a refusal, `part` what was malformed: frame, type, control, close. */
+/** Every error of this file. `code` is one of: config, refuse (by the client), refused (by the server), unproven, cut (truncated in the handshake),
+ *  timeout; goodbye (the server has closed), cut-boundary and cut-inside (truncated at the end of a frame, inside one), malformed, not-authentic,
+ *  lost [F-10]; undelivered, closed, too-large, type. `reason` is that of a refusal, `part` what was malformed: record, frame, type, control, close. */
 export class GipcError extends Error {
   constructor(code, message, more = {}) { super(`gipc: ${message}`, { cause: more.cause }); Object.assign(this, { code }, more); }
 }
@@ -40,51 +41,61 @@ export function schedule(name, secret, serverHello, clientHello, z) {
   return { th, ck, sk, cs, ss, confirmation, serverConfirmation: hmac(sk, th, confirmation) };
 }
 
-/** The keys of one direction, its numbers and its sum. */
+/** The keys of one direction, its sequence numbers and its sum. */
 export class Keys {
-  constructor(secret, { number = 0n, rekeyAt = REKEY } = {}) {
-    Object.assign(this, { secret, number, rekeyAt, sum: 0, key: expand(secret, 'gipc/3 key', 32) });
+  constructor(secret, { sequence = 0n, rekeyAt = REKEY } = {}) {
+    Object.assign(this, { secret, sequence, rekeyAt, sum: 0, key: expand(secret, 'gipc/3 key', 32) });
   }
-  #aad() { const b = Buffer.alloc(8); b.writeBigUInt64BE(this.number); return b; }
+  #aad() { const b = Buffer.alloc(8); b.writeBigUInt64BE(this.sequence); return b; }
   #count(length) { // [R-1] [Y-1] [Y-2] [Y-3]
-    this.number++;
+    this.sequence++;
     if ((this.sum += length) < this.rekeyAt) return;
     this.secret = expand(this.secret, 'gipc/3 update', 48);
     this.key = expand(this.secret, 'gipc/3 key', 32);
     this.sum = 0;
   }
-  /** A whole frame. The last number is kept for the goodbye [R-4]. */
-  seal(type, data, nonce = randomBytes(12)) {
-    if (this.number > LAST || this.number === LAST && !(type === 0 && data[0] === 3)) throw new GipcError('lost', 'no numbers are left');
-    const head = Buffer.alloc(20), cipher = createCipheriv('aes-256-gcm', this.key, nonce, { authTagLength: 16 }).setAAD(this.#aad());
-    head.writeUInt32BE(32 + data.length);
+  /** A whole record with this plaintext. */
+  seal(plain, nonce = randomBytes(12)) { // [R-2]
+    if (this.sequence > LAST) throw new GipcError('lost', 'the sequence numbers are exhausted'); // [R-4]
+    const head = Buffer.alloc(16), cipher = createCipheriv('aes-256-gcm', this.key, nonce, { authTagLength: 16 }).setAAD(this.#aad());
+    head.writeUInt32BE(28 + plain.length);
     nonce.copy(head, 4);
-    head.writeUInt32BE(type, 16);
-    const frame = Buffer.concat([head.subarray(0, 16), cipher.update(head.subarray(16)), cipher.update(data), cipher.final(), cipher.getAuthTag()]);
-    this.#count(frame.length - 4);
-    return frame;
+    this.#count(28 + plain.length);
+    return Buffer.concat([head, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
   }
-  /** What is behind the length of a frame, opened; null where it does not verify. */
-  open(body) {
-    if (this.number > LAST) return null; // [R-4]
-    const d = createDecipheriv('aes-256-gcm', this.key, body.subarray(0, 12), { authTagLength: 16 }).setAAD(this.#aad()).setAuthTag(body.subarray(-16)); // [R-5]
-    const plain = d.update(body.subarray(12, -16));
-    try { d.final(); } catch { return null; } // [R-3]
-    this.#count(body.length);
+  /** The plaintext of a record, given what follows its length, or null if it is not authentic. */
+  open(sealed) {
+    if (this.sequence > LAST) return null; // [R-4]
+    const d = createDecipheriv('aes-256-gcm', this.key, sealed.subarray(0, 12), { authTagLength: 16 }).setAAD(this.#aad()).setAuthTag(sealed.subarray(-16)); // [R-5]
+    const plain = d.update(sealed.subarray(12, -16));
+    try { d.final(); } catch { return null; } // [R-3] [R-10]
+    this.#count(sealed.length);
     return plain;
   }
 }
 
-export function seal(keys, type, data, nonce) {
-  if (keys) return keys.seal(type, data, nonce);
-  const frame = Buffer.allocUnsafe(8 + data.length);
-  frame.writeUInt32BE(4 + data.length);
-  frame.writeUInt32BE(type, 4);
-  data.copy(frame, 8);
-  return frame;
+/** The head of a frame: length and type. */
+export function head(type, size) {
+  const b = Buffer.allocUnsafe(8);
+  b.writeUInt32BE(4 + size);
+  b.writeUInt32BE(type, 4);
+  return b;
 }
 
-/** Bytes that arrived. Its memory grows with them, whatever a length says [F-5]. */
+/** The type of a frame, the size of its head, and that of its data, checked as far as the bytes are there [F-4]. Null if type or length is incomplete. */
+export function parseHead(bytes, limit) {
+  const bad = (what, part) => { throw new GipcError('malformed', what, { part }); };
+  if (bytes.length < 4) return null;
+  const length = bytes.readUInt32BE();
+  if (length < 4 || length > 12 + limit) bad(`length ${length} of a frame`, 'frame'); // [F-1] [F-2]
+  if (bytes.length < 8) return null;
+  const type = bytes.readUInt32BE(4), size = type > MAX_TYPE ? 16 : 8, data = length + 4 - size;
+  if (data < 0 || data > limit) bad(`length ${length} of a frame of type ${type}`, 'frame'); // [F-1] [F-2]
+  if (type === MAX_TYPE + 1) bad(`type ${type}`, 'type'); // [F-6]
+  return { type, size, data };
+}
+
+/** Bytes that have arrived. Its memory grows with them and not with a length field [F-5]. */
 export class Input {
   #buf = Buffer.alloc(0); #from = 0; #to = 0;
   get length() { return this.#to - this.#from; }
@@ -97,36 +108,63 @@ export class Input {
     this.#to += bytes.copy(this.#buf, this.#to);
   }
   peek(n) { return this.#buf.subarray(this.#from, this.#from + n); }
-  take(n) { // a copy, which stays good
+  take(n) { // a copy, which later bytes do not overwrite
     const bytes = Buffer.from(this.peek(n));
     if ((this.#from += n) === this.#to) { this.#from = this.#to = 0; if (this.#buf.length > AHEAD) this.#buf = Buffer.alloc(0); }
     return bytes;
   }
 }
 
-/** Makes messages of the bytes of one direction, and of control frames what concerns the connection. */
+/** Makes messages and control frames of the bytes of one direction. */
 export class Receiver {
-  constructor({ input = new Input(), keys = null, limit, saidGoodbye = false }) {
-    Object.assign(this, { input, keys, limit, saidGoodbye, goodbye: false, answer: undefined, error: null });
+  #plain = Buffer.alloc(0); #due = null; // what is left of an open record of frames; the head of a large frame whose data is the next record
+  constructor({ input = new Input(), keys = null, limit, sentClose = false }) {
+    Object.assign(this, { input, keys, limit, sentClose, closed: false, ack: undefined, error: null });
   }
   #fail(code, message, part) { throw this.error = new GipcError(code, message, { part }); }
-  /** The next { type, data }, null where more bytes are needed. Type 0 is a ping, a goodbye or an answer, and well-formed. */
+  /** The next { type, data }, or null if it needs more bytes. Type 0 is a ping, a close or a close-ack, and well-formed. */
   next() {
     if (this.error) throw this.error; // [F-9]
+    for (let frame; (frame = this.keys ? this.#opened() : this.#plaintext());) {
+      const { type, data } = frame, kind = type === 0 && this.#control(data);
+      if (kind === 4) return this.#acknowledged(data);
+      if (this.closed) continue; // [G-4]
+      if (kind === 3) this.closed = true;
+      if (type !== 0 || kind === 1 || kind === 3) return frame; // [C-2] [C-6]
+    }
+    return null;
+  }
+  #head(bytes) { try { return parseHead(bytes, this.limit); } catch (e) { throw this.error = e; } }
+  #complete(head, data) {
+    if (head.type > MAX_TYPE) this.#fail('malformed', `a request or reply, type ${head.type}`, 'type'); // [F-12]
+    return { type: head.type, data };
+  }
+  #plaintext() {
+    const head = this.#head(this.input.peek(Math.min(8, this.input.length)));
+    if (!head || this.input.length < head.size + head.data) return null;
+    return this.#complete(head, this.input.take(head.size + head.data).subarray(head.size));
+  }
+  /** The next frame of the records. The frames before a fault are returned before it throws [R-7]. */
+  #opened() {
     for (;;) {
+      if (this.#plain.length) {
+        const plain = this.#plain, head = this.#head(plain), large = head?.data >= LARGE;
+        if (!head || plain.length < head.size + (large ? 0 : head.data)) this.#fail('malformed', 'a record ends inside a frame', 'record'); // [R-7]
+        if (large && plain.length > head.size) this.#fail('malformed', 'a record continues after the head of a large frame', 'record'); // [R-7]
+        this.#plain = plain.subarray(head.size + (large ? 0 : head.data));
+        const frame = this.#complete(head, large ? null : Buffer.from(plain.subarray(head.size, head.size + head.data)));
+        if (!large) return frame;
+        this.#due = frame;
+        this.#due.length = head.data;
+      }
       if (this.input.length < 4) return null;
-      const length = this.input.peek(4).readUInt32BE(), least = this.keys ? 32 : 4;
-      if (length < least || length > least + this.limit) this.#fail('malformed', `length ${length} of a frame`, 'frame'); // [F-1] [F-2] [F-4]
-      if (this.input.length < 4 + length) return null;
-      const body = this.input.take(4 + length).subarray(4), plain = this.keys ? this.keys.open(body) : body;
-      if (!plain) this.#fail('not-authentic', 'a frame does not verify');
-      const type = plain.readUInt32BE(), data = plain.subarray(4);
-      if (type > MAX_TYPE) this.#fail('malformed', `type ${type}`, 'type'); // [F-6]
-      const kind = type === 0 && this.#control(data);
-      if (kind === 4) return this.#answered(data);
-      if (this.goodbye) continue; // [G-4]
-      if (kind === 3) this.goodbye = true;
-      if (type !== 0 || kind === 1 || kind === 3) return { type, data }; // [C-2] [C-6]
+      const n = this.input.peek(4).readUInt32BE() - 28, due = this.#due;
+      if (due ? n !== due.length : n < 8 || n > RECORD) this.#fail('malformed', `length ${n + 28} of a record`, 'record'); // [R-6] [R-9]
+      if (this.input.length < 32 + n) return null;
+      const plain = this.keys.open(this.input.take(32 + n).subarray(4));
+      if (!plain) this.#fail('not-authentic', 'a record is not authentic');
+      if (due) { this.#due = null; return { type: due.type, data: plain }; }
+      this.#plain = plain;
     }
   }
   #control(data) {
@@ -134,20 +172,20 @@ export class Receiver {
     if (data.length === 0 || kind >= 16 || length && data.length !== length) this.#fail('malformed', `a control frame of kind ${kind}`, 'control'); // [C-1] [C-3]
     return kind;
   }
-  #answered(data) {
-    if (!this.saidGoodbye || !this.goodbye || this.answer !== undefined) this.#fail('malformed', 'an answer that cannot be one', 'close'); // [G-7]
-    this.answer = data[1] === 0 ? 0 : 1; // [G-8]
+  #acknowledged(data) {
+    if (!this.sentClose || !this.closed || this.ack !== undefined) this.#fail('malformed', 'an unexpected close-ack', 'close'); // [G-7]
+    this.ack = data[1] === 0 ? 0 : 1; // [G-8]
     return { type: 0, data };
   }
-  /** What it means that the stream ended here. */
+  /** What it means that the stream ended here [F-10]. */
   eof() {
-    return this.error ?? (this.input.length ? new GipcError('cut-inside', 'the stream ended inside a frame') : new GipcError('cut-boundary', 'the stream ended without a goodbye'));
+    return this.error ?? (this.input.length || this.#due ? new GipcError('cut-inside', 'the stream ended inside a frame') : new GipcError('cut-boundary', 'the stream ended without a close'));
   }
 }
 
 // ---- The socket ----
 
-/** A socket whose bytes go to an Input, and which reads on after a write has failed [H-8]: `failure` says that one has. */
+/** A socket whose bytes go to an Input. It reads on after a write has failed [H-8]; `failure` is the error of that write. */
 export class Wire extends net.Socket {
   constructor() {
     super({ allowHalfOpen: true, onread: { buffer: Buffer.alloc(1 << 16), callback: (n, b) => { this.#got(b.subarray(0, n)); return true; } } });
@@ -166,8 +204,9 @@ export class Wire extends net.Socket {
     return this.input.take(n);
   }
   /** Ends the connection as section 9 says: shut down, read and discard for up to 1 s, close [G-11]. */
-  finish(keep = false) {
-    this.discard = !keep;
+  finish() {
+    this.discard = true;
+    if (this.destroyed) return;
     this.resume();
     this.end(); // Node closes the socket when both halves have ended
     const timer = setTimeout(() => this.destroy(), 1000);
@@ -177,7 +216,7 @@ export class Wire extends net.Socket {
 
 // ---- The handshake: section 4 ----
 
-/** The client's side. Returns what a Connection needs; where it throws, the wire still is to be finished. */
+/** The client's side. Returns the parameters of a Connection. If it throws, the caller finishes the wire. */
 export async function handshake(wire, { name, secret, requireEncryption, limit, key, rekeyAt, progress = () => {} }) {
   const refuse = (reason) => { wire.write(Buffer.of(reason)); throw new GipcError('refuse', REASONS[reason], { reason }); }; // [H-13]
   const refused = (reason) => { throw new GipcError('refused', `the server refuses: ${REASONS[reason] ?? `reason ${reason}`}`, { reason }); }; // [H-20]
@@ -204,7 +243,7 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
   const point = await wire.take(97), ecdh = createECDH('secp384r1');
   key ? ecdh.setPrivateKey(key) : ecdh.generateKeys(); // [H-4]
   let z;
-  try { z = point[0] === 4 && ecdh.computeSecret(point); } catch { z = null; } // 48 bytes; it throws where a point is not on the curve
+  try { z = point[0] === 4 && ecdh.computeSecret(point); } catch { z = null; } // 48 bytes; it throws if the point is not on the curve
   if (!z) refuse(9); // [H-3]
   const clientHello = Buffer.concat([hello, ecdh.getPublicKey()]);
   const keys = schedule(name, secret, Buffer.concat([version, flags, limitBytes, point]), clientHello, z);
@@ -212,7 +251,7 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
   progress();
   const reply = (await wire.take(1))[0];
   if (reply !== 0) refused(reply);
-  if (!timingSafeEqual(await wire.take(48), keys.serverConfirmation)) throw new GipcError('unproven', 'the server has not proved that it knows the secret and the name'); // [H-17] [H-18]
+  if (!timingSafeEqual(await wire.take(48), keys.serverConfirmation)) throw new GipcError('unproven', 'the confirmation of the server does not match: its secret or its name differs'); // [H-17] [H-18]
   return { limit, peerLimit, sending: new Keys(keys.cs, { rekeyAt }), receiving: new Keys(keys.ss, { rekeyAt }), schedule: keys };
 }
 
@@ -220,84 +259,135 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
 
 /** What comes after the handshake. `to` is the application: message(m), full(), ended(error). */
 export class Connection {
-  #wire; #keys; #receiver; #peerLimit; #to; #pong = null; #closing = false; #said = false; #answered = false; #discarded = 0; #over = false; #heard = Date.now();
-  queue = []; error = null; // writes that are not sealed; why the connection ended
+  #wire; #keys; #receiver; #peerLimit; #to; #pong = null; #closing = false; #acknowledged = false; #discarded = 0; #over = false; #gone = false; #sent = false;
+  #active = Date.now(); #timers = {};
+  queue = []; error = null; // messages that are not in a record yet; why the connection ended
   constructor(wire, { sending, receiving, limit, peerLimit }, to, keepAlive = 0) {
     this.#wire = wire; this.#keys = sending; this.#peerLimit = peerLimit; this.#to = to;
     this.#receiver = new Receiver({ input: wire.input, keys: receiving, limit });
-    const ping = keepAlive && setInterval(() => this.#alive(keepAlive), keepAlive / 2).unref();
-    this.done = new Promise((r) => wire.once('close', () => { clearInterval(ping); clearTimeout(this.timer); this.#end(this.#receiver.eof()); r(); }));
-    wire.wake = () => { this.#heard = Date.now(); this.read(); };
+    if (keepAlive) this.#timers.alive = setInterval(() => this.#alive(keepAlive), keepAlive / 2).unref();
+    this.done = new Promise((r) => wire.once('close', () => {
+      this.#gone = true;
+      this.read(); // delivers the frames that have arrived
+      Object.values(this.#timers).forEach(clearInterval);
+      this.#end(this.#receiver.eof());
+      r();
+    }));
+    wire.wake = () => { this.#active = Date.now(); this.read(); }; // [C-7]
     queueMicrotask(() => this.read());
   }
   get accepts() { return !this.error && !this.#closing; }
-  /** Reads what is there, until the application has enough unread. */
+  /** Handles the frames that have arrived, until the application has too many bytes unread. */
   read() {
     if (this.#wire.discard) return;
     try {
       for (;;) {
-        const full = !this.#closing && !this.#receiver.goodbye && this.#to.full();
-        if (full) { this.#wire.pause(); return this.pump(); }
-        const message = this.#receiver.next();
-        if (!message) break;
-        this.#handle(message);
+        if (!this.#gone && !this.#closing && !this.#receiver.closed && this.#to.full()) { this.#paused(true); return this.pump(); }
+        const frame = this.#receiver.next();
+        if (!frame) break;
+        this.#handle(frame);
       }
     } catch (e) { return this.#stop(e); }
-    this.#wire.resume();
+    this.#paused(false);
     if (this.#wire.ended) return this.#stop(this.#receiver.eof());
     this.pump();
+  }
+  #paused(paused) { // a side that does not read pings once a second [C-4]
+    paused ? this.#wire.pause() : this.#wire.resume();
+    if (!paused) { clearInterval(this.#timers.paused); this.#timers.paused = null; }
+    else this.#timers.paused ??= setInterval(() => { if (this.#wire.writableLength === 0) this.#ping(); }, 1000);
   }
   #handle({ type, data }) {
     if (type !== 0) return this.#closing ? void (this.#discarded = 1) : this.#to.message({ type, data }); // [G-5]
     if (data[0] === 1) this.#pong = data.subarray(1); // the newest counts [C-5]
     if (data[0] !== 3) return;
-    this.#limited();
-    this.#end(new GipcError('goodbye', 'the server has said goodbye'));
+    this.#within(5000);
+    this.#end(new GipcError('goodbye', 'the server has closed the connection'));
   }
-  /** Seals and writes as much as the kernel takes: a pong first [C-4], then the user's, then goodbye and answer [G-2]. */
+  /** Seals and writes as many frames as the kernel accepts. */
   pump() {
-    const leaving = this.#closing || this.#receiver.goodbye;
-    const control = (...bytes) => this.#wire.write(seal(this.#keys, 0, Buffer.from(bytes)), () => this.pump());
     try {
-      while (!this.#over && !this.#wire.failure && this.#wire.writableLength < AHEAD) {
-        if (this.#pong && !this.#said) { control(2, ...this.#pong); this.#pong = null; }
-        else if (this.queue.length && !this.#said) this.#send(this.queue.shift());
-        else if (leaving && !this.#said) { control(3, 0); this.#said = this.#receiver.saidGoodbye = true; }
-        else if (this.#receiver.goodbye && !this.#answered) { control(4, this.#discarded); this.#answered = true; } // [G-3]
-        else break;
-      }
+      while (!this.#over && !this.#wire.failure && this.#wire.writableLength < AHEAD && this.#write());
     } catch (e) { return this.#stop(e); }
-    if (!this.#over && this.#answered && (!this.#closing || this.#receiver.answer !== undefined)) { this.#over = true; this.#wire.finish(true); } // [G-6]
+    if (this.#over || !this.#acknowledged) return;
+    if (this.#receiver.ack !== undefined) { this.#over = true; this.#wire.finish(); } // [G-6]
+    else if (!this.#closing && !this.#wire.writableEnded) this.#wire.end(); // nothing is left to write; the close-ack may still arrive [G-2]
   }
-  #send({ type, data, resolve, reject }) {
-    if (data.length > this.#peerLimit) return reject(new GipcError('too-large', `${data.length} bytes, the server accepts ${this.#peerLimit}`)); // [F-3]
-    this.#wire.write(seal(this.#keys, type, data), () => {
-      this.#wire.failure ? reject(new GipcError('lost', 'the connection was lost while writing', { cause: this.#wire.failure })) : resolve();
+  /** Writes one record with the pending frames that fit, and the data of a large one in the next record [R-7] [R-8] [R-9]. In plaintext it writes the
+   *  same frames. Returns false if nothing is pending. */
+  #write() {
+    const parts = [], messages = [];
+    let size = 0, large = null;
+    const add = (type, data) => { parts.push(head(type, data.length), data); size += 8 + data.length; };
+    const control = (...bytes) => add(0, Buffer.from(bytes));
+    const fits = (data) => size + 8 + (data < LARGE ? data : 0) <= RECORD;
+    while (!large && fits(9)) { // the longest control frame that it writes
+      if (this.#pong && !this.#receiver.sentClose) { control(2, ...this.#pong); this.#pong = null; } // ahead of messages [C-4]
+      else if (this.queue.length && !this.#receiver.sentClose) {
+        const m = this.queue[0];
+        if (!fits(m.data.length)) break;
+        this.queue.shift();
+        if (m.data.length > this.#peerLimit) { m.reject(new GipcError('too-large', `${m.data.length} bytes, the server accepts ${this.#peerLimit}`)); continue; } // [F-3]
+        messages.push(m);
+        if (m.data.length < LARGE) add(m.type, m.data);
+        else { parts.push(head(m.type, m.data.length)); large = m.data; }
+      } else if ((this.#closing || this.#receiver.closed) && !this.#receiver.sentClose) { control(3, 0); this.#receiver.sentClose = true; } // [G-1]
+      else if (this.#receiver.closed && !this.#acknowledged) { control(4, this.#discarded); this.#acknowledged = true; } // [G-3]
+      else break;
+    }
+    if (!parts.length) return false;
+    this.#sent ||= messages.length > 0;
+    const sealed = (plain) => this.#keys?.seal(plain) ?? plain;
+    const written = () => {
+      const failure = this.#wire.failure && new GipcError('lost', 'the connection was lost while writing', { cause: this.#wire.failure });
+      for (const m of messages) failure ? m.reject(failure) : m.resolve();
       this.pump();
-    });
+    };
+    try {
+      const records = [sealed(Buffer.concat(parts))];
+      if (large) records.push(sealed(large));
+      this.#wire.cork();
+      records.forEach((r, i) => this.#wire.write(r, i === records.length - 1 ? written : undefined));
+      this.#wire.uncork();
+    } catch (e) { for (const m of messages) m.reject(e); throw e; }
+    return true;
+  }
+  #ping() {
+    const plain = Buffer.concat([head(0, 9), Buffer.of(1), randomBytes(8)]);
+    try { if (!this.#over && !this.#receiver.sentClose) this.#wire.write(this.#keys?.seal(plain) ?? plain); } catch (e) { this.#stop(e); }
   }
   #alive(interval) {
-    const silent = Date.now() - this.#heard;
-    if (this.#wire.isPaused() || this.#said || this.error) this.#heard = Date.now();
-    else if (silent >= 2 * interval) this.#stop(new GipcError('lost', `nothing was heard for ${silent} ms`));
-    else if (silent >= interval) this.#wire.write(seal(this.#keys, 0, Buffer.concat([Buffer.of(1), randomBytes(8)])));
+    const idle = Date.now() - this.#active;
+    if (this.#wire.isPaused() || this.#receiver.sentClose || this.error) this.#active = Date.now();
+    else if (idle >= 2 * interval) this.#stop(new GipcError('lost', `nothing was received for ${idle} ms`));
+    else if (idle >= interval) this.#ping();
   }
-  #limited() { this.timer ??= setTimeout(() => this.#stop(new GipcError('lost', 'no answer within 5 s')), 5000); }
+  #within(ms) { this.#timers.close ??= setTimeout(() => this.#stop(new GipcError('lost', `no close-ack within ${ms / 1000} s`)), ms); }
   #end(error) { if (!this.error) { this.error = error; this.#to.ended(error); } }
-  #stop(error) { // without a goodbye [G-10]
+  #stop(error) { // writes no close [G-10]
     if (!this.#over) { this.#over = true; this.#wire.finish(); }
     this.#wire.discard = true;
     this.#end(error);
   }
-  /** Says goodbye and waits. True where the server holds everything for its program [G-9]. */
+  /** Closes, and waits for the end. True if no message was sent, or if the server has received all of them for its application [G-6] [G-9]. */
   async close() {
-    if (!this.#closing) { this.#closing = true; this.#limited(); this.read(); }
+    if (!this.#closing) {
+      this.#closing = true;
+      this.#within(this.#idle ? 1000 : 5000);
+      this.read();
+    }
     await this.done;
-    return this.#receiver.answer === 0;
+    return this.#idle || this.#receiver.ack === 0;
   }
+  get #idle() { return !this.#sent && !this.queue.length; }
 }
 
 // ---- The client ----
+
+/** Whether only this user can reach what is in a directory: section 2. */
+function isPrivate(directory) {
+  try { const s = lstatSync(directory); return s.isDirectory() && s.uid === process.geteuid() && (s.mode & 0o777) === 0o700; } catch { return false; }
+}
 
 const check = (ok, message) => { if (!ok) throw new GipcError('config', message); };
 
@@ -311,25 +401,31 @@ export function configure({ name, address, network = 'unix', secret = null, requ
   secret = secret === null ? null : Buffer.from(secret);
   check(!secret || secret.length >= 32 && secret.some((b) => b !== 0), 'a secret has 32 bytes or more and is not zeros alone'); // [N-2]
   check(Number.isInteger(limit) && limit >= 1024 && limit <= 2 ** 30, 'a limit is 1024 to 2^30'); // [H-2]
-  if (address === undefined && network === 'tcp') address = `${env.GIPC_NETWORK_HOST || '127.0.0.1'}:${env.GIPC_NETWORK_PORT || 8100}`;
-  else if (address === undefined) { check(!/[/\\\0]|^\.\.?$/.test(bytes), 'the name cannot be a file name'); address = `${env.GIPC_SOCKET_DIR || '/tmp'}/${bytes}.sock`; }
-  const target = address.includes('/') ? { path: address } : tcp(address);
-  check(target, 'an address is a path with a / in it, or host:port');
-  return { name: bytes, secret, requireEncryption, limit, timeout, reconnect, keepAlive, target, checkOwner: checkOwner && !secret && target.path && !!process.getuid };
+  const parsed = (a) => a.includes('/') ? { path: a } : tcp(a);
+  let targets;
+  if (address !== undefined) targets = [parsed(address)];
+  else if (network === 'tcp') targets = [parsed(`${env.GIPC_NETWORK_HOST || '127.0.0.1'}:${env.GIPC_NETWORK_PORT || 8100}`)];
+  else {
+    check(!/[/\\\0]|^\.\.?$/.test(bytes), 'the name cannot be a file name');
+    const own = process.geteuid && `/tmp/gipc-${process.geteuid()}`; // searched first; it must be this user's alone
+    targets = env.GIPC_SOCKET_DIR ? [{ path: `${env.GIPC_SOCKET_DIR}/${bytes}.sock` }] : [...own ? [{ path: `${own}/${bytes}.sock`, directory: own }] : [], { path: `/tmp/${bytes}.sock` }];
+  }
+  check(targets[0], 'an address is a path with a / in it, or host:port');
+  return { name: bytes, secret, requireEncryption, limit, timeout, reconnect, keepAlive, targets, checkOwner: checkOwner && !secret && !!process.geteuid };
 }
 
 /**
- * A client, which connects by itself, and again after a loss. Emits 'status' (status, error) with the status of section 11; the error, after a
- * loss, says why [F-10].
+ * A client connects, and reconnects when a connection ends. It emits 'status' (status, error) with the status of section 11. The error is why a
+ * connection ended [F-10].
  *
- *   name                the server's: a string, or bytes. It may be left out where the address is a path: /tmp/NAME.sock
- *   address             a path, or host:port. Left out: as section 2 says, of the name and of `network`, 'unix' or 'tcp'
+ *   name                the server's: a string, or bytes. Optional if the address is a path, which then ends in NAME.sock
+ *   address             a path, or host:port. The default follows from the name and `network`, 'unix' or 'tcp': section 2
  *   secret              32 bytes or more, as a Buffer
- *   requireEncryption   true; where false, the client follows the server
- *   limit               the largest data that it accepts, 3145728 unless given
+ *   requireEncryption   true; if false, the client follows the server
+ *   limit               the largest data that it accepts; 3145728
  *   timeout             ms without a connection after which it gives up: status Timeout. 0: never
- *   reconnect           true; where false, it ends with the connection, or with the first attempt that fails
- *   keepAlive           ms of silence after which it pings; the server is lost after two. 30000; 0: never
+ *   reconnect           true; if false, the client ends with the connection, or with the first attempt that fails
+ *   keepAlive           ms without received bytes after which it pings; the server is lost after two. 30000; 0: never
  *   checkOwner          true: without a secret the socket file must be this user's or root's (section 13)
  */
 export class Client extends EventEmitter {
@@ -344,10 +440,17 @@ export class Client extends EventEmitter {
   }
   #set(status, error) { if (status !== this.status) { this.status = status; this.emit('status', status, error); } }
 
-  async #dial() {
-    const wire = this.#wire = new Wire(), { target, checkOwner } = this.#o;
-    const owned = () => { if (checkOwner && ![0, process.getuid()].includes(statSync(target.path).uid)) throw new GipcError('config', `${target.path} belongs to another user`); };
-    const timer = setTimeout(() => { wire.failure ??= new GipcError('timeout', 'the server was silent for 10 s'); wire.destroy(); }, 10000); // [L-5]
+  async #dial() { // the targets in their order; a missing socket, or one without a server, is skipped
+    for (const target of this.#o.targets.filter((t) => !t.directory || isPrivate(t.directory))) {
+      try { return await this.#connect(target); } catch (e) {
+        if (target === this.#o.targets.at(-1) || this.#closed || !['ENOENT', 'ECONNREFUSED'].includes((e.cause ?? e).code)) throw e;
+      }
+    }
+  }
+  async #connect(target) {
+    const wire = this.#wire = new Wire(), checkOwner = this.#o.checkOwner && target.path;
+    const owned = () => { if (checkOwner && ![0, process.geteuid()].includes(statSync(target.path).uid)) throw new GipcError('config', `${target.path} belongs to another user`); };
+    const timer = setTimeout(() => { wire.failure ??= new GipcError('timeout', 'nothing was received for 30 s'); wire.destroy(); }, 30000); // [L-5]
     try {
       owned();
       await new Promise((resolve, reject) => { wire.once('connect', resolve).once('close', () => reject(wire.failure ?? new GipcError('cut', 'the client was closed while connecting'))); wire.connect(target); });
@@ -359,14 +462,14 @@ export class Client extends EventEmitter {
   }
 
   async #run() {
-    let since = Date.now(), pause = 50;
+    let since = Date.now(), backoff = 50;
     while (!this.#closed) {
       try {
         const made = await this.#dial();
         if (this.#closed) return this.#wire.destroy();
         const c = this.#connection = new Connection(this.#wire, made, {
           message: (m) => { this.#bytes += m.data.length + 64; this.#unread.push(m); this.#hand(); },
-          full: () => this.#bytes > HELD,
+          full: () => this.#bytes > UNREAD,
           ended: (e) => { if (!this.#closed) this.#o.reconnect ? this.#set('Reconnecting', e) : this.#stop('Closed', e); },
         }, this.#o.keepAlive);
         c.queue.push(...this.#waiting.splice(0));
@@ -376,17 +479,17 @@ export class Client extends EventEmitter {
         this.#connected(this);
         await c.done;
         this.#connection = null;
-        this.#waiting.unshift(...c.queue.splice(0)); // not begun: they go to the next connection
+        this.#waiting.unshift(...c.queue.splice(0)); // not sent: they go to the next connection
         since = Date.now();
-        if (since - at > 5000) pause = 50;
+        if (since - at > 5000) backoff = 50;
       } catch (e) {
         const final = e.code === 'config' || e.code === 'refuse' && e.reason !== 9 || this.#first && (e.code === 'unproven' || e.code === 'refused' && [6, 8].includes(e.reason));
         if (final || !this.#o.reconnect) this.#stop('Closed', e);
-        else if (this.#o.timeout && Date.now() + pause - since >= this.#o.timeout) this.#stop('Timeout', new GipcError('timeout', 'no connection within the time given', { cause: e }));
+        else if (this.#o.timeout && Date.now() + backoff - since >= this.#o.timeout) this.#stop('Timeout', new GipcError('timeout', 'no connection within the time given', { cause: e }));
       }
       if (this.#finished || this.#closed) break;
-      await new Promise((r) => { this.#awake = r; setTimeout(r, pause * (0.5 + Math.random() / 2)); });
-      pause = Math.min(pause * 2, 5000);
+      await new Promise((r) => { this.#awake = r; setTimeout(r, backoff * (0.5 + Math.random() / 2)); });
+      backoff = Math.min(backoff * 2, 5000);
     }
     const gone = this.#finished?.error ?? new GipcError('closed', 'the client is closed');
     for (const w of this.#waiting.splice(0)) w.reject(gone);
@@ -398,33 +501,32 @@ export class Client extends EventEmitter {
     this.#hand();
   }
 
-  /** Resolves when the kernel has the message, which is no proof that anybody reads it: close() gives that. Without a connection it waits for
-   *  the next. It fails where the connection is lost while the message is being written: then it may have arrived or not. */
+  /** Resolves when the kernel has accepted the message. Only close() reports that the server has received it. Without a connection the message waits
+   *  for the next one. It fails if the connection is lost while the message is being written: whether it has arrived is not known. */
   write(type, data = '') {
     return new Promise((resolve, reject) => {
       data = Buffer.from(data);
       if (!Number.isInteger(type) || type < 1 || type > MAX_TYPE) throw new GipcError('type', `a type is 1 to ${MAX_TYPE}`); // [F-6]
       if (this.#closed || this.#finished) throw this.#finished?.error ?? new GipcError('closed', 'the client is closed');
       const c = this.#connection?.accepts ? this.#connection : null;
-      (c?.queue ?? this.#waiting).push({ type, data, resolve, reject });
-      c?.pump();
+      if ((c?.queue ?? this.#waiting).push({ type, data, resolve, reject }) === 1 && c) queueMicrotask(() => c.pump()); // what is written until then shares a record [R-8]
     });
   }
 
-  #hand() { // gives messages, or the end, to those who wait in the iterator
+  #hand() { // settles the pending promises of the iterator
     while (this.#wanted.length && (this.#unread.length || this.#finished)) {
       const { resolve, reject } = this.#wanted.shift(), m = this.#unread.shift(), error = this.#finished?.error;
-      if (m) { this.#bytes -= m.data.length + 64; resolve({ done: false, value: m }); if (this.#bytes <= HELD && this.#connection) queueMicrotask(() => this.#connection?.read()); }
+      if (m) { this.#bytes -= m.data.length + 64; resolve({ done: false, value: m }); if (this.#bytes <= UNREAD && this.#connection) queueMicrotask(() => this.#connection?.read()); }
       else error && error.code !== 'goodbye' ? reject(error) : resolve({ done: true, value: undefined });
     }
   }
-  /** The messages of all connections, in order. After close() it gives those that had arrived, and ends; it throws where the client gave up. */
+  /** The messages of all connections, in order. After close() it yields those that had arrived, and ends. It throws if the client gave up. */
   [Symbol.asyncIterator]() {
     return { next: () => new Promise((resolve, reject) => { this.#wanted.push({ resolve, reject }); this.#hand(); }), return: async () => ({ done: true, value: undefined }) };
   }
 
-  /** Writes what was accepted, says goodbye and waits for the answer, 5 s at most. Fails with code undelivered where the server did not say that it
-   *  holds everything for its program. */
+  /** Writes the messages that were accepted, closes, and waits for the close-ack, 5 s at most. Fails with code undelivered if messages were sent and
+   *  the server did not acknowledge that its program has received them. */
   close() { return this.#closed ??= this.#close(); }
   async #close() {
     await null; // #closed is set
@@ -434,7 +536,7 @@ export class Client extends EventEmitter {
     const c = this.#connection, ok = c ? await c.close() : (this.#wire?.destroy(), true);
     await this.#running;
     this.#stop('Closed');
-    if (!ok) throw new GipcError('undelivered', 'the server has not said that it holds everything');
+    if (!ok) throw new GipcError('undelivered', 'the server has not acknowledged all messages');
   }
 }
 

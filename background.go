@@ -1,0 +1,167 @@
+// What happens while nobody reads: losses are detected and pings answered all the
+// same.
+
+package gipc
+
+import "time"
+
+// startReader starts the background reader. The read role calls it with the lock
+// held.
+func (e *endpoint) startReader() {
+	c := e.current.Load()
+	if c.loss.Load() == nil {
+		c.beat.touch() // until now nobody listened
+	}
+	e.tasks.Add(1)
+	go e.readInBackground(c, e.roomLocked())
+}
+
+// roomLocked returns how large the next message may be that is queued for nobody.
+// A blocked write and the ways to read from all clients may hold a larger one.
+func (e *endpoint) roomLocked() int {
+	c := e.current.Load()
+	return e.queue.room(e.role.always || c != nil && c.sender.blocked.Load())
+}
+
+// readInBackground reads into the queue until a caller takes the role.
+func (e *endpoint) readInBackground(c *connection, room int) {
+	defer e.tasks.Done()
+	call := readCall{room: room}
+	for {
+		var m Message // on the stack: an idle client has none
+		err := c.receive(&call, &m)
+		e.mu.Lock()
+		room := e.roomLocked()
+		goOn := err == errNeedRoom && room > call.room || e.queueLocked(c, &m, err)
+		call.room = e.roomLocked()
+		e.mu.Unlock()
+		if !goOn {
+			return
+		}
+	}
+}
+
+// queueLocked queues what the background reader has received, and reports whether
+// it goes on. Otherwise it has given up the role.
+func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
+	switch {
+	case err == nil:
+		awaited := len(e.role.waiters) > 0 && !e.role.always
+		queued := *m
+		e.countLocked(&queued)
+		e.pushLocked(&queued)
+		if awaited {
+			e.preemptedLocked(c)
+		}
+		return !awaited
+	case err == errNeedRoom:
+		e.fullLocked(c)
+	case err == error(preempted):
+		e.preemptedLocked(c)
+	default:
+		e.loseLocked(c, err)
+	}
+	return false
+}
+
+// preemptedLocked gives up the role of the background reader.
+func (e *endpoint) preemptedLocked(c *connection) {
+	if !e.leaving.Load() {
+		c.preempt.Store(false)
+	}
+	e.releaseLocked()
+}
+
+// fullLocked has nobody read, since the next message does not fit into the queue.
+// A connection that is being lost is over at its time all the same.
+func (e *endpoint) fullLocked(c *connection) {
+	switch loss := c.loss.Load(); {
+	case e.leaving.Load() || len(e.role.waiters) > 0:
+		e.preemptedLocked(c)
+		return
+	case loss != nil && !loss.silent && !time.Now().Before(loss.at):
+		e.loseLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
+		return
+	case loss != nil && !loss.silent:
+		time.AfterFunc(max(time.Until(loss.at), 1), func() { e.wake(c) })
+	default:
+		c.beat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
+	}
+	e.role.stop()
+}
+
+// wake has the background reader read if nobody does, and whoever reads look at
+// the reasons to end.
+func (e *endpoint) wake(c *connection) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.current.Load() != c || e.leaving.Load():
+		c.interrupt()
+	case e.role.state == free || e.role.state == stopped:
+		e.role.startBackground()
+	default:
+		c.interrupt()
+	}
+}
+
+// readAlways has the background reader read from here on whenever nobody else
+// does.
+func (e *endpoint) readAlways() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.role.always = true
+	if e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited {
+		e.role.startBackground()
+	}
+}
+
+// stalled has the background reader read while a write waits for the peer;
+// otherwise two sides that both write before they read would wait for each other.
+func (e *endpoint) stalled(c *connection) {
+	c.sender.noteBlocked()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current.Load() == c && !e.leaving.Load() && (e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited) {
+		e.role.startBackground()
+	}
+}
+
+// sendFailed declares a connection lost to which nothing can be written any more,
+// after what has arrived is read.
+func (e *endpoint) sendFailed(c *connection, cause error) {
+	c.setLoss(cause, time.Now().Add(drainTime))
+	e.wake(c)
+}
+
+// checkHeartbeat sends a ping to a peer that is idle, and declares one lost from
+// which nothing has come for two intervals. A side whose queue is full cannot
+// judge: it sends pings, so that the peer sees activity, and so that a peer that
+// is gone shows in the write that fails.
+func (e *endpoint) checkHeartbeat(c *connection) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current.Load() != c || e.leaving.Load() {
+		return
+	}
+	again := func() { e.checkHeartbeat(c) }
+	switch {
+	case e.role.state == stopped:
+		c.sender.ping()
+		c.beat.checkAfter(fullPing, again)
+	case c.beat.interval == 0:
+	case e.role.state == free: // nobody has looked
+		e.role.startBackground()
+		c.beat.checkAfter(c.beat.interval, again)
+	default:
+		result, idle, next := c.beat.check()
+		switch result {
+		case peerLost:
+			c.setSilent(idle)
+			c.interrupt()
+		case pingDue:
+			c.sender.ping()
+		}
+		c.beat.checkAfter(next, again)
+	}
+}

@@ -1,0 +1,102 @@
+// What is known of messages that were sent on connections that are over, and
+// what still has to be reported of them.
+
+package gipc
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+)
+
+const maxUnreported = 16 // losses that are told apart; more are reported as these are
+
+// A delivery is what became of the messages that were sent on one connection.
+type delivery struct {
+	notice      *Message // the status message of its end; nil before
+	unconfirmed error    // nil if the peer has received everything that was sent
+	reported    bool     // a reader has taken the notice with its Err, or a call has failed for it
+}
+
+// A deliveryLedger holds what Close and the next call that sends have to report.
+// The endpoint's lock guards it.
+//
+// Invariant: latest is that of the latest connection; earlier ones are listed
+// until they are confirmed or reported.
+type deliveryLedger struct {
+	latest  *delivery
+	earlier []*delivery
+	queued  lostMessages
+	pending atomic.Bool // queued is to be reported; for those who do not hold the lock
+}
+
+// begin makes d the latest delivery.
+func (l *deliveryLedger) begin(d *delivery) {
+	if l.latest != nil && l.latest.due() && len(l.earlier) < maxUnreported {
+		l.earlier = append(l.earlier, l.latest)
+	}
+	l.latest = d
+}
+
+func (d *delivery) due() bool { return d.unconfirmed != nil && !d.reported }
+
+// taken notes that a reader has got a status message.
+func (l *deliveryLedger) taken(m *Message) {
+	if m.Err == nil {
+		return
+	}
+	if l.latest != nil && l.latest.notice == m {
+		l.latest.reported = true
+	}
+	l.earlier = slices.DeleteFunc(l.earlier, func(d *delivery) bool { return d.notice == m })
+}
+
+// callFailed notes that a call has failed since the latest connection is over.
+func (l *deliveryLedger) callFailed() {
+	if l.latest != nil {
+		l.latest.reported = true
+	}
+}
+
+// result returns what Close reports: in every case what is not confirmed of the
+// latest connection, and of earlier ones what was not reported.
+func (l *deliveryLedger) result() error {
+	var err error
+	for _, d := range l.earlier {
+		if d.due() {
+			err = fail(ErrUnconfirmed, d.unconfirmed, "messages of an earlier connection may be lost")
+			break
+		}
+	}
+	if l.latest != nil && l.latest.unconfirmed != nil {
+		err = l.latest.unconfirmed
+	}
+	if l.queued == (lostMessages{}) {
+		return err
+	}
+	return l.reportQueued(err)
+}
+
+// addQueued notes lost messages of Queue.
+func (l *deliveryLedger) addQueued(lost lostMessages) {
+	l.queued.add(lost)
+	l.pending.Store(l.queued != (lostMessages{}))
+}
+
+// reportQueued returns the error for lost messages of Queue, which is due once. It
+// returns nil if there are none.
+func (l *deliveryLedger) reportQueued(cause error) error {
+	lost := l.queued
+	if lost == (lostMessages{}) {
+		return nil
+	}
+	l.queued, l.earlier = lostMessages{}, nil // this reports their loss
+	l.pending.Store(false)
+	return lost.report(cause)
+}
+
+// isDeliveryError reports whether err says that something was not sent or may not
+// have arrived.
+func isDeliveryError(err error) bool {
+	return errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrNotConnected)
+}

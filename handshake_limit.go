@@ -1,0 +1,104 @@
+// A handshake on a connection of any type ends in time, and when it is told to.
+
+package gipc
+
+import (
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A limitedConn is a connection during its handshake. A socket is limited by
+// deadlines. Any other connection may lack them, so it is also closed when its
+// time has passed.
+type limitedConn struct {
+	net.Conn
+	under   *limitedConn // what Upgrade was given, if this is what it returned
+	socket  bool
+	expired atomic.Bool
+	greeted atomic.Int64 // when something was written first, in Unix nanoseconds
+	heard   atomic.Bool  // something has come
+
+	mu    sync.Mutex
+	timer *time.Timer // nil for a socket
+}
+
+func limitConn(conn net.Conn) *limitedConn {
+	c := &limitedConn{Conn: conn}
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		c.socket = true
+	}
+	return c
+}
+
+// limit ends the handshake after d.
+func (c *limitedConn) limit(d time.Duration) {
+	c.Conn.SetDeadline(time.Now().Add(d))
+	if c.socket {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.timer = time.AfterFunc(d, c.expire)
+}
+
+// expire ends the handshake now.
+func (c *limitedConn) expire() {
+	c.expired.Store(true)
+	c.Conn.SetDeadline(past)
+	if !c.socket {
+		c.Conn.Close()
+	}
+}
+
+// release ends the limit. It returns false if the handshake has been ended.
+func (c *limitedConn) release() bool {
+	c.mu.Lock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.mu.Unlock()
+	c.Conn.SetDeadline(time.Time{})
+	return !c.expired.Load()
+}
+
+func (c *limitedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.note(func(c *limitedConn) { c.heard.Store(true) })
+	}
+	return n, c.result(err)
+}
+
+func (c *limitedConn) Write(b []byte) (int, error) {
+	c.note(func(c *limitedConn) { c.greeted.CompareAndSwap(0, time.Now().UnixNano()) })
+	n, err := c.Conn.Write(b)
+	return n, c.result(err)
+}
+
+func (c *limitedConn) result(err error) error {
+	if err != nil && c.expired.Load() {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+// note applies f to this connection and to the one under it.
+func (c *limitedConn) note(f func(*limitedConn)) {
+	for ; c != nil; c = c.under {
+		f(c)
+	}
+}
+
+// silent reports whether the peer has had our hello for a while and nothing of it
+// has come.
+func (c *limitedConn) silent() bool {
+	at := c.greeted.Load()
+	return at != 0 && !c.heard.Load() && time.Since(time.Unix(0, at)) > silentAfter
+}

@@ -1,0 +1,246 @@
+// How an endpoint loses its connection, and how it closes.
+
+package gipc
+
+import (
+	"context"
+	"time"
+)
+
+const cutTime = 100 * time.Millisecond // for what Close has cut to end
+
+// loseLocked ends the connection whose role the caller holds. The cause is
+// errPeerClosed if the peer has closed it.
+func (e *endpoint) loseLocked(c *connection, cause error) {
+	if e.leaving.Load() { // Close goes on from here
+		e.releaseLocked()
+		return
+	}
+	if cause == errPeerClosed {
+		cause = nil
+	}
+	e.current.Store(nil)
+	e.role.detach()
+	c.beat.stop()
+	sent, _, _ := c.sender.totals()
+	if sent > 0 {
+		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+	}
+	if c.closing.peerClosed && c.closing.refused == nil {
+		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"), nil)
+	} else {
+		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+	}
+	gone := Disconnected
+	if e.hooks.redial != nil {
+		gone = ReConnecting
+		e.tasks.Add(1)
+		go e.hooks.redial(c)
+	}
+	e.settings.log.info("connection over", "name", e.settings.name, "id", c.id, "err", cause)
+	c.delivery.notice = &Message{Err: cause, Conn: c.id}
+	e.announceLocked(c.delivery.notice, gone)
+	e.tasks.Add(1)
+	go e.part(c, e.life.cutContext()) // which owns the connection from here on
+	if e.hooks.single {
+		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
+	}
+}
+
+// part ends a connection that is over. After the peer's close it sends everything
+// that was accepted, and waits for the close-ack, from which this side learns
+// what the peer has received.
+func (e *endpoint) part(c *connection, cut context.Context) {
+	defer e.tasks.Done()
+	defer context.AfterFunc(cut, func() { c.conn.Close() })()
+	confirmed := false
+	if c.closing.sentAck {
+		ctx, cancel := c.closeLimit(cut)
+		defer cancel()
+		err := c.sender.flush(ctx, false)
+		if err == nil {
+			endSending(c.conn)
+			err = c.awaitAck(ctx)
+		}
+		confirmed = err == nil
+	}
+	c.hangUp(cut)
+	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ledger.addQueued(lost)
+	if confirmed {
+		c.delivery.unconfirmed = nil
+	}
+}
+
+// shutdown ends this endpoint for good: readers at once, the connection with a
+// close whose close-ack it waits for until ctx is done.
+func (e *endpoint) shutdown(ctx context.Context, code byte) error {
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := bounded(ctx, closeTime)
+	defer cancel()
+	e.mu.Lock()
+	if e.leaving.Swap(true) {
+		closed := e.life.closed.wait()
+		e.mu.Unlock()
+		return e.awaitClosed(ctx, closed)
+	}
+	c := e.stopReadingLocked()
+	cut := e.life.cutContext()
+	e.mu.Unlock()
+
+	defer context.AfterFunc(ctx, e.cutShort)()
+	defer context.AfterFunc(cut, cancel)() // a later Shutdown may have less time
+	var unconfirmed error
+	if c != nil {
+		unconfirmed = e.closeConnection(ctx, c, code)
+	}
+	e.awaitTasks(ctx)
+	e.cutShort()
+
+	e.mu.Lock()
+	if c != nil {
+		e.current.Store(nil)
+		c.delivery.unconfirmed = unconfirmed
+	}
+	err := e.ledger.result()
+	e.life.become(Closed)
+	e.life.closed.happen()
+	e.mu.Unlock()
+	e.settings.log.info("closed", "name", e.settings.name, "err", err)
+	e.settings.log.flush()
+	return err
+}
+
+// awaitClosed waits for the first Close. If ctx is done before, it shortens that.
+func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) error {
+	select {
+	case <-closed:
+		return nil
+	default:
+	}
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		e.cutShort()
+		return contextError("close", ctx)
+	}
+}
+
+// stopReadingLocked takes the role for Close, queues the complete messages that
+// this process holds, and ends all reads behind them. It releases mu meanwhile,
+// and returns the connection, if there is one.
+func (e *endpoint) stopReadingLocked() *connection {
+	e.life.become(Closing)
+	if e.hooks.endNow != nil {
+		e.hooks.endNow()
+	}
+	c := e.current.Load()
+	if yielded := e.role.close(); yielded != nil {
+		c.preempt.Store(true)
+		e.mu.Unlock()
+		c.interrupt()
+		<-yielded
+		e.mu.Lock()
+	}
+	e.role.end()
+	if c != nil {
+		c.beat.stop()
+		e.queueRestLocked(c)
+	}
+	if e.life.err == nil {
+		e.pushLocked(&Message{MsgType: internalType, Status: Closed.String()})
+		e.finishLocked(ErrClosed)
+	}
+	return c
+}
+
+// queueRestLocked queues what has arrived: it belongs to the application.
+func (e *endpoint) queueRestLocked(c *connection) {
+	call := readCall{room: unlimited}
+	for {
+		m := new(Message)
+		if err := c.decode(&call, m); err != nil {
+			return
+		}
+		e.countLocked(m)
+		e.pushLocked(m)
+	}
+}
+
+// closeConnection closes c, and returns what may not have arrived.
+func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte) error {
+	if ctx.Err() != nil {
+		return e.cutConnection(ctx, c)
+	}
+	limit, cancel := c.closeLimit(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+	c.sendClose(ErrClosed, code)
+	err := c.awaitAck(limit)
+	if c.closing.sentAck {
+		c.sender.flush(limit, false)
+	}
+	c.hangUp(limit)
+	if lost := c.sender.abandon(ErrClosed, ErrClosed); err == nil {
+		e.mu.Lock()
+		e.ledger.addQueued(lost)
+		e.mu.Unlock()
+	}
+	return err
+}
+
+// cutConnection ends c at once, without a close, and returns an error that wraps
+// that of ctx.
+func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
+	err := contextError("close", ctx)
+	if sent, _, _ := c.sender.totals(); sent > 0 {
+		err = fail(ErrUnconfirmed, err, "the connection was cut")
+	}
+	c.sender.abandon(ErrClosed, ErrClosed)
+	closeTransport(c.conn)
+	c.hangUp(ctx)
+	return err
+}
+
+// awaitTasks waits for the goroutines of this endpoint. Those that ctx cuts short
+// get a moment to end.
+func (e *endpoint) awaitTasks(ctx context.Context) {
+	ended := make(chan struct{})
+	go func() {
+		e.tasks.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return
+	case <-ctx.Done():
+	}
+	e.cutShort()
+	late := time.NewTimer(cutTime)
+	defer late.Stop()
+	select {
+	case <-ended:
+	case <-late.C:
+	}
+}
+
+// cutShort ends what Close has no more time for.
+func (e *endpoint) cutShort() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.life.cutContext()
+	e.life.cutNow()
+}
+
+// bounded returns ctx with a deadline after d, if it has none.
+func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, d)
+}
