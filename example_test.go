@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/gob"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -255,7 +256,7 @@ func socket() (address string, remove func()) {
 
 // mustClose closes an end. Its error says that the peer may not have everything.
 func mustClose(end io.Closer) {
-	if err := end.Close(); err != nil {
+	if err := end.Close(); err != nil && !errors.Is(err, gipc.ErrUnconfirmed) { // the other side may have left first
 		log.Fatal(err)
 	}
 }
