@@ -364,6 +364,7 @@ func (c *connection) awaitAck(ctx context.Context) error {
 			return h.outcome(sent, h.refused)
 		case h.peerClosed && !h.sentAck:
 			c.acknowledge(ErrClosed, ErrClosed)
+			continue
 		case h.acked:
 			return h.outcome(sent, nil)
 		}
