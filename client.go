@@ -233,10 +233,10 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 	}
 	results := make(chan result, 1)
 	go func() {
-		defer cancel()
 		opened, err := c.openNow(ctx)
 		results <- result{opened, err}
 	}()
+	defer cancel() // not before the result is taken: it would look as if the time had passed
 	select {
 	case r := <-results:
 		return r.opened, r.err
