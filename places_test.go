@@ -190,6 +190,7 @@ func TestSocketDirectoryWithoutStickyBit(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Close()
+		given.log.flush()
 		if !strings.Contains(log.String(), "sticky") || !strings.Contains(log.String(), base) {
 			t.Errorf("logged: %q", log.String())
 		}
