@@ -154,10 +154,10 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 		e.role.startBackground()
 		c.beat.checkAfter(c.beat.interval, again)
 	default:
-		result, idle, next := c.beat.check()
+		result, latest, next := c.beat.check()
 		switch result {
 		case peerLost:
-			c.setSilent(idle)
+			c.setSilent(latest)
 			c.interrupt()
 		case pingDue:
 			c.sender.ping()

@@ -311,10 +311,11 @@ func (c *connection) setLoss(cause error, at time.Time) {
 }
 
 // setSilent has the reader declare the connection lost now, unless something has
-// come meanwhile.
-func (c *connection) setSilent(idle time.Duration) {
+// come since the activity that was checked.
+func (c *connection) setSilent(activity int64) {
+	idle := time.Since(c.beat.start) - time.Duration(activity)
 	err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
-	c.loss.CompareAndSwap(nil, &pendingLoss{cause: err, at: time.Now(), silent: true, activity: c.beat.latest.Load()})
+	c.loss.CompareAndSwap(nil, &pendingLoss{cause: err, at: time.Now(), silent: true, activity: activity})
 }
 
 // stats returns the totals of this connection, except what was received, which

@@ -31,17 +31,18 @@ func newHeartbeat(interval time.Duration) *heartbeat {
 // touch notes activity.
 func (h *heartbeat) touch() { h.latest.Store(int64(time.Since(h.start))) }
 
-// check returns what an idle time means, that time, and when to check again. A
-// peer is lost after two intervals.
-func (h *heartbeat) check() (result heartbeatCheck, idle, next time.Duration) {
-	idle = time.Since(h.start) - time.Duration(h.latest.Load())
-	switch {
+// check returns what the idle time since the latest activity means, that activity,
+// and when to check again. A peer is lost after two intervals.
+func (h *heartbeat) check() (result heartbeatCheck, latest int64, next time.Duration) {
+	latest = h.latest.Load()
+	switch idle := time.Since(h.start) - time.Duration(latest); {
 	case idle >= 2*h.interval:
-		return peerLost, idle, h.interval
+		return peerLost, latest, h.interval
 	case idle >= h.interval:
-		return pingDue, idle, 2*h.interval - idle
+		return pingDue, latest, 2*h.interval - idle
+	default:
+		return peerActive, latest, h.interval - idle
 	}
-	return peerActive, idle, h.interval - idle
 }
 
 // checkAfter has f called after d. The endpoint's lock is held.
