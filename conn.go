@@ -82,8 +82,10 @@ var preempted = &interruption{}
 // errNeedRoom, or why the connection is over.
 func (c *connection) receive(call *readCall, m *Message) error {
 	for {
-		if err := c.decode(call, m); err != errNeedBytes {
-			return err
+		if !c.decoder.idle() { // decoding takes much of a stack
+			if err := c.decode(call, m); err != errNeedBytes {
+				return err
+			}
 		}
 		ready, err := c.beforeRead(call)
 		if !ready && err == nil { // here, and not deeper: the stack of an idle reader stays at 2 KiB

@@ -294,6 +294,11 @@ func (d *decoder) buffered() int {
 	return n
 }
 
+// idle reports whether nothing has come that is not decoded.
+func (d *decoder) idle() bool {
+	return d.failure == nil && d.input == nil && d.opened == nil && !d.large.due
+}
+
 // recordOpen reports whether frames of a record wait to be decoded.
 func (d *decoder) recordOpen() bool { return d.opened != nil }
 
