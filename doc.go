@@ -22,8 +22,8 @@
 // # Concurrency
 //
 // Every method of a [Server], a [Client] and a [ConnectionPool] may be called at any
-// time from any goroutine. Nobody is obliged to read: losses are noticed, pings
-// answered and connections re-established all the same. The goroutine that calls
+// time from any goroutine. You do not have to call Read: lost connections are
+// detected and re-established, and pings answered, regardless. The goroutine that calls
 // Read reads the socket itself, so a message costs no handoff; only when nobody
 // reads for a while does a goroutine of the library step in, and it queues up to
 // 64 KiB or one message. After that backpressure sets in: the kernel's buffers
@@ -34,22 +34,24 @@
 // Messages arrive whole, in order, and at most once per connection. When
 // Write returns nil the kernel has the message. When [Client.Close] returns nil the
 // peer process has received everything that was written since the last Connected
-// and holds it for its application. What was in flight on a connection that was
-// lost may be lost with it; the Reconnecting or Disconnected message is the
-// notice, and the application decides what to resend. Nothing is dropped silently.
+// and holds it for its application. Messages in flight on a connection that is lost
+// may be lost with it: the Reconnecting or Disconnected message reports the loss, and
+// the application decides what to resend. [ErrNotConnected] means that nothing was
+// sent, [ErrUnconfirmed] that a message may have arrived. A context ends a call, never
+// a connection. Nothing is dropped silently.
 //
 // # Security
 //
-// Connections are encrypted and authenticated frame by frame: ephemeral ECDH on
+// Connections are encrypted and authenticated in records: ephemeral ECDH on
 // P-384, HKDF with SHA-384 (RFC 5869), AES-256-GCM with random nonces (NIST SP
 // 800-38D), a key for each direction, changed every 4 GiB, and sequence numbers,
-// so that a frame that is changed, replayed, reordered, reflected or left out
+// so that a record that is changed, replayed, reordered, reflected or left out
 // ends the connection with [ErrNotAuthentic]. All algorithms are FIPS-approved,
 // come from the standard library and run under GODEBUG=fips140=only.
 //
 // Without a Secret this protects against eavesdroppers, not against a man in the
 // middle. With the same Secret, 32 random bytes or more, on both sides, each
-// proves to the other that it holds it, and nobody else gets in or in between.
+// authenticates the other; anyone without the secret can neither connect nor intercept.
 // On a unix socket the kernel helps too: only the server's user may connect
 // (mode 0600), and a client refuses a server run by any user but its own or
 // root.
@@ -57,8 +59,8 @@
 // # Limits
 //
 // A message's data is limited to its receiver's MaxMsgSize, 3 MiB by default; the
-// sides tell each other theirs. A receiver allocates as bytes arrive, never on the
-// strength of an announced length. A server gives each handshake 10 seconds, and
-// runs at most 1,024 at once. The protocol is specified in spec/, for other
+// sides exchange theirs. A receiver allocates as bytes arrive, never on the basis of
+// a length field alone. A server gives each handshake 10 seconds, and runs at most
+// 4,096 at once. The protocol is specified in spec/, for other
 // languages to implement.
 package gipc

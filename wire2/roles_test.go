@@ -50,6 +50,9 @@ func converse(t *testing.T, l *library, p *oldPeer) {
 	l.send(1, "")
 	p.receive(1, "")
 	large := strings.Repeat("x", 65_536-8-28)
+	if p.wholeReads { // the kernel hands over larger ones in pieces now and then, to anyone's server
+		large = large[:16_000]
+	}
 	sent := l.sendAsync(2, large)
 	p.receive(2, large)
 	if err := <-sent; err != nil {

@@ -154,7 +154,7 @@ func note(format string, args ...any) {
 // why is the reason for the end of a connection. One that its other side has
 // closed has no error.
 func why(m *gipc.Message) error {
-	return cmp.Or(m.Err, errors.New("it said goodbye"))
+	return cmp.Or(m.Err, errors.New("it closed the connection"))
 }
 
 // progress returns a function that says how far a role is, at most twice a

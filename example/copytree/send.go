@@ -34,7 +34,7 @@ func send(ctx context.Context, config *gipc.ClientConfig, dir string, progress f
 		return totals{}, err
 	}
 	defer client.Close()
-	// Close ends whatever is under way with a goodbye. A context would cut it.
+	// Close ends whatever is under way, and the receiver learns that.
 	defer context.AfterFunc(ctx, func() { client.Close() })()
 	ctx = context.WithoutCancel(ctx)
 
