@@ -106,8 +106,9 @@ func (c *connection) receive(call *readCall, m *Message) error {
 // errNeedBytes or errCloseAcked.
 func (c *connection) decode(call *readCall, m *Message) error {
 	to := destination{memory: m.Data, reuse: call.reuse, room: call.room}
+	var f frame
 	for {
-		f, step, err := c.decoder.next(to)
+		step, err := c.decoder.next(&to, &f)
 		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.rekeys.Load() {
 			c.rekeys.Store(cipher.rekeys)
 		}
@@ -156,7 +157,8 @@ func (c *connection) control(data []byte) error {
 // refused nothing more is written.
 func (c *connection) checkRecord() {
 	for c.closing.refused == nil && (c.decoder.recordOpen() || c.decoder.cipher == nil && !c.closing.sentClose) {
-		f, step, err := c.decoder.next(destination{room: unlimited})
+		var f frame
+		step, err := c.decoder.next(&destination{room: unlimited}, &f)
 		if err == nil && step != frameReady {
 			return
 		}

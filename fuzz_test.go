@@ -195,18 +195,18 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		if w.room > 0 {
 			try.room = w.room
 		}
-		f, step, err := d.next(try)
+		f, step, err := nextFrame(d, try)
 		if err == nil && step == needRoom {
 			if w.room == 0 {
 				t.Fatal("there is room for everything")
 			}
-			f, step, err = d.next(to)
+			f, step, err = nextFrame(d, to)
 		} else if err == nil && step == frameReady && f.frameType != 0 && len(f.data)+messageOverhead > try.room {
 			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.room)
 		}
 		if err != nil {
 			p.failure, p.after = err, read
-			if g, _, again := d.next(to); again != err || g.data != nil {
+			if g, _, again := nextFrame(d, to); again != err || g.data != nil {
 				t.Fatalf("after the error %v: %v, %v", err, g, again)
 			}
 			return p
@@ -998,4 +998,10 @@ func FuzzName(f *testing.F) {
 			t.Fatalf("%q runs into what follows it", name)
 		}
 	})
+}
+
+// nextFrame returns what the decoder's next sets.
+func nextFrame(d *decoder, to destination) (f frame, step decodeStep, err error) {
+	step, err = d.next(&to, &f)
+	return f, step, err
 }
