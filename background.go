@@ -26,14 +26,14 @@ func (e *endpoint) roomLocked() int {
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.tasks.Done()
-	call := readCall{room: room}
+	call := readCall{to: destination{room: room}}
 	for {
 		var m Message // on the stack: an idle client has none
 		err := c.receive(&call, &m)
 		e.mu.Lock()
 		room := e.roomLocked()
-		goOn := err == errNeedRoom && room > call.room || e.queueLocked(c, &m, err)
-		call.room = e.roomLocked()
+		goOn := err == errNeedRoom && room > call.to.room || e.queueLocked(c, &m, err)
+		call.to.room = e.roomLocked()
 		e.mu.Unlock()
 		if !goOn {
 			return

@@ -297,7 +297,7 @@ func newReceiver(cipher *recordCipher, limit int) *connection {
 // bring them, and returns what it delivers, and after how many bytes it failed.
 // After its peer's close it stops, unless it has sent one itself.
 func drive(c *connection, call *readCall, stream []byte, piece func() int) (got []Message, read int, err error) {
-	call.room = unlimited
+	call.to.room = unlimited
 	m := new(Message)
 	for {
 		switch err := c.decode(call, m); err {
@@ -662,7 +662,7 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 	}
 	expect := strings.Fields(v.fields["expect"])
 	for _, piece := range []int{1, 2, 7, 4096, len(stream)} {
-		for _, c := range []*readCall{{}, {reuse: true}} {
+		for _, c := range []*readCall{{}, {to: destination{reuse: true}}} {
 			l := receiver()
 			got, read, err := drive(l, c, stream, pieces(piece))
 			if err == nil && !l.closing.peerClosed && v.choice(t, "then", "end", "open") {

@@ -37,6 +37,7 @@ type connection struct {
 	rekeys  atomic.Uint64               // of the decoder's cipher
 
 	closing  closeHandshake // the role's
+	received frame          // the role's: the decoder's last
 	deadline readDeadline   // the role's
 
 	delivery delivery // guarded by the endpoint's lock
@@ -64,8 +65,7 @@ type readCall struct {
 	poll     bool            // look once, do not wait
 	shared   bool            // somebody else interrupts for ctx
 	noStatus bool            // the caller does not see status messages
-	reuse    bool            // put data into the memory of the message
-	room     int             // bytes, as the queue counts them
+	to       destination     // where data goes; memory is set for each message
 	unwatch  func() bool     // ends the watch over ctx
 	granted  bool            // the call holds the role
 }
@@ -105,10 +105,10 @@ func (c *connection) receive(call *readCall, m *Message) error {
 // decode fills m with the next message that has arrived. The error may also be
 // errNeedBytes or errCloseAcked.
 func (c *connection) decode(call *readCall, m *Message) error {
-	to := destination{memory: m.Data, reuse: call.reuse, room: call.room}
-	var f frame
+	to, f := &call.to, &c.received
+	to.memory = m.Data
 	for {
-		step, err := c.decoder.next(&to, &f)
+		step, err := c.decoder.next(to, f)
 		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.rekeys.Load() {
 			c.rekeys.Store(cipher.rekeys)
 		}
@@ -124,7 +124,8 @@ func (c *connection) decode(call *readCall, m *Message) error {
 				return err
 			}
 		case !c.closing.peerClosed: // else it is for nobody
-			*m = Message{MsgType: int(f.frameType), Data: f.data, Conn: c.id}
+			m.Err, m.MsgType, m.Data, m.Status, m.Conn = nil, int(f.frameType), f.data, "", c.id
+			f.data = nil
 			return nil
 		}
 	}
@@ -356,7 +357,7 @@ func (c *connection) acknowledge(reason, cause error) {
 func (c *connection) awaitAck(ctx context.Context) error {
 	sent, _, _ := c.sender.totals()
 	c.preempt.Store(false)
-	call := readCall{ctx: ctx, reuse: true, room: unlimited}
+	call := readCall{ctx: ctx, to: destination{reuse: true, room: unlimited}}
 	defer func() {
 		if call.unwatch != nil {
 			call.unwatch()

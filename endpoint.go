@@ -154,7 +154,7 @@ func (e *endpoint) statsLocked() Stats {
 // ErrClosed, a Client's ErrTimeout, or ErrMultiClient on a multi-client server.
 // Every later call returns it again.
 func (e *endpoint) Read() (*Message, error) {
-	call := readCall{room: unlimited}
+	call := readCall{to: destination{room: unlimited}}
 	m := new(Message)
 	if err := e.read(&call, m); err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ func (e *endpoint) Read() (*Message, error) {
 // wait. A timeout loses nothing: a partially received message is returned by a
 // later read.
 func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
-	call := readCall{poll: d <= 0, room: unlimited}
+	call := readCall{poll: d <= 0, to: destination{room: unlimited}}
 	if d > 0 {
 		call.until = time.Now().Add(d)
 	}
@@ -190,7 +190,7 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 		return nil, err
 	}
 	m := new(Message)
-	call := readCall{ctx: cancellable(ctx), room: unlimited}
+	call := readCall{ctx: cancellable(ctx), to: destination{room: unlimited}}
 	if err := e.read(&call, m); err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	call := readCall{ctx: cancellable(ctx), reuse: true, room: unlimited}
+	call := readCall{ctx: cancellable(ctx), to: destination{reuse: true, room: unlimited}}
 	return e.read(&call, m)
 }
 
@@ -229,7 +229,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 		}
 		for {
 			m := new(Message)
-			err := e.read(&readCall{ctx: cancellable(ctx), noStatus: true, room: unlimited}, m)
+			err := e.read(&readCall{ctx: cancellable(ctx), noStatus: true, to: destination{room: unlimited}}, m)
 			switch {
 			case err != nil:
 				if !errors.Is(err, ErrClosed) {
@@ -556,7 +556,7 @@ func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
 		e.ledger.taken(queued)
 	}
 	data := queued.Data
-	if call.reuse && cap(m.Data) >= len(data) {
+	if call.to.reuse && cap(m.Data) >= len(data) {
 		data = append(m.Data[:0], data...)
 	}
 	*m = *queued

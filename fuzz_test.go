@@ -328,7 +328,7 @@ func fuzzConnection(cipher *recordCipher, limit int) *connection {
 // receiveAll gives a stream to a connection in pieces, and returns its messages.
 // closed is true if the peer's close has come.
 func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got []Message, closed bool, err error) {
-	call := readCall{reuse: reuse, room: unlimited}
+	call := readCall{to: destination{reuse: reuse, room: unlimited}}
 	m := new(Message)
 	for {
 		switch err := c.decode(&call, m); {

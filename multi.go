@@ -317,7 +317,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&readCall{ctx: cancellable(ctx), shared: true, room: unlimited}, m)
+				err := s.readLocked(&readCall{ctx: cancellable(ctx), shared: true, to: destination{room: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return

@@ -161,7 +161,7 @@ func (e *endpoint) stopReadingLocked() *connection {
 
 // queueRestLocked queues what has arrived: it belongs to the application.
 func (e *endpoint) queueRestLocked(c *connection) {
-	call := readCall{room: unlimited}
+	call := readCall{to: destination{room: unlimited}}
 	for {
 		m := new(Message)
 		if err := c.decode(&call, m); err != nil {
