@@ -5,6 +5,8 @@ package gipc
 
 import "time"
 
+const fullPing = time.Second // between the pings of a side whose queue is full
+
 // startReader starts the background reader. The read role calls it with the lock
 // held.
 func (e *endpoint) startReader() {

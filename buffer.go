@@ -24,24 +24,6 @@ type bufferPool struct {
 	waiters sync.Pool // of *writeWaiter
 }
 
-// getWaiter returns a waiter that waits for nothing yet.
-func (p *bufferPool) getWaiter() *writeWaiter {
-	if w, _ := p.waiters.Get().(*writeWaiter); w != nil {
-		return w
-	}
-	return &writeWaiter{wake: make(chan struct{}, 1)}
-}
-
-// putWaiter takes w back; nobody may wake it any more.
-func (p *bufferPool) putWaiter(w *writeWaiter) {
-	select {
-	case <-w.wake:
-	default:
-	}
-	*w = writeWaiter{wake: w.wake}
-	p.waiters.Put(w)
-}
-
 // get returns an empty buffer with room for n bytes.
 func (p *bufferPool) get(n int) *buffer {
 	class := max(bits.Len(uint(n-1)), smallestClass)

@@ -213,12 +213,6 @@ func hopeless(err error) bool {
 	return reason == reasonUnauthorized || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// An openedConn is a connection before its handshake.
-type openedConn struct {
-	dialedServer
-	over net.Conn // what to speak over: conn, or what Upgrade made of it
-}
-
 // open makes one connection, ready for the handshake. Dial and Upgrade are user
 // code: when ctx is done nobody waits for them, and what they return is closed.
 func (c *Client) open(ctx context.Context) (*openedConn, error) {
@@ -335,20 +329,4 @@ func (c *Client) handshake(conn *limitedConn) (*session, error) {
 		conn.limit(helloTime)
 	}
 	return hello.finish()
-}
-
-// newConnection returns the connection that a handshake has agreed on.
-func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
-	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll,
-		source:  newSource(opened.over),
-		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
-		beat:    newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
-	c.decoder.preload(agreed.rest)
-	var progress func()
-	if c.beat.interval > 0 {
-		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
-	}
-	sink := newSink(opened.over, func() { e.stalled(c) }, progress)
-	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
-	return c
 }

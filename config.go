@@ -221,7 +221,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 	case s.network == "tcp":
 		s.address, err = tcpAddress(s.address)
 	default:
-		if s.places, err = s.socketPlaces(); err == nil {
+		if s.places, err = socketPlaces(s.name, s.address, s.socketBase, s.unmask); err == nil {
 			s.address = s.places[0].path
 		}
 	}
@@ -229,11 +229,6 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// badField is ErrConfig for a field's value; never show it a Secret.
-func badField(name string, value any, advice string) error {
-	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
 }
 
 // heartbeatFor is the idle time before a ping on this connection; 0 is none.

@@ -10,16 +10,12 @@ import (
 	"io/fs"
 	"net"
 	"runtime"
-	"strings"
 	"time"
 
 	"example.com/gipc/internal/sys"
 )
 
-const (
-	connectTimeout = 10 * time.Second      // for one attempt, however many addresses a name has
-	permissionTime = 50 * time.Millisecond // a server that has just started sets the mode of its socket in less
-)
+const connectTimeout = 10 * time.Second // for one attempt, however many addresses a name has
 
 // dialedServer is a connection to a server before the handshake.
 type dialedServer struct {
@@ -104,12 +100,6 @@ func checkStream(c net.Conn) error {
 		}
 	}
 	return nil
-}
-
-// keepsBoundaries reports whether connections of the network keep message
-// boundaries.
-func keepsBoundaries(network string) bool {
-	return network == "unixpacket" || network == "unixgram" || strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 }
 
 // rejectSelf closes a TCP connection whose two ends are one. The kernel makes one

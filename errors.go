@@ -74,19 +74,6 @@ func (e *SizeError) Error() string {
 // Is reports whether target is ErrTooLarge.
 func (e *SizeError) Is(target error) bool { return target == ErrTooLarge }
 
-// ClientError says which client of a server an error is about.
-type ClientError struct {
-	Server *Server // the serving end of that client
-	Err    error
-}
-
-func (e *ClientError) Error() string {
-	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), bare(e.Err))
-}
-
-// Unwrap returns Err.
-func (e *ClientError) Unwrap() error { return e.Err }
-
 // failure is a sentinel with what happened and why.
 type failure struct {
 	kind  error // a sentinel
@@ -141,4 +128,9 @@ func contextError(call string, ctx context.Context) error {
 		return fmt.Errorf("gipc: %s: %w: %w", call, err, cause)
 	}
 	return fmt.Errorf("gipc: %s: %w", call, err)
+}
+
+// badField is ErrConfig for a field's value; never show it a Secret.
+func badField(name string, value any, advice string) error {
+	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 )
 
+const silentAfter = time.Second // without a byte after our hello a peer is silent
+
 // A limitedConn is a connection during its handshake. A socket is limited by
 // deadlines. Any other connection may lack them, so it is also closed when its
 // time has passed.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"example.com/gipc/internal/sys"
@@ -21,6 +22,32 @@ const (
 	maxBindAttempts = 100         // an attempt fails only if the random name is taken
 	maxPrivateName  = 15          // bytes in the random name of a directory
 )
+
+// unixListener is a socket that is known by a path, and the lock on that path.
+type unixListener struct {
+	*net.UnixListener
+	path     string
+	identity os.FileInfo // of our socket file
+	lock     *sys.Lock
+	once     sync.Once
+}
+
+// Addr returns the public address. On systems that rename the socket the listener
+// itself has another one.
+func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+// Close frees the name. The socket file is removed while the socket is open,
+// because no other file can have its inode then, and before the lock is released.
+func (l *unixListener) Close() (err error) {
+	l.once.Do(func() {
+		var removed error
+		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.identity) {
+			removed = os.Remove(l.path)
+		}
+		err = errors.Join(removed, l.UnixListener.Close(), l.lock.Remove())
+	})
+	return err
+}
 
 // checkVacant returns an error unless the path is free, or has the socket of a
 // server that is gone. A server that takes no lock counts, too.

@@ -3,30 +3,11 @@
 package gipc
 
 import (
-	"cmp"
 	"errors"
 	"net"
-	"os"
 
 	"example.com/gipc/internal/sys"
 )
-
-// tcpAddress is the configured address, or the environment's.
-func tcpAddress(address string) (string, error) {
-	from := "Address"
-	if address == "" {
-		from = "GIPC_NETWORK_HOST with GIPC_NETWORK_PORT"
-		address = net.JoinHostPort(cmp.Or(os.Getenv("GIPC_NETWORK_HOST"), "127.0.0.1"), cmp.Or(os.Getenv("GIPC_NETWORK_PORT"), "8100"))
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		_, err = net.LookupPort("tcp", port)
-	}
-	if err != nil {
-		return "", fail(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
-	}
-	return address, nil
-}
 
 func (s *settings) listenTCP() (net.Listener, error) {
 	addr, err := net.ResolveTCPAddr("tcp", s.address)

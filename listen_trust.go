@@ -19,6 +19,10 @@ import (
 	"example.com/gipc/internal/sys"
 )
 
+// permissionTime is how long permission may be missing: a server that has just
+// started sets the mode of its socket in less.
+const permissionTime = 50 * time.Millisecond
+
 const maxLinks = 40 // symbolic links on one path, as on Linux
 
 // hintTrust are the ways to talk to another user's server.
@@ -127,14 +131,6 @@ func (r *socketRoute) checkServer(peer Peer) error {
 		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
 	}
 	return nil
-}
-
-// userText names a user for an error.
-func userText(user int) string {
-	if user < 0 {
-		return "a user that has no number here"
-	}
-	return fmt.Sprintf("user %d", user)
 }
 
 // peerOf returns who is at the other end of c.

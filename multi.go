@@ -6,6 +6,7 @@ package gipc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -212,6 +213,19 @@ func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
 	return forEach(clients, func(s *Server) error { return s.shutdown(ctx, closedByShutdown) })
 }
+
+// ClientError says which client of a server an error is about.
+type ClientError struct {
+	Server *Server // the serving end of that client
+	Err    error
+}
+
+func (e *ClientError) Error() string {
+	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), bare(e.Err))
+}
+
+// Unwrap returns Err.
+func (e *ClientError) Unwrap() error { return e.Err }
 
 // forEach calls f for many clients at once and joins the errors.
 func forEach(clients []*Server, f func(*Server) error) error {

@@ -214,10 +214,10 @@ func TestDerivedSocketPathTooLong(t *testing.T) {
 	name := longestName(base)[len(".sock"):]
 	server.name, server.address, client.name, client.address = name, "", name, ""
 	var err error
-	if server.places, err = server.socketPlaces(); err != nil {
+	if server.places, err = socketPlaces(server.name, server.address, server.socketBase, server.unmask); err != nil {
 		t.Fatal(err)
 	}
-	if client.places, err = client.socketPlaces(); err != nil {
+	if client.places, err = socketPlaces(client.name, client.address, client.socketBase, client.unmask); err != nil {
 		t.Fatal(err)
 	}
 	l, err := server.listen()
@@ -227,7 +227,7 @@ func TestDerivedSocketPathTooLong(t *testing.T) {
 	defer l.Close()
 	connects(t, client, l) // although the path in the private directory is too long
 	server.unmask, server.address = false, ""
-	if server.places, err = server.socketPlaces(); err != nil {
+	if server.places, err = socketPlaces(server.name, server.address, server.socketBase, server.unmask); err != nil {
 		t.Fatal(err)
 	}
 	if l, err := server.listen(); l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "limit") {

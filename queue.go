@@ -13,6 +13,9 @@ const (
 	maxStatuses     = 16       // status messages that are kept
 )
 
+// unlimited is the room of a reader that takes whatever comes.
+const unlimited = maxMsgSize + messageOverhead
+
 // A messageQueue holds unread messages in order. It is the one place that bounds
 // them.
 //

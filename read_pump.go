@@ -14,6 +14,8 @@ const (
 	pumpBusy = 64 << 10 // bytes that it reads at once after a read has filled that
 )
 
+const lookTime = time.Millisecond // how long a look waits if it cannot do without
+
 // A readPump reads conn in a goroutine of its own, one read ahead, so that a
 // reader can stop waiting though conn knows no deadlines. The goroutine ends when
 // a read of conn fails, as it does when conn is closed, and at end.

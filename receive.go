@@ -23,9 +23,6 @@ type destination struct {
 	room   int // bytes, counted as the queue counts them; larger frames stay undelivered
 }
 
-// unlimited is the room of a reader that takes whatever comes.
-const unlimited = maxMsgSize + messageOverhead
-
 // A decodeStep says what the decoder needs, or that it has a frame.
 type decodeStep uint8
 

@@ -10,11 +10,6 @@ import (
 	"sync/atomic"
 )
 
-const (
-	batchSize   = 64 << 10 // bytes of frames in a batch, large data that is not copied left out
-	recordSlack = 512      // bytes that sealing adds to a batch at most
-)
-
 // A sender is the sending direction of one connection.
 //
 // Invariants: frames go out in the order in which they were accepted. At most one
@@ -51,47 +46,11 @@ type sentTotals struct {
 	lost            lostMessages
 }
 
-// lostMessages counts messages of Queue that will not be sent.
-type lostMessages struct {
-	unsent, unsure uint64 // nothing of it went out; some of it may have
-}
-
 // pendingPings is the ping and the pong that go out with the next batch.
 type pendingPings struct {
 	ping   bool
 	pong   []byte // a newer one replaces it
 	silent bool   // a close was accepted: neither may follow
-}
-
-// A batch is frames in plaintext, in order. It is sealed when it is flushed.
-type batch struct {
-	frames  *buffer        // nil while there is none
-	large   []byte         // data of the last frame, in its caller's memory
-	copied  bool           // there is large data in frames
-	urgent  bool           // it is flushed even if nobody waits for it
-	queued  uint64         // messages of Queue
-	waiters []*writeWaiter // for its result; the first one flushes it
-	encoded *buffer        // what goes to the sink; set by the flusher
-	written int            // bytes of encoded and large that the sink has taken
-}
-
-type waiterState uint8
-
-const (
-	waiterWaits   waiterState = iota
-	waiterFlushes             // it is to flush the batch
-	waiterDone                // its result is there
-)
-
-// A writeWaiter is a call that waits: for the result of its batch, or for room in
-// the open one.
-type writeWaiter struct {
-	wake   chan struct{} // receives once when state has changed
-	state  waiterState
-	err    error
-	start  int // of its frame in the open batch; -1 if it has none
-	length int // of its frame, in bytes
-	data   int // of its data, in bytes
 }
 
 func newSender(sink byteSink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
@@ -175,58 +134,6 @@ func (s *sender) refuseLocked() error {
 	return s.refusal
 }
 
-// report returns the error for lost messages of Queue.
-func (l lostMessages) report(cause error) error {
-	if l.unsure > 0 {
-		cause = fail(ErrUnconfirmed, cause, "some of them may have arrived")
-	}
-	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.unsure)
-}
-
-func (l *lostMessages) add(o lostMessages) {
-	l.unsent += o.unsent
-	l.unsure += o.unsure
-}
-
-func (b *batch) empty() bool { return b.frames == nil || len(b.frames.b) == 0 }
-
-func (b *batch) size() int {
-	if b.frames == nil {
-		return 0
-	}
-	return len(b.frames.b)
-}
-
-// keepsCopy reports whether data is copied into the batch: it is small, or held
-// back and small enough for that.
-func keepsCopy(h frameHeader, hold bool) bool {
-	return !h.isLarge() || hold && h.size()+h.dataSize < batchSize
-}
-
-// fits reports whether a frame can be accepted.
-func (b *batch) fits(h frameHeader, hold bool) bool {
-	size := h.size()
-	if keepsCopy(h, hold) {
-		size += h.dataSize
-	}
-	return b.large == nil && b.size()+size <= batchSize
-}
-
-// append appends a frame and returns where it begins.
-func (b *batch) append(pool *bufferPool, h frameHeader, data []byte, hold bool) (start int) {
-	start = b.size()
-	if keepsCopy(h, hold) {
-		b.frames = pool.grow(b.frames, start+h.size()+len(data))
-		b.frames.b = append(appendFrameHeader(b.frames.b, h), data...)
-		b.copied = b.copied || h.isLarge()
-		return start
-	}
-	b.frames = pool.grow(b.frames, start+h.size())
-	b.frames.b = appendFrameHeader(b.frames.b, h)
-	b.large = data
-	return start
-}
-
 // flushLocked flushes the open batch, which nobody else does, and releases mu
 // meanwhile. It returns nil when the batch is written, errInterrupted when the
 // rest is written in the background, and otherwise why sending is over.
@@ -249,7 +156,7 @@ func (s *sender) flushLocked(ctx context.Context) error {
 // that. It acquires mu.
 func (s *sender) flushByTaskLocked(ctx context.Context) error {
 	b := s.active
-	s.copyLarge(b)
+	b.copyLarge(s.pool, s.cipher)
 	s.mu.Lock()
 	s.handOverLocked()
 	if s.stopping.Load() {
@@ -293,7 +200,7 @@ func (s *sender) prependPingsLocked() {
 // handOverLocked has the active batch written in the background. The memory of a
 // caller who is about to return is copied first.
 func (s *sender) handOverLocked() {
-	s.copyLarge(s.active)
+	s.active.copyLarge(s.pool, s.cipher)
 	s.tasks.Add(1)
 	go func() {
 		defer s.tasks.Done()
@@ -316,9 +223,12 @@ func (s *sender) writeActive(ctx context.Context, stopped *atomic.Bool) error {
 		if b.empty() {
 			return nil // its only frame was taken back
 		}
-		if err := s.encode(b); err != nil {
+		if err := b.encode(s.pool, s.cipher); err != nil {
 			return err
 		}
+	}
+	if s.cipher != nil {
+		s.rekeys.Store(s.cipher.rekeys)
 	}
 	out, tail := b.encoded.b, b.large
 	if b.written < len(out) {
@@ -329,84 +239,6 @@ func (s *sender) writeActive(ctx context.Context, stopped *atomic.Bool) error {
 	n, err := s.sink.write(ctx, stopped, out, tail)
 	b.written += n
 	return err
-}
-
-// encode makes the bytes that go to the sink: records, or the frames themselves.
-func (s *sender) encode(b *batch) error {
-	if s.cipher == nil {
-		b.encoded, b.frames = b.frames, nil
-		return nil
-	}
-	out := s.pool.get(len(b.frames.b) + len(b.large) + recordSlack)
-	var err error
-	for plain := b.frames.b; len(plain) > 0 && err == nil; {
-		n, data := len(plain), 0
-		if b.copied || n > maxPlaintext {
-			n, data = splitRecord(plain)
-		}
-		if out.b, err = s.cipher.seal(out.b, plain[:n]); err == nil && data > 0 {
-			out.b, err = s.cipher.seal(out.b, plain[n:n+data])
-		}
-		plain = plain[n+data:]
-	}
-	if err == nil && b.large != nil {
-		out.b, err = s.cipher.seal(out.b, b.large)
-	}
-	if err != nil {
-		s.pool.put(out)
-		return err
-	}
-	s.pool.put(b.frames)
-	b.encoded, b.frames, b.large = out, nil, nil
-	if n := s.cipher.rekeys; n != s.rekeys.Load() {
-		s.rekeys.Store(n)
-	}
-	return nil
-}
-
-// splitRecord returns how many bytes of frames the next record takes, and how
-// many bytes of large data follow it.
-func splitRecord(frames []byte) (n, data int) {
-	for n < len(frames) {
-		h, _, err := parseFrameHeader(frames[n:], maxMsgSize)
-		size := h.size()
-		if err != nil { // unreachable: these are our own frames
-			return len(frames), 0
-		}
-		if h.isLarge() && n+size <= maxPlaintext {
-			if n += size; n < len(frames) {
-				data = h.dataSize
-			}
-			return n, data
-		}
-		if n+size+h.dataSize > maxPlaintext {
-			return n, 0
-		}
-		n += size + h.dataSize
-	}
-	return n, 0
-}
-
-// copyLarge moves what is left of large data from the memory of its caller, who
-// is about to return, into memory of our own. Only the flusher calls it.
-func (s *sender) copyLarge(b *batch) {
-	if b.large == nil {
-		return
-	}
-	if s.cipher != nil {
-		if s.encode(b) != nil { // it fails again in the background, and is reported there
-			b.large = slices.Clone(b.large)
-		}
-		return
-	}
-	head := b.frames
-	if b.encoded != nil {
-		head = b.encoded
-	}
-	out := s.pool.get(len(head.b) + len(b.large))
-	out.b = append(append(out.b, head.b...), b.large...)
-	s.pool.put(head)
-	b.encoded, b.frames, b.large = out, nil, nil
 }
 
 // finishLocked ends the flush of the active batch with its result, for all who
@@ -508,13 +340,13 @@ func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error
 	s.mu.Lock()
 	if w.state == waiterDone {
 		err := w.err
-		s.pool.putWaiter(w)
+		putWaiter(s.pool, w)
 		return err
 	}
 	i := slices.Index(b.waiters, w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
 	flushes, taken := w.state == waiterFlushes, b == s.open && s.takeBackLocked(ctx, w)
-	s.pool.putWaiter(w)
+	putWaiter(s.pool, w)
 	switch {
 	case flushes && !taken:
 		return s.flushLocked(ctx)
@@ -561,15 +393,6 @@ func (s *sender) cutLocked(w *writeWaiter) {
 	s.wakeNextLocked()
 }
 
-// last reports whether the frame of w is the last one of the batch.
-func (b *batch) last(w *writeWaiter) bool {
-	end := w.start + w.length
-	if b.large != nil {
-		end -= len(b.large)
-	}
-	return w.start >= 0 && end == len(b.frames.b)
-}
-
 // outcomeLocked turns the result of a flush into that of the call: a frame that
 // goes out in the background may arrive.
 func (s *sender) outcomeLocked(ctx context.Context, err error) error {
@@ -601,7 +424,7 @@ func (s *sender) awaitRoomLocked(ctx context.Context, again bool) error {
 		s.noRoom = slices.Delete(s.noRoom, i, i+1)
 	}
 	woken := w.state == waiterDone
-	s.pool.putWaiter(w)
+	putWaiter(s.pool, w)
 	if ctx.Err() == nil {
 		return nil
 	}
@@ -628,30 +451,16 @@ func (s *sender) wakeAllLocked() {
 }
 
 func (s *sender) newWaiter() *writeWaiter {
-	w := s.pool.getWaiter()
+	w := getWaiter(s.pool)
 	w.start = -1
 	return w
 }
 
 // frameWaiter returns the waiter of a call whose frame begins at start.
 func (s *sender) frameWaiter(start int, h frameHeader) *writeWaiter {
-	w := s.pool.getWaiter()
+	w := getWaiter(s.pool)
 	w.start, w.length, w.data = start, h.size()+h.dataSize, h.dataSize
 	return w
-}
-
-func (w *writeWaiter) finish(err error) {
-	w.err = err
-	w.become(waiterDone)
-}
-
-// become changes the state of w and wakes it.
-func (w *writeWaiter) become(state waiterState) {
-	w.state = state
-	select {
-	case w.wake <- struct{}{}:
-	default: // it has not noticed the last change
-	}
 }
 
 // ping has a ping sent. The caller does not wait for it.

@@ -14,7 +14,6 @@ import (
 
 const (
 	maxPending  = 4096             // handshakes on their way
-	silentAfter = time.Second      // without a byte after our hello a peer is silent
 	greetTime   = 10 * time.Second // for a handshake
 	acceptPause = 5 * time.Millisecond
 	acceptLimit = time.Second

@@ -20,7 +20,6 @@ import (
 
 const (
 	stallAfter   = 10 * time.Millisecond // a write that is blocked for so long is reported
-	lookTime     = time.Millisecond      // how long a look waits if it cannot do without
 	progressSize = 64 << 10              // bytes of one blocking write, so that progress is seen
 	widenFrom    = 128 << 10             // a write of so many bytes asks for a larger send buffer
 	widenSize    = 1 << 20               // the send buffer that it asks for, in bytes

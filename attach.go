@@ -1,0 +1,68 @@
+// How an endpoint begins, and how it gets a connection.
+
+package gipc
+
+import "net"
+
+func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
+	e.settings, e.pool, e.hooks = settings, pool, hooks
+	e.life, e.queue, e.ledger = new(lifecycle), new(messageQueue), new(deliveryLedger)
+	e.role = &readRole{idle: idleBeforeBackground, paused: e.onPause, startReader: e.startReader}
+}
+
+// attach makes c the connection of this endpoint and gives its role to whoever is
+// first. It returns false if this endpoint takes none any more.
+func (e *endpoint) attach(c *connection) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.leaving.Load() || e.current.Load() != nil || !e.announceLocked(&Message{Conn: c.id}, Connected) {
+		return false
+	}
+	if e.latest != nil {
+		e.totals.Reconnects++
+		e.totals.add(e.latest.stats())
+	}
+	e.latest = c
+	e.life.dialErr = nil
+	e.ledger.begin(&c.delivery)
+	e.current.Store(c)
+	if c.beat.interval > 0 {
+		c.beat.checkAfter(c.beat.interval, func() { e.checkHeartbeat(c) })
+	}
+	e.role.take()
+	e.releaseLocked()
+	if e.role.state == free && e.role.reads == 0 && !e.role.untilRead {
+		e.role.startBackground()
+	}
+	e.settings.log.info("connected", "name", e.settings.name, "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.decoder.cipher != nil)
+	return true
+}
+
+// onPause has the background reader read if nobody has for a while.
+func (e *endpoint) onPause() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.role.onPause(e.leaving.Load())
+}
+
+// newConnection returns the connection that a handshake has agreed on.
+func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
+	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll,
+		source:  newSource(opened.over),
+		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
+		beat:    newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+	c.decoder.preload(agreed.rest)
+	var progress func()
+	if c.beat.interval > 0 {
+		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
+	}
+	sink := newSink(opened.over, func() { e.stalled(c) }, progress)
+	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
+	return c
+}
+
+// An openedConn is a connection before its handshake.
+type openedConn struct {
+	dialedServer
+	over net.Conn // what to speak over: conn, or what Upgrade made of it
+}

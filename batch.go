@@ -1,0 +1,214 @@
+// Batches of frames, and the calls that wait for them.
+
+package gipc
+
+import "slices"
+
+const (
+	batchSize   = 64 << 10 // bytes of frames in a batch, large data that is not copied left out
+	recordSlack = 512      // bytes that sealing adds to a batch at most
+)
+
+// A batch is frames in plaintext, in order. It is sealed when it is flushed.
+type batch struct {
+	frames  *buffer        // nil while there is none
+	large   []byte         // data of the last frame, in its caller's memory
+	copied  bool           // there is large data in frames
+	urgent  bool           // it is flushed even if nobody waits for it
+	queued  uint64         // messages of Queue
+	waiters []*writeWaiter // for its result; the first one flushes it
+	encoded *buffer        // what goes to the sink; set by the flusher
+	written int            // bytes of encoded and large that the sink has taken
+}
+
+func (b *batch) empty() bool { return b.frames == nil || len(b.frames.b) == 0 }
+
+func (b *batch) size() int {
+	if b.frames == nil {
+		return 0
+	}
+	return len(b.frames.b)
+}
+
+// keepsCopy reports whether data is copied into the batch: it is small, or held
+// back and small enough for that.
+func keepsCopy(h frameHeader, hold bool) bool {
+	return !h.isLarge() || hold && h.size()+h.dataSize < batchSize
+}
+
+// fits reports whether a frame can be accepted.
+func (b *batch) fits(h frameHeader, hold bool) bool {
+	size := h.size()
+	if keepsCopy(h, hold) {
+		size += h.dataSize
+	}
+	return b.large == nil && b.size()+size <= batchSize
+}
+
+// append appends a frame and returns where it begins.
+func (b *batch) append(pool *bufferPool, h frameHeader, data []byte, hold bool) (start int) {
+	start = b.size()
+	if keepsCopy(h, hold) {
+		b.frames = pool.grow(b.frames, start+h.size()+len(data))
+		b.frames.b = append(appendFrameHeader(b.frames.b, h), data...)
+		b.copied = b.copied || h.isLarge()
+		return start
+	}
+	b.frames = pool.grow(b.frames, start+h.size())
+	b.frames.b = appendFrameHeader(b.frames.b, h)
+	b.large = data
+	return start
+}
+
+// last reports whether the frame of w is the last one of the batch.
+func (b *batch) last(w *writeWaiter) bool {
+	end := w.start + w.length
+	if b.large != nil {
+		end -= len(b.large)
+	}
+	return w.start >= 0 && end == len(b.frames.b)
+}
+
+// encode makes the bytes that go to the sink: records, or the frames themselves.
+func (b *batch) encode(pool *bufferPool, cipher *recordCipher) error {
+	if cipher == nil {
+		b.encoded, b.frames = b.frames, nil
+		return nil
+	}
+	out := pool.get(len(b.frames.b) + len(b.large) + recordSlack)
+	var err error
+	for plain := b.frames.b; len(plain) > 0 && err == nil; {
+		n, data := len(plain), 0
+		if b.copied || n > maxPlaintext {
+			n, data = splitRecord(plain)
+		}
+		if out.b, err = cipher.seal(out.b, plain[:n]); err == nil && data > 0 {
+			out.b, err = cipher.seal(out.b, plain[n:n+data])
+		}
+		plain = plain[n+data:]
+	}
+	if err == nil && b.large != nil {
+		out.b, err = cipher.seal(out.b, b.large)
+	}
+	if err != nil {
+		pool.put(out)
+		return err
+	}
+	pool.put(b.frames)
+	b.encoded, b.frames, b.large = out, nil, nil
+	return nil
+}
+
+// copyLarge moves what is left of large data from the memory of its caller, who
+// is about to return, into memory of our own. Only the flusher calls it.
+func (b *batch) copyLarge(pool *bufferPool, cipher *recordCipher) {
+	if b.large == nil {
+		return
+	}
+	if cipher != nil {
+		if b.encode(pool, cipher) != nil { // it fails again in the background, and is reported there
+			b.large = slices.Clone(b.large)
+		}
+		return
+	}
+	head := b.frames
+	if b.encoded != nil {
+		head = b.encoded
+	}
+	out := pool.get(len(head.b) + len(b.large))
+	out.b = append(append(out.b, head.b...), b.large...)
+	pool.put(head)
+	b.encoded, b.frames, b.large = out, nil, nil
+}
+
+// splitRecord returns how many bytes of frames the next record takes, and how
+// many bytes of large data follow it.
+func splitRecord(frames []byte) (n, data int) {
+	for n < len(frames) {
+		h, _, err := parseFrameHeader(frames[n:], maxMsgSize)
+		size := h.size()
+		if err != nil { // unreachable: these are our own frames
+			return len(frames), 0
+		}
+		if h.isLarge() && n+size <= maxPlaintext {
+			if n += size; n < len(frames) {
+				data = h.dataSize
+			}
+			return n, data
+		}
+		if n+size+h.dataSize > maxPlaintext {
+			return n, 0
+		}
+		n += size + h.dataSize
+	}
+	return n, 0
+}
+
+type waiterState uint8
+
+const (
+	waiterWaits   waiterState = iota
+	waiterFlushes             // it is to flush the batch
+	waiterDone                // its result is there
+)
+
+// A writeWaiter is a call that waits: for the result of its batch, or for room in
+// the open one.
+type writeWaiter struct {
+	wake   chan struct{} // receives once when state has changed
+	state  waiterState
+	err    error
+	start  int // of its frame in the open batch; -1 if it has none
+	length int // of its frame, in bytes
+	data   int // of its data, in bytes
+}
+
+func (w *writeWaiter) finish(err error) {
+	w.err = err
+	w.become(waiterDone)
+}
+
+// become changes the state of w and wakes it.
+func (w *writeWaiter) become(state waiterState) {
+	w.state = state
+	select {
+	case w.wake <- struct{}{}:
+	default: // it has not noticed the last change
+	}
+}
+
+// lostMessages counts messages of Queue that will not be sent.
+type lostMessages struct {
+	unsent, unsure uint64 // nothing of it went out; some of it may have
+}
+
+// report returns the error for lost messages of Queue.
+func (l lostMessages) report(cause error) error {
+	if l.unsure > 0 {
+		cause = fail(ErrUnconfirmed, cause, "some of them may have arrived")
+	}
+	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.unsure)
+}
+
+func (l *lostMessages) add(o lostMessages) {
+	l.unsent += o.unsent
+	l.unsure += o.unsure
+}
+
+// getWaiter returns a waiter that waits for nothing yet.
+func getWaiter(p *bufferPool) *writeWaiter {
+	if w, _ := p.waiters.Get().(*writeWaiter); w != nil {
+		return w
+	}
+	return &writeWaiter{wake: make(chan struct{}, 1)}
+}
+
+// putWaiter takes w back; nobody may wake it any more.
+func putWaiter(p *bufferPool, w *writeWaiter) {
+	select {
+	case <-w.wake:
+	default:
+	}
+	*w = writeWaiter{wake: w.wake}
+	p.waiters.Put(w)
+}

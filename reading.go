@@ -1,0 +1,276 @@
+// Reading: the methods that read, and how they share the role.
+
+package gipc
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+)
+
+// Read returns the next message. It blocks until there is one. Messages of the
+// peer are returned in the order in which they were written. A message with
+// MsgType -1 reports a status change at its place among them. The caller owns
+// Data.
+//
+// Read is safe for concurrent use; each message is returned to one reader. The
+// loss of a connection is a message and not an error. The error is final:
+// ErrClosed, a Client's ErrTimeout, or ErrMultiClient on a multi-client server.
+// Every later call returns it again.
+func (e *endpoint) Read() (*Message, error) {
+	call := readCall{to: destination{room: unlimited}}
+	m := new(Message)
+	if err := e.read(&call, m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// ReadTimed is like Read but returns TimeoutMessage and a nil error if no message
+// arrives within d. With d of 0 or less it returns what has arrived and does not
+// wait. A timeout loses nothing: a partially received message is returned by a
+// later read.
+func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
+	call := readCall{poll: d <= 0, to: destination{room: unlimited}}
+	if d > 0 {
+		call.until = time.Now().Add(d)
+	}
+	m := new(Message)
+	switch err := e.read(&call, m); err {
+	case nil:
+		return m, nil
+	case ErrTimeout: // a final error that wraps it is another value
+		return TimeoutMessage, nil
+	default:
+		return nil, err
+	}
+}
+
+// ReadContext is like Read but returns early, with an error wrapping ctx.Err(), if
+// ctx is done. The connection and every message survive: a partially received
+// message is returned by a later read.
+func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
+	if err := checkContext(ctx); err != nil {
+		return nil, err
+	}
+	m := new(Message)
+	call := readCall{ctx: cancellable(ctx), to: destination{room: unlimited}}
+	if err := e.read(&call, m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// ReadInto is like ReadContext but stores the message in m and reuses the memory
+// of m.Data if its capacity is sufficient. m.Data is valid until the next ReadInto
+// with m. It allocates only if the capacity is too small or if ctx can be done.
+// Status messages are stored as Read returns them.
+//
+// A Message serves one call at a time. After an error the bytes of m.Data are
+// unspecified, and the library does not use them any more. A nil m is ErrConfig.
+func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
+	if m == nil {
+		return fail(ErrConfig, nil, "ReadInto: the message is nil: pass a *Message, such as new(gipc.Message)")
+	}
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
+	call := readCall{ctx: cancellable(ctx), to: destination{reuse: true, room: unlimited}}
+	return e.read(&call, m)
+}
+
+// Messages returns the peer's messages as they arrive, without status messages.
+// Each step is a ReadContext: concurrent reads share the messages, and the loop
+// holds nothing while its body runs, so breaking out of it loses nothing. It does
+// not report connection loss; use ReadContext when waiting for a reply. The
+// sequence ends on ErrClosed. It yields any other error once, with a nil message,
+// and ends.
+func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		if err := checkContext(ctx); err != nil {
+			yield(nil, err)
+			return
+		}
+		for {
+			m := new(Message)
+			err := e.read(&readCall{ctx: cancellable(ctx), noStatus: true, to: destination{room: unlimited}}, m)
+			switch {
+			case err != nil:
+				if !errors.Is(err, ErrClosed) {
+					yield(nil, err)
+				}
+				return
+			case !m.internal() && !yield(m, nil):
+				return
+			}
+		}
+	}
+}
+
+// read fills m with the next message.
+func (e *endpoint) read(call *readCall, m *Message) error {
+	if e.hooks.multi {
+		return ErrMultiClient
+	}
+	if call.ctx != nil && call.ctx.Err() != nil {
+		return contextError("read", call.ctx)
+	}
+	e.mu.Lock()
+	err := e.readLocked(call, m) // a defer here would cost as much as the lock
+	e.mu.Unlock()
+	return err
+}
+
+// readLocked releases mu while it reads the transport, and while it waits.
+func (e *endpoint) readLocked(call *readCall, m *Message) error {
+	for {
+		if e.popLocked(call, m) {
+			return nil
+		}
+		if e.life.err != nil {
+			return e.life.err
+		}
+		switch e.role.state {
+		case free:
+			if done, err := e.readBufferedLocked(call, m); done {
+				return err
+			}
+			if e.role.state != free {
+				continue // the connection is over
+			}
+			e.role.take()
+		case stopped: // a message is too large for the queue, which is empty
+			e.current.Load().beat.touch()
+			e.role.take()
+		default:
+			if call.poll && e.role.state != background {
+				return ErrTimeout
+			}
+			if done, err := e.waitLocked(call, m); done {
+				return err
+			}
+			if e.role.state != reading || !call.granted {
+				continue
+			}
+			call.granted = false
+			if e.popLocked(call, m) {
+				e.releaseLocked()
+				return nil
+			}
+		}
+		c := e.current.Load()
+		e.mu.Unlock()
+		err := c.receive(call, m)
+		e.mu.Lock()
+		if done, err := e.receivedLocked(c, call, m, err); done {
+			return err
+		}
+	}
+}
+
+// readBufferedLocked decodes a message that has arrived, without taking the role:
+// it takes less than a change of the role does.
+func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, err error) {
+	c := e.current.Load()
+	if n := c.decoder.buffered(); n == 0 || n > 2*readSize {
+		return false, nil
+	}
+	switch err := c.decode(call, m); err {
+	case nil:
+		e.role.reads++
+		e.countLocked(m)
+		e.role.setFree()
+		return true, nil
+	case errNeedBytes:
+		return false, nil
+	default:
+		e.loseLocked(c, err)
+		return false, nil
+	}
+}
+
+// receivedLocked ends the lead of a caller: it releases the role, unless the
+// connection is over. done is false if the call has to look again.
+func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
+	if call.unwatch != nil {
+		call.unwatch()
+		call.unwatch = nil
+	}
+	e.role.reads++
+	if err == nil {
+		e.countLocked(m)
+		e.releaseLocked()
+		return true, nil
+	}
+	if stop, ok := err.(*interruption); ok {
+		e.releaseLocked()
+		return stop.err != nil, stop.err
+	}
+	e.loseLocked(c, err)
+	return false, nil
+}
+
+// waitLocked waits for a message or the role, until the call has to end. It
+// releases mu meanwhile. done is false if the call was granted the role, or has to
+// look again.
+func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error) {
+	w := e.role.wait()
+	why := e.sleepLocked(call, w)
+	if e.role.leave(w) {
+		if !call.poll || e.role.state != background {
+			return why != nil, why
+		}
+		// It has no time, and nobody has looked at the transport for it: the
+		// background reader makes way.
+		e.role.waiters = append([]*readWaiter{w}, e.role.waiters...)
+		c := e.current.Load()
+		c.preempt.Store(true)
+		c.interrupt()
+		e.mu.Unlock()
+		<-w.wake
+		e.mu.Lock()
+		why = nil
+	}
+	switch {
+	case w.message != nil:
+		e.handLocked(call, m, w.message)
+		return true, nil
+	case w.granted && why != nil: // the grant has met a caller that leaves
+		e.releaseLocked()
+		return true, why
+	case w.granted:
+		call.granted = true
+		return false, nil
+	}
+	return why != nil, why
+}
+
+// sleepLocked waits until w is woken or the call has to end, and returns why it
+// has to. It releases mu meanwhile.
+func (e *endpoint) sleepLocked(call *readCall, w *readWaiter) (why error) {
+	if call.poll {
+		return nil
+	}
+	e.mu.Unlock()
+	defer e.mu.Lock()
+	var ended <-chan struct{}
+	if call.ctx != nil {
+		ended = call.ctx.Done()
+	}
+	var passed <-chan time.Time
+	if !call.until.IsZero() {
+		timer := time.NewTimer(max(time.Until(call.until), 1)) // none that is due: TestTimersInBubbles
+		defer timer.Stop()
+		passed = timer.C
+	}
+	select {
+	case <-w.wake:
+		return nil
+	case <-ended:
+		return contextError("read", call.ctx)
+	case <-passed:
+		call.poll = true
+		return ErrTimeout
+	}
+}

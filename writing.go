@@ -1,0 +1,144 @@
+// Writing: the methods that write, and what they wait for.
+
+package gipc
+
+import "context"
+
+// Write sends a message. A nil error means that the kernel has accepted the whole
+// message. Write does not retain data. It blocks until the first peer connects
+// (Listening, Connecting), and while the kernel's buffers are full. Types are 1 to
+// 2147483647; data may be empty, and as large as the peer's MaxMsgSize.
+//
+// Write is safe for concurrent use; concurrent writers are serialized in an
+// unspecified order and share system calls. Errors:
+//   - ErrReservedType and ErrTooLarge: nothing was sent, and the connection stays
+//     usable.
+//   - ErrNotConnected: nothing was sent. While disconnected, Write fails
+//     immediately. If messages buffered by Queue were lost with an earlier
+//     connection, the next call reports that, once, with their number; it also
+//     matches ErrUnconfirmed if some of them may have arrived.
+//   - ErrUnconfirmed: the connection was lost during the call, or Close ended it;
+//     some or all of the message may arrive.
+//   - ErrClosed, or another final error of this endpoint: nothing was sent.
+func (e *endpoint) Write(msgType int, data []byte) error {
+	return e.send(context.Background(), 0, msgType, data, false)
+}
+
+// WriteContext is like Write but returns early if ctx is done. If the message was
+// not accepted for sending, nothing is sent and the error is that of ctx alone.
+// Otherwise the message is still sent, and the error is ErrUnconfirmed, wrapping
+// that of ctx. The connection and the messages of other calls are not affected. A
+func (e *endpoint) WriteContext(ctx context.Context, msgType int, data []byte) error {
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
+	return e.send(ctx, 0, msgType, data, false)
+}
+
+// WriteOn is like WriteContext but writes only to the connection with the given
+// ID. If that connection is over, or another one is current, it fails immediately
+// with ErrNotConnected. See Conn of [Message].
+func (e *endpoint) WriteOn(ctx context.Context, conn uint64, msgType int, data []byte) error {
+	if conn == 0 {
+		return fail(ErrNotConnected, nil, "0 is the ID of no connection: use Conn of a message")
+	}
+	if err := checkContext(ctx); err != nil {
+		return err
+	}
+	return e.send(ctx, conn, msgType, data, false)
+}
+
+// Queue is like Write but only buffers the message. The buffer is written by
+// Flush, Write or Close, or by Queue itself, which may then block, once it holds
+// 64 KiB. Queue does not retain data. Messages that are lost with a connection are
+// reported by the next call that sends; see [Client.Write].
+func (e *endpoint) Queue(msgType int, data []byte) error {
+	return e.send(context.Background(), 0, msgType, data, true)
+}
+
+// Flush writes what Queue has buffered. A nil error means that the kernel has
+// accepted everything that was queued before the call. Errors are those of Write.
+func (e *endpoint) Flush() error {
+	c, err := e.writable(context.Background(), 0)
+	if err == nil {
+		err = c.sender.flush(context.Background(), true)
+	}
+	return e.noteFailure(c, err)
+}
+
+// send sends a message on the connection with the given ID; 0 is any.
+func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []byte, hold bool) error {
+	if err := checkMessageType(msgType); err != nil {
+		return err
+	}
+	c, err := e.writable(ctx, conn)
+	if err == nil {
+		err = c.sender.write(ctx, uint32(msgType), data, hold)
+	}
+	if err == nil {
+		return nil
+	}
+	return e.noteFailure(c, err)
+}
+
+// noteFailure notes that a call has reported the loss of a connection. The call
+// used c, unless there was none.
+func (e *endpoint) noteFailure(c *connection, err error) error {
+	if err != nil && isDeliveryError(err) && (c == nil || c.sender.isBroken()) {
+		e.mu.Lock()
+		e.ledger.callFailed()
+		e.mu.Unlock()
+	}
+	return err
+}
+
+// writable returns the connection to write to, and waits for the first one unless
+// an ID is given.
+func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, error) {
+	if e.hooks.multi {
+		return nil, ErrMultiClient
+	}
+	if ctx.Err() != nil {
+		return nil, contextError("write", ctx)
+	}
+	for {
+		if c := e.current.Load(); c != nil && (conn == 0 || conn == c.id) && !e.ledger.pending.Load() {
+			return c, nil
+		}
+		changed, status, err := e.notWritable(conn)
+		if err != nil {
+			return nil, err
+		}
+		if changed == nil {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, contextError("write: no peer has connected yet, the status is "+status.String(), ctx)
+		}
+	}
+}
+
+// notWritable returns why there is nothing to write to, or what to wait for. It
+// returns nil for both if there is a connection now.
+func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Status, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	status = e.life.status
+	switch c := e.current.Load(); {
+	case e.ledger.pending.Load():
+		return nil, status, e.ledger.reportQueued(e.life.err)
+	case e.life.err != nil:
+		return nil, status, e.life.err
+	case e.leaving.Load():
+		return nil, status, ErrClosed
+	case c != nil && (conn == 0 || conn == c.id): // since a moment
+		return nil, status, nil
+	case conn != 0:
+		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
+	case c == nil && status != Listening && status != Connecting:
+		return nil, status, fail(ErrNotConnected, e.life.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
+	}
+	return e.life.changed.wait(), status, nil
+}
