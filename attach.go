@@ -24,7 +24,7 @@ func (e *endpoint) attach(c *connection) bool {
 	}
 	e.latest = c
 	e.life.dialErr = nil
-	e.ledger.begin(&c.delivery)
+	e.ledger.begin(c.delivery)
 	e.current.Store(c)
 	if c.beat.interval > 0 {
 		c.beat.checkAfter(c.beat.interval, func() { e.checkHeartbeat(c) })
@@ -50,7 +50,8 @@ func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64)
 	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll,
 		source:  newSource(opened.over),
 		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
-		beat:    newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+		closing: new(closeHandshake), delivery: new(delivery),
+		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
 	c.decoder.preload(agreed.rest)
 	var progress func()
 	if c.beat.interval > 0 {

@@ -287,7 +287,7 @@ var testBuffers = new(bufferPool)
 
 // newReceiver is a connection that is fed by hand. It sends nothing.
 func newReceiver(cipher *recordCipher, limit int) *connection {
-	c := &connection{decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, beat: newHeartbeat(0)}
+	c := &connection{closing: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, beat: newHeartbeat(0)}
 	c.sender = newSender(&blockingSink{}, limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
 	c.sender.broken = true
 	return c

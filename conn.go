@@ -36,11 +36,11 @@ type connection struct {
 	loss    atomic.Pointer[pendingLoss] // declared by the holder of the role
 	rekeys  atomic.Uint64               // of the decoder's cipher
 
-	closing  closeHandshake // the role's
-	received frame          // the role's: the decoder's last
-	deadline readDeadline   // the role's
+	closing  *closeHandshake // the role's
+	received frame           // the role's: the decoder's last
+	deadline readDeadline    // the role's
 
-	delivery delivery // guarded by the endpoint's lock
+	delivery *delivery // guarded by the endpoint's lock
 }
 
 // A readDeadline is that of the source, as far as it is known.
@@ -364,7 +364,7 @@ func (c *connection) awaitAck(ctx context.Context) error {
 		}
 	}()
 	var m Message
-	for h := &c.closing; ; {
+	for h := c.closing; ; {
 		switch {
 		case h.refused != nil:
 			return h.outcome(sent, h.refused)

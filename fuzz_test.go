@@ -322,7 +322,7 @@ func fuzzCipher(t *testing.T) *recordCipher {
 func fuzzConnection(cipher *recordCipher, limit int) *connection {
 	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
 	s.broken = true
-	return &connection{sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
+	return &connection{closing: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
 }
 
 // receiveAll gives a stream to a connection in pieces, and returns its messages.
