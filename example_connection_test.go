@@ -87,6 +87,23 @@ func ExampleListenConn() {
 	// true
 }
 
+// The port that ":0" became.
+func ExampleServer_Addr() {
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "port", Network: "tcp", Address: "127.0.0.1:0"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer mustClose(server)
+	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "port", Network: "tcp", Address: server.Addr().String()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer mustClose(client)
+	fmt.Println(client.Status())
+	// Output:
+	// Connected
+}
+
 // WriteOn writes to one connection and to no other. Conn of the Connected message
 // is its ID.
 func ExampleClient_WriteOn() {

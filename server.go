@@ -120,6 +120,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
+// Addr returns the address of the listener: with port 0 in Address, the port that
+// the system has chosen. A client of a multi-client server returns that of its
+// server.
+func (s *Server) Addr() net.Addr {
+	return s.Connections.server.host.listener.Addr()
+}
+
 // Stats returns the totals of this endpoint. Those of a multi-client server are the
 // sums over all clients that it ever had.
 func (s *Server) Stats() Stats {
