@@ -31,7 +31,6 @@ var mayVary = map[string]string{
 	"TimeoutMessage":   "compared by pointer, and never read",
 	"past":             "a time, which cannot be a constant",
 	"preempted":        "an error, compared by pointer",
-	"errSequenceSpent": "an error",
 	"statusNames":      "a table",
 	"transitions":      "a table",
 }

@@ -31,7 +31,7 @@ const (
 
 // errSequenceSpent ends a connection that has used every sequence number of its
 // sending direction.
-var errSequenceSpent = fail(ErrNotConnected, nil, "every sequence number of this connection is used: the next connection has new ones")
+var errSequenceSpent error = &sentinel{"every sequence number of this connection is used: the next connection has new ones", nil}
 
 // newKey makes the P-384 key of one side for one connection.
 func newKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"time"
 )
 
 // A knownAnswer was computed by another implementation with another crypto
@@ -381,8 +382,8 @@ func TestLastSequenceNumber(t *testing.T) {
 			t.Errorf("sealed %x under number 2^64-1: %v", sealed, err)
 		}
 	}
-	if !errors.Is(errSequenceSpent, ErrNotConnected) || errors.Is(errSequenceSpent, ErrUnconfirmed) {
-		t.Errorf("it is %v, and nothing was sent", errSequenceSpent)
+	if errors.Is(errSequenceSpent, ErrNotConnected) || errors.Is(errSequenceSpent, ErrUnconfirmed) {
+		t.Errorf("%v is a cause, and says nothing of a message", errSequenceSpent)
 	}
 	// A record that is authentic under it is refused as well.
 	last := out.aead.Seal(nil, nil, []byte("none"), bytes.Repeat([]byte{0xff}, 8))
@@ -436,4 +437,22 @@ func wireFrame(c *recordCipher, typ uint32, data []byte) []byte {
 		return record(c, plain...)
 	}
 	return append(record(c, plain[:8]...), record(c, data...)...)
+}
+
+// TestLastSequenceNumberEndsTheConnection: a sender that has used its last number
+// ends the connection without a close, as a loss that it declares.
+func TestLastSequenceNumberEndsTheConnection(t *testing.T) {
+	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
+	skipStatus(t, c, 2)
+	skipStatus(t, s, 1)
+	c.current.Load().sender.cipher.sequence = math.MaxUint64
+	if err := c.Write(1, []byte("x")); !errors.Is(err, ErrNotConnected) || errors.Is(err, ErrUnconfirmed) {
+		t.Errorf("%v, want ErrNotConnected", err)
+	}
+	if m, err := c.ReadTimed(10 * time.Second); err != nil || !m.Is(ReConnecting) || !errors.Is(m.Err, errSequenceSpent) {
+		t.Errorf("%+v, %v, want Reconnecting", m, err)
+	}
+	if m, err := s.ReadTimed(10 * time.Second); err != nil || !m.Is(Disconnected) || !errors.Is(m.Err, ErrTruncated) {
+		t.Errorf("%+v, %v, want Disconnected without a close", m, err)
+	}
 }
