@@ -28,11 +28,11 @@ var mayImport = []string{
 
 // mayVary are the package's variables that are no errors. Nothing assigns to them.
 var mayVary = map[string]string{
-	"TimeoutMessage":   "compared by pointer, and never read",
-	"past":             "a time, which cannot be a constant",
-	"preempted":        "an error, compared by pointer",
-	"statusNames":      "a table",
-	"transitions":      "a table",
+	"TimeoutMessage": "compared by pointer, and never read",
+	"past":           "a time, which cannot be a constant",
+	"preempted":      "an error, compared by pointer",
+	"statusNames":    "a table",
+	"transitions":    "a table",
 }
 
 // TestMadeOfStandardParts reads every file of the package, and of the one that it
