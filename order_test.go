@@ -68,7 +68,7 @@ func fileRanks(t *testing.T) map[string]int {
 	rank := map[string]int{}
 	cell := regexp.MustCompile("(?m)^\\| ((?:`[a-z_]+\\.go`(?:, )?)+) \\|")
 	for _, row := range cell.FindAllStringSubmatch(string(text), -1) {
-		for _, name := range regexp.MustCompile("[a-z_]+\\.go").FindAllString(row[1], -1) {
+		for _, name := range regexp.MustCompile(`[a-z_]+\.go`).FindAllString(row[1], -1) {
 			rank[name] = len(rank)
 		}
 	}
