@@ -158,10 +158,15 @@ type writeWaiter struct {
 	wake   chan struct{} // receives once when state has changed
 	state  waiterState
 	err    error
-	start  int // of its frame in the open batch; -1 if it has none
-	length int // of its frame, in bytes
-	data   int // of its data, in bytes
+	start  int  // of its frame in the open batch; -1 if it has none
+	length int  // of its frame, in bytes
+	data   int  // of its data, in bytes
+	ours   bool // it waits for this library and not for a user's call
 }
+
+func (w *writeWaiter) isUsers() bool { return !w.ours }
+
+func anyWaiter(*writeWaiter) bool { return true }
 
 func (w *writeWaiter) finish(err error) {
 	w.err = err

@@ -334,21 +334,20 @@ func (c *connection) stats() Stats {
 // refused with reason from here on.
 func (c *connection) sendClose(reason error, code byte) {
 	c.closing.sentClose = true
-	c.sender.closeWith(reason, reason, [2]byte{kindClose, code})
+	c.sender.closeWith(reason, [2]byte{kindClose, code})
 }
 
 // acknowledge has the close of the peer answered: with a close, if this side has
-// sent none, and a close-ack. Users' messages are refused with reason from here on;
-// a call whose message may still arrive gets ErrUnconfirmed, wrapping cause.
-func (c *connection) acknowledge(reason, cause error) {
+// sent none, and a close-ack. Users' messages are refused with reason from here on.
+func (c *connection) acknowledge(reason error) {
 	ack := [2]byte{kindCloseAck, c.closing.ackByte()}
 	c.closing.sentAck = true
 	if c.closing.sentClose {
-		c.sender.closeWith(reason, cause, ack)
+		c.sender.acknowledgeWith(reason, ack)
 		return
 	}
 	c.closing.sentClose = true
-	c.sender.closeWith(reason, cause, [2]byte{kindClose, closedByUser}, ack)
+	c.sender.acknowledgeWith(reason, [2]byte{kindClose, closedByUser}, ack)
 }
 
 // awaitAck reads until the peer's close-ack, and returns what the close means for
@@ -369,7 +368,7 @@ func (c *connection) awaitAck(ctx context.Context) error {
 		case h.refused != nil:
 			return h.outcome(sent, h.refused)
 		case h.peerClosed && !h.sentAck:
-			c.acknowledge(ErrClosed, ErrClosed)
+			c.acknowledge(ErrClosed)
 			continue
 		case h.acked:
 			return h.outcome(sent, nil)

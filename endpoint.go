@@ -19,13 +19,14 @@ type endpoint struct {
 	current  atomic.Pointer[connection] // what Write uses
 	tasks    sync.WaitGroup             // its goroutines
 
-	mu     sync.Mutex // guards what follows; nobody waits while holding it
-	life   *lifecycle
-	role   *readRole
-	queue  *messageQueue
-	ledger *deliveryLedger
-	latest *connection // the current one, or the one before
-	totals Stats       // except what the current connection counts
+	mu      sync.Mutex // guards what follows; nobody waits while holding it
+	life    *lifecycle
+	role    *readRole
+	queue   *messageQueue
+	ledger  *deliveryLedger
+	latest  *connection   // the current one, or the one before
+	totals  Stats         // except what the current connection counts
+	parting []*connection // closed by their peers, and not over yet
 }
 
 // endpointHooks is what differs between a client, a server and a client of a

@@ -80,21 +80,44 @@ func (s *sender) write(ctx context.Context, frameType uint32, data []byte, hold 
 }
 
 // flush returns nil when the sink has everything that was accepted before.
-// Without users it goes on after users' frames are refused.
-func (s *sender) flush(ctx context.Context, user bool) error {
+func (s *sender) flush(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.broken || user && s.refusal != nil:
+	case s.refusal != nil:
 		return s.refuseLocked()
-	case !s.flushing && s.open.empty():
-		return nil
-	case !s.flushing:
-		return s.outcomeLocked(ctx, s.flushLocked(ctx))
+	case s.flushing:
+		return s.awaitLocked(ctx, s.lastLocked(), s.newWaiter())
 	case s.open.empty():
-		return s.awaitLocked(ctx, s.active, s.newWaiter())
+		return nil
 	}
-	return s.awaitLocked(ctx, s.open, s.newWaiter())
+	return s.outcomeLocked(ctx, s.flushLocked(ctx))
+}
+
+// drain has everything that was accepted written in the background, and returns
+// nil when the sink has it. It goes on after users' frames are refused.
+func (s *sender) drain(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open.urgent = !s.open.empty()
+	s.passLocked()
+	switch {
+	case s.broken:
+		return s.refusal
+	case !s.flushing:
+		return nil
+	}
+	w := s.newWaiter()
+	w.ours = true
+	return s.awaitLocked(ctx, s.lastLocked(), w)
+}
+
+// lastLocked returns the batch that holds what was accepted last.
+func (s *sender) lastLocked() *batch {
+	if s.open.empty() {
+		return s.active
+	}
+	return s.open
 }
 
 // acceptLocked appends a frame to the open batch, and returns where it begins. It
@@ -289,7 +312,7 @@ func (s *sender) endLocked(reason, cause error) {
 		s.refusal, s.cause = reason, cause
 	}
 	s.broken = true
-	s.dismissLocked(s.open, reason)
+	s.dismissLocked(s.open, reason, anyWaiter)
 	s.sent.lost.unsent += s.open.queued
 	s.resetLocked(s.open)
 	s.wakeAllLocked()
@@ -311,7 +334,7 @@ func (s *sender) resetLocked(b *batch) {
 func (s *sender) passLocked() {
 	switch {
 	case s.flushing || s.broken:
-	case len(s.open.waiters) > 0:
+	case len(s.open.waiters) > 0 && s.open.waiters[0].isUsers():
 		s.flushing = true
 		s.open.waiters[0].become(waiterFlushes)
 	case s.open.urgent || s.pings.ping || s.pings.pong != nil:
@@ -480,46 +503,89 @@ func (s *sender) pong(data []byte) {
 }
 
 // closeWith refuses users' frames with reason from here on, has everybody who
-// waits return, and has the given control frames sent behind what was accepted. A
+// waits return, and has the given control frame sent behind what was accepted. A
 // frame whose data is not copied is taken back. A call whose frame may still arrive
-// gets ErrUnconfirmed, wrapping cause. The caller does not wait.
-func (s *sender) closeWith(reason, cause error, controls ...[2]byte) {
+// gets ErrUnconfirmed, wrapping reason. The caller does not wait.
+func (s *sender) closeWith(reason error, control [2]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusal == nil {
-		s.refusal, s.cause = reason, cause
+	s.refuseFromHereLocked(reason)
+	if !s.broken {
+		s.appendControlsLocked(control)
+		s.dismissUsersLocked(reason)
 	}
+}
+
+// acknowledgeWith refuses users' frames with reason from here on, and has the given
+// control frames sent behind what was accepted. A frame whose data is not copied is
+// taken back if nobody flushes it yet. Who waits for a frame goes on waiting: the
+// peer still takes what comes. The caller does not wait.
+func (s *sender) acknowledgeWith(reason error, controls ...[2]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuseFromHereLocked(reason)
 	if s.broken {
 		return
 	}
-	s.stopping.Store(true)
-	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent"))
+	s.appendControlsLocked(controls...)
+	s.passLocked()
+}
+
+// dismiss has everybody who waits after acknowledgeWith return with
+// ErrUnconfirmed, wrapping cause.
+func (s *sender) dismiss(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dismissUsersLocked(cause)
+}
+
+// refuseFromHereLocked has users' frames that are not accepted yet refused. One
+// whose data is not copied is taken back.
+func (s *sender) refuseFromHereLocked(reason error) {
+	if s.refusal == nil {
+		s.refusal, s.cause = reason, reason
+	}
 	if s.open.large != nil {
 		s.takeBackLargeLocked(reason)
 	}
-	s.dismissLocked(s.open, fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent"))
 	s.wakeAllLocked()
+}
+
+// appendControlsLocked has control frames sent behind what was accepted.
+func (s *sender) appendControlsLocked(controls ...[2]byte) {
 	for _, c := range controls {
 		s.open.frames = s.pool.grow(s.open.frames, s.open.size()+headerSize+2)
 		s.open.frames.b = appendControl(s.open.frames.b, c[0], c[1])
 		s.pings.silent = s.pings.silent || c[0] == kindClose
 	}
+	s.open.urgent = true
+}
+
+// dismissUsersLocked has users' calls that wait return with ErrUnconfirmed,
+// wrapping cause. What was accepted is sent in the background.
+func (s *sender) dismissUsersLocked(cause error) {
+	s.stopping.Store(true)
+	unconfirmed := fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
+	s.dismissLocked(s.active, unconfirmed, (*writeWaiter).isUsers)
+	s.dismissLocked(s.open, unconfirmed, (*writeWaiter).isUsers)
 	s.open.urgent = !s.open.empty()
 	s.sink.interrupt()
 	s.passLocked()
 }
 
-// dismissLocked has everybody who waits for a batch return with err. The batch
-// goes on.
-func (s *sender) dismissLocked(b *batch, err error) {
-	for _, w := range b.waiters {
+// dismissLocked has those who wait for a batch and whom it concerns return with
+// err. The batch goes on.
+func (s *sender) dismissLocked(b *batch, err error, concerns func(*writeWaiter) bool) {
+	b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool {
+		if !concerns(w) {
+			return false
+		}
 		if w.state == waiterFlushes { // its duty passes to the background
 			s.flushing = false
 		}
 		w.finish(err)
-	}
-	clear(b.waiters)
-	b.waiters = b.waiters[:0]
+		return true
+	})
 }
 
 // abandon ends this half of a connection that is lost: users get reason. It
@@ -531,7 +597,7 @@ func (s *sender) abandon(reason, cause error) lostMessages {
 	if !s.broken {
 		s.endLocked(reason, cause)
 	}
-	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"))
+	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
 	s.sent.lost.unsure += s.active.queued
 	s.active.queued = 0
 	s.sink.interrupt()

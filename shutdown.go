@@ -4,6 +4,7 @@ package gipc
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -27,7 +28,7 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
 	if c.closing.peerClosed && c.closing.refused == nil {
-		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"), nil)
+		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
 		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
@@ -40,6 +41,7 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	e.settings.log.info("connection over", "name", e.settings.name, "id", c.id, "err", cause)
 	c.delivery.notice = &Message{Err: cause, Conn: c.id}
 	e.announceLocked(c.delivery.notice, gone)
+	e.parting = append(e.parting, c)
 	e.tasks.Add(1)
 	go e.part(c, e.life.cutContext()) // which owns the connection from here on
 	if e.hooks.single {
@@ -57,7 +59,7 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 	if c.closing.sentAck {
 		ctx, cancel := c.closeLimit(cut)
 		defer cancel()
-		err := c.sender.flush(ctx, false)
+		err := c.sender.drain(ctx)
 		if err == nil {
 			endSending(c.conn)
 			err = c.awaitAck(ctx)
@@ -68,6 +70,7 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.parting = slices.DeleteFunc(e.parting, func(o *connection) bool { return o == c })
 	e.ledger.addQueued(lost)
 	if confirmed {
 		c.delivery.unconfirmed = nil
@@ -136,6 +139,9 @@ func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) erro
 // and returns the connection, if there is one.
 func (e *endpoint) stopReadingLocked() *connection {
 	e.life.become(Closing)
+	for _, old := range e.parting {
+		old.sender.dismiss(ErrClosed)
+	}
 	if e.hooks.endNow != nil {
 		e.hooks.endNow()
 	}
@@ -183,7 +189,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	c.sendClose(ErrClosed, code)
 	err := c.awaitAck(limit)
 	if c.closing.sentAck {
-		c.sender.flush(limit, false)
+		c.sender.drain(limit)
 	}
 	c.hangUp(limit)
 	if lost := c.sender.abandon(ErrClosed, ErrClosed); err == nil {

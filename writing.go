@@ -28,6 +28,7 @@ func (e *endpoint) Write(msgType int, data []byte) error {
 // not accepted for sending, nothing is sent and the error is that of ctx alone.
 // Otherwise the message is still sent, and the error is ErrUnconfirmed, wrapping
 // that of ctx. The connection and the messages of other calls are not affected. A
+// context that is done already sends nothing.
 func (e *endpoint) WriteContext(ctx context.Context, msgType int, data []byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -61,7 +62,7 @@ func (e *endpoint) Queue(msgType int, data []byte) error {
 func (e *endpoint) Flush() error {
 	c, err := e.writable(context.Background(), 0)
 	if err == nil {
-		err = c.sender.flush(context.Background(), true)
+		err = c.sender.flush(context.Background())
 	}
 	return e.noteFailure(c, err)
 }
