@@ -30,6 +30,9 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.tasks.Done()
 	call := readCall{to: destination{room: room}}
 	for {
+		if e.heldBack(c) {
+			return
+		}
 		var m Message // on the stack: an idle client has none
 		err := c.receive(&call, &m)
 		e.mu.Lock()
@@ -40,6 +43,30 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 		if !goOn {
 			return
 		}
+	}
+}
+
+// heldBack reports whether the background reader has given up the role, since the
+// pool keeps too much. A blocked write goes on: it might never end otherwise.
+func (e *endpoint) heldBack(c *connection) bool {
+	if e.hooks.holdBack == nil || !e.hooks.holdBack() {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.hooks.holdBack() || c.sender.blocked.Load() {
+		return false
+	}
+	e.fullLocked(c)
+	return true
+}
+
+// resume has the background reader read again after it was held back.
+func (e *endpoint) resume() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.role.state == stopped && !e.leaving.Load() {
+		e.role.startBackground()
 	}
 }
 
@@ -74,7 +101,8 @@ func (e *endpoint) preemptedLocked(c *connection) {
 	e.releaseLocked()
 }
 
-// fullLocked has nobody read, since the next message does not fit into the queue.
+// fullLocked has nobody read, since the next message does not fit into the queue or
+// the pool keeps too much.
 // A connection that is being lost is over at its time all the same.
 func (e *endpoint) fullLocked(c *connection) {
 	switch loss := c.loss.Load(); {

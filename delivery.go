@@ -58,6 +58,11 @@ func (l *deliveryLedger) callFailed() {
 	}
 }
 
+// unreported reports whether something was not confirmed and nobody was told.
+func (l *deliveryLedger) unreported() bool {
+	return l.latest != nil && l.latest.due() || slices.ContainsFunc(l.earlier, (*delivery).due) || l.queued != lostMessages{}
+}
+
 // result returns what Close reports: in every case what is not confirmed of the
 // latest connection, and of earlier ones what was not reported.
 func (l *deliveryLedger) result() error {

@@ -39,7 +39,9 @@ type endpointHooks struct {
 	endNow   func()            // ends ended
 	readable func()            // there is something to read; nil without a pool. Called with the lock held
 	finished func()            // there will be no connection any more; likewise
-	spent    func()            // finished, and the queue is empty; likewise
+	consumed func()            // finished, and what is unread has changed; likewise
+	over     func()            // the connection of a client is over; likewise
+	holdBack func() bool       // nothing is received for nobody now; nil without a pool
 }
 
 // Status returns the current status as a string; see [Status]. The status
@@ -163,9 +165,7 @@ func (e *endpoint) popLocked(call *readCall, m *Message) bool {
 	if queued == nil {
 		return false
 	}
-	if e.life.err != nil {
-		e.spentLocked()
-	}
+	e.consumedLocked()
 	e.handLocked(call, m, queued)
 	if e.role.state == stopped && (!e.role.always || e.queue.bytes <= queueSize/2) {
 		e.current.Load().beat.touch() // until now nobody listened
@@ -187,10 +187,10 @@ func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
 	m.Data = data
 }
 
-// spentLocked has the pool know that there will be nothing to read any more.
-func (e *endpoint) spentLocked() {
-	if e.hooks.spent != nil && e.life.err != nil && len(e.queue.messages) == 0 {
-		e.hooks.spent()
+// consumedLocked has the pool know what is left to be read at the end.
+func (e *endpoint) consumedLocked() {
+	if e.hooks.consumed != nil && e.life.err != nil {
+		e.hooks.consumed()
 	}
 }
 
@@ -233,5 +233,5 @@ func (e *endpoint) finishLocked(err error) {
 		e.hooks.readable()
 		e.hooks.finished()
 	}
-	e.spentLocked()
+	e.consumedLocked()
 }

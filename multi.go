@@ -14,10 +14,7 @@ import (
 	"time"
 )
 
-const (
-	maxLeft       = 1024        // clients that left and are kept until they are read to the end
-	broadcastTime = time.Second // where the context of Broadcast has no deadline
-)
+const broadcastTime = time.Second // where the context of Broadcast has no deadline
 
 // ConnectionPool is the set of a server's clients: [Server].Connections.
 // Without MultiClient it holds the server alone. Its methods are safe for
@@ -26,34 +23,44 @@ const (
 // Each *Server it returns represents one client. Its first message is the internal
 // Connected, its last one Disconnected, or Closed if this side closed it; then its
 // reads return ErrClosed. However they are read, the messages of a client come from
-// one queue, in order, each to exactly one reader, and breaking off loses nothing. A
-// client that has left stays readable through the pool until its Disconnected was
-// delivered; of such clients the newest 1,024 are kept. No client delays another.
+// one queue, in order, each to exactly one reader, and breaking off loses nothing. No
+// client delays another.
+//
+// A client that has left stays readable through the pool until its Disconnected was
+// delivered. What such clients have left unread is at most 64 MiB, where each counts
+// 4 KiB or more. At that limit nothing is received that nobody waits for, so no Close
+// of a client is acknowledged until the application has read half of it. Clients whose
+// connections were lost are dropped instead, the oldest first, and of clients that have
+// left nothing but status messages the newest 1,024 are kept; Stats counts those that
+// are dropped.
 type ConnectionPool struct {
 	server *Server
 
 	// mu guards what follows. It may be acquired while holding the mu of a client,
 	// never the other way round.
-	mu      sync.Mutex
-	news    *sync.Cond              // a client, a message, or the end has come, or a time has passed
-	claimed int                     // handshakes that have a slot and are not done
-	members map[*Server]bool        // connected, or not read to the end
-	left    []*Server               // the latter, in the order in which they left
-	totals  Stats                   // of all that left
-	closed  bool                    // no client comes any more
-	serving map[*func(*Server)]bool // what calls of Serve do for each client
-	fanIn   bool                    // somebody has begun to read from all at once
-	ready   []*Server               // clients that have something, first come first
+	mu         sync.Mutex
+	news       *sync.Cond       // a client, a message, or the end has come, or a time has passed
+	claimed    int              // handshakes that have a slot and are not done
+	members    map[*Server]bool // connected, or not read to the end
+	ending     map[*Server]bool // no members any more, but their connections are not over; true if evicted
+	departed   departedClients
+	totals     Stats                   // of all whose connections are over
+	unreported int                     // evicted clients that may not have received everything
+	closed     bool                    // no client comes any more
+	serving    map[*func(*Server)]bool // what calls of Serve do for each client
+	fanIn      bool                    // somebody has begun to read from all at once
+	ready      []*Server               // clients that have something, first come first
 }
 
 // A poolMember is what the pool knows of one client.
 type poolMember struct {
-	left   bool // it was connected, and is not any more
-	listed bool // it is in ready
+	departure *departure // nil while it is connected
+	listed    bool       // it is in ready
 }
 
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
+	p := &ConnectionPool{server: s, members: map[*Server]bool{}, ending: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
+	p.departed.limit = maxDeparted
 	p.news = sync.NewCond(&p.mu)
 	p.hook(s)
 	if !s.hooks.multi {
@@ -67,10 +74,12 @@ func newPool(s *Server) *ConnectionPool {
 // the server's lock held.
 func (p *ConnectionPool) hook(s *Server) {
 	s.hooks.readable = func() { p.list(s) }
-	s.hooks.spent = func() { p.remove(s) }
+	s.hooks.consumed = func() { p.consumed(s) }
 	s.hooks.finished = p.close
 	if s.host == nil {
 		s.hooks.finished = func() { p.leave(s) }
+		s.hooks.over = func() { p.connectionOver(s) }
+		s.hooks.holdBack = p.departed.full.Load
 	}
 }
 
@@ -98,7 +107,7 @@ func (p *ConnectionPool) room(claim bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	settings := p.server.settings
-	open := settings.maxClients == 0 || p.claimed+len(p.members)-len(p.left) < settings.maxClients
+	open := settings.maxClients == 0 || p.claimed+len(p.members)-p.departed.count < settings.maxClients
 	if !settings.multi {
 		open = p.claimed == 0 && p.server.current.Load() == nil
 	}
@@ -132,35 +141,84 @@ func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 
 // leave notes, under its mu, that a client has left.
 func (p *ConnectionPool) leave(s *Server) {
-	total := s.statsLocked()
+	lost := !s.leaving.Load() && !s.latest.closing.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.member.left = true
-	p.totals.add(total)
-	if p.left = append(p.left, s); len(p.left) > maxLeft {
-		p.totals.Dropped++
-		p.server.settings.log.warn("client removed before its messages were read", "name", p.server.settings.name)
-		p.removeLocked(p.left[0])
-	}
+	s.member.departure = &departure{server: s, lost: lost}
+	p.departed.add(s.member.departure, departureSize(s.queue))
+	p.boundLocked()
 	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
 		go p.server.stopAccepting(fail(ErrClosed, nil, "the only connection is over"))
 	}
 }
 
-// remove takes out a client that has left and has nothing to read any more.
-func (p *ConnectionPool) remove(s *Server) {
+// consumed notes, under its mu, that a client that has left has been read further.
+// Nothing of it is kept once it is read to the end.
+func (p *ConnectionPool) consumed(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.members[s] {
+	switch d := s.member.departure; {
+	case !p.members[s]: // evicted
+	case len(s.queue.messages) == 0:
 		p.removeLocked(s)
+	case d != nil:
+		p.departed.shrink(d, departureSize(s.queue))
 	}
+	p.boundLocked()
+}
+
+// boundLocked evicts clients that have left too much. Those of Serve stay: it reads
+// each to the end.
+func (p *ConnectionPool) boundLocked() {
+	for d := p.departed.excess(); d != nil && len(p.serving) == 0; d = p.departed.excess() {
+		p.totals.Dropped++
+		p.server.settings.log.warn("client removed before its messages were read", "name", p.server.settings.name)
+		p.removeLocked(d.server)
+		if !d.ended {
+			p.ending[d.server] = true
+		} else if d.unreported {
+			p.unreported++
+		}
+	}
+	if p.departed.setFull() {
+		go p.resume() // which needs the locks of all clients
+	}
+}
+
+// resume has the clients read on that were held back.
+func (p *ConnectionPool) resume() {
+	for _, s := range p.snapshot() {
+		s.resume()
+	}
+}
+
+// connectionOver notes, under its mu, that the connection of a client is over: its
+// totals are final.
+func (p *ConnectionPool) connectionOver(s *Server) {
+	total, unreported := s.statsLocked(), s.ledger.unreported()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := s.member.departure
+	if d == nil || d.ended {
+		return
+	}
+	d.ended, d.unreported = true, unreported
+	p.totals.add(total)
+	if p.ending[s] && unreported {
+		p.unreported++
+	}
+	delete(p.ending, s)
 }
 
 func (p *ConnectionPool) removeLocked(s *Server) {
 	delete(p.members, s)
-	for _, list := range []*[]*Server{&p.left, &p.ready} {
-		if i := slices.Index(*list, s); i >= 0 {
-			*list = slices.Delete(*list, i, i+1)
+	if i := slices.Index(p.ready, s); i >= 0 {
+		p.ready = slices.Delete(p.ready, i, i+1)
+	}
+	if d := s.member.departure; d != nil {
+		p.departed.remove(d)
+		if !d.ended {
+			p.ending[s] = false
 		}
 	}
 	p.news.Broadcast()
@@ -187,9 +245,9 @@ func (p *ConnectionPool) snapshot() []*Server {
 func (p *ConnectionPool) addStats(total *Stats) {
 	p.mu.Lock()
 	total.add(p.totals)
-	var now []*Server
+	now := slices.Collect(maps.Keys(p.ending))
 	for s := range p.members {
-		if !s.member.left && s != p.server {
+		if d := s.member.departure; s != p.server && (d == nil || !d.ended) {
 			now = append(now, s)
 		}
 	}
@@ -211,7 +269,27 @@ func (p *ConnectionPool) close() {
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.close()
 	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
-	return forEach(clients, func(s *Server) error { return s.shutdown(ctx, closedByShutdown) })
+	p.mu.Lock()
+	read := maps.Clone(p.ending)
+	p.mu.Unlock()
+	for s := range read {
+		if !slices.Contains(clients, s) {
+			clients = append(clients, s)
+		}
+	}
+	err := forEach(clients, func(s *Server) error {
+		err := s.shutdown(ctx, closedByShutdown)
+		if evicted, gone := read[s]; gone && !evicted {
+			return nil // the application has read its end
+		}
+		return err
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unreported > 0 {
+		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreported))
+	}
+	return err
 }
 
 // ClientError says which client of a server an error is about.

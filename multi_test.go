@@ -1243,7 +1243,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.left) + len(p.ready); n > 0 {
+	if n := p.departed.count + len(p.ready); n > 0 {
 		t.Errorf("%d clients are still held by a list", n)
 	}
 	t.Logf("%d visitors, %d visits", visitors.Load(), len(visits))
@@ -1385,53 +1385,6 @@ func TestStatsAreTheSum(t *testing.T) {
 			if got, want := c.s.Stats(), (Stats{Sent: 3 * (i + 1), SentBytes: 24 * (i + 1), Received: 2 * (i + 1), ReceivedBytes: 16 * (i + 1)}); got != want {
 				t.Errorf("after %d clients: %+v, want %+v", i+1, got, want)
 			}
-		}
-	})
-}
-
-func TestThoseWhoLeftAreKept(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		c := gatherPipe(t, ServerConfig{})
-		p := c.s.Connections
-		for range p.Messages(past1(t)) { // from here on the watchers read
-		}
-		const more = 5
-		for i := range uint64(maxLeft + more) {
-			one := c.join()
-			write(t, one, i)
-			if err := one.Close(); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait() // it has left: they go in the order in which they do
-		}
-		if s := c.s.Stats(); s.Dropped != more || s.Received != maxLeft+more {
-			t.Errorf("%+v, want %d dropped", s, more)
-		}
-		if p.Len() != 0 {
-			t.Errorf("%d are connected", p.Len())
-		}
-		l := newLedger(t)
-		ended := 0
-		rest := p.snapshot()
-		if len(rest) != maxLeft {
-			t.Errorf("%d are kept, want %d", len(rest), maxLeft)
-		}
-		for srv, m := range p.Messages(t.Context()) {
-			l.note(srv, m, nil)
-			if m.Status != "Disconnected" {
-				continue
-			}
-			if got, want := l.take(srv), fmt.Sprintf("Connected %d Disconnected", srv.ID()-1); got != want || srv.ID() <= more {
-				t.Errorf("client %d had %q, want %q, and nothing of the oldest %d", srv.ID(), got, want, more)
-			}
-			if ended++; ended == maxLeft {
-				break
-			}
-		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if n := len(p.members) + len(p.left) + len(p.ready); n > 0 {
-			t.Errorf("%d places are still held", n)
 		}
 	})
 }

@@ -285,6 +285,9 @@ func (s *sender) finishLocked(err error) error {
 // breakLocked ends this half: no byte goes out any more. It returns the result of
 // the active batch.
 func (s *sender) breakLocked(cause error) (result error) {
+	if s.broken && s.cause != nil {
+		cause = s.cause // abandon has closed the transport under this write
+	}
 	b := s.active
 	certain := b.written == 0 && s.sink.interruptible() // a socket's failed write has taken nothing
 	if certain || b.encoded == nil {

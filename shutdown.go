@@ -75,6 +75,14 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 	if confirmed {
 		c.delivery.unconfirmed = nil
 	}
+	e.overLocked()
+}
+
+// overLocked has the pool know that the connection is over.
+func (e *endpoint) overLocked() {
+	if e.hooks.over != nil {
+		e.hooks.over()
+	}
 }
 
 // shutdown ends this endpoint for good: readers at once, the connection with a
@@ -112,6 +120,7 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	err := e.ledger.result()
 	e.life.become(Closed)
 	e.life.closed.happen()
+	e.overLocked()
 	e.mu.Unlock()
 	e.settings.log.info("closed", "name", e.settings.name, "err", err)
 	e.settings.log.flush()
