@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		f()
 		os.Exit(0)
 	}
+	moreInParallel()
 	before := goroutines(nil)
 	code := m.Run()
 	if code == 0 && !fuzzing() {
@@ -38,6 +39,15 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// moreInParallel has eight tests run at once unless the command line says how many:
+// most of them wait most of the time.
+func moreInParallel() {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && runtime.GOMAXPROCS(0) < 8 {
+		f.Value.Set("8")
+	}
 }
 
 // fuzzing says whether this process searches for inputs: the searcher keeps

@@ -21,6 +21,7 @@ func Main(m *testing.M, children map[string]func(args []string) error) {
 	if name := os.Getenv(childVariable); name != "" {
 		os.Exit(runChild(name, children))
 	}
+	moreInParallel()
 	before := goroutines(nil)
 	code := m.Run()
 	if code == 0 && !fuzzing() {
@@ -30,6 +31,15 @@ func Main(m *testing.M, children map[string]func(args []string) error) {
 		}
 	}
 	os.Exit(code)
+}
+
+// moreInParallel has eight tests run at once unless the command line says how many:
+// most of them wait most of the time.
+func moreInParallel() {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && runtime.GOMAXPROCS(0) < 8 {
+		f.Value.Set("8")
+	}
 }
 
 // fuzzing reports whether this process searches for inputs: the fuzzer keeps
