@@ -432,7 +432,7 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	}
 	clientHelloBytes, finish := v.bytes(t, "client_hello"), v.bytes(t, "server_finish")
 	toServer := &script{sends: bytes.Clone(clientHelloBytes), end: errTooFar, chunk: chunk}
-	server, err := serverHandshake(toServer, v.serverTerms(t), v.key(t, "server_private"), func() byte { return 0 })
+	server, err := serverHandshake(toServer, v.serverTerms(t), serverSide{v.key(t, "server_private"), func() byte { return 0 }, workNow})
 	fatal(err)
 	if want := slices.Concat(v.bytes(t, "server_hello"), finish); !bytes.Equal(toServer.got.Bytes(), want) {
 		t.Errorf("the server writes\n%x, want\n%x", toServer.got.Bytes(), want)
@@ -598,7 +598,7 @@ func TestVectorsServer(t *testing.T) {
 			t.Parallel()
 			for _, chunk := range []int{0, 1, 50} {
 				p := v.script(t, "client_sends", chunk)
-				s, err := serverHandshake(p, v.serverTerms(t), v.key(t, "server_private"), func() byte { return byte(v.number(t, "admit")) })
+				s, err := serverHandshake(p, v.serverTerms(t), serverSide{v.key(t, "server_private"), func() byte { return byte(v.number(t, "admit")) }, workNow})
 				v.checkHandshake(t, s, err, p, "server_writes")
 			}
 		})

@@ -658,7 +658,7 @@ func FuzzHandshakeServer(f *testing.F) {
 		hello, _, _ := newHello(version3, own.flags(), own.limit, withKey(key))
 		admitted := 0
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
-			return serverHandshake(rw, own, withKey(key), func() byte { admitted++; return admit })
+			return serverHandshake(rw, own, serverSide{withKey(key), func() byte { admitted++; return admit }, workNow})
 		})
 		said, ok := bytes.CutPrefix(r.wrote, hello)
 		switch {

@@ -205,13 +205,26 @@ func (t *terms) agree(private *ecdh.PrivateKey, point *ecdh.PublicKey, serverHel
 	return newKeys(t.secret, z, transcript(t.name, serverHello, clientHello))
 }
 
+// A serverSide is what a server brings to one handshake, beside its terms.
+type serverSide struct {
+	key   func() (*ecdh.PrivateKey, error)
+	admit func() byte
+	work  func(func() error) error
+}
+
 // serverHandshake is the server's part. admit is called when the client has
 // proved itself (in plaintext: when its hello is good) and returns 0, or the
 // reason to refuse it. Writing to one that was admitted can still fail: what
-// admit has counted is then the caller's to take back.
-func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error), admit func() byte) (*session, error) {
+// admit has counted is then the caller's to take back. What takes processor time
+// is done by work, which may have it wait for its turn.
+func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, error) {
 	x := &exchange{rw: rw, peer: "client"}
-	hello, private, err := newHello(version3, t.flags(), t.limit, key)
+	var hello []byte
+	var private *ecdh.PrivateKey
+	err := side.work(func() (err error) {
+		hello, private, err = newHello(version3, t.flags(), t.limit, side.key)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +246,11 @@ func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, e
 	s := &session{limit: limit}
 	finish := []byte{0}
 	if point != nil {
-		k, err := t.agree(private, point, hello, x.buf[:x.pos])
+		var k *keys
+		err := side.work(func() (err error) {
+			k, err = t.agree(private, point, hello, x.buf[:x.pos])
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +266,7 @@ func serverHandshake(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, e
 		}
 		finish = append(finish, k.serverConfirmation(confirmation)...)
 	}
-	if reason := admit(); reason != 0 {
+	if reason := side.admit(); reason != 0 {
 		return nil, x.refuse(reason, "")
 	}
 	if _, err := rw.Write(finish); err != nil {

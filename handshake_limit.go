@@ -24,7 +24,9 @@ type limitedConn struct {
 	heard   atomic.Bool  // something has come
 
 	mu    sync.Mutex
-	timer *time.Timer // nil for a socket
+	timer *time.Timer   // nil for a socket
+	until time.Time     // when the limit ends
+	left  time.Duration // of the limit, while it is paused
 }
 
 func limitConn(conn net.Conn) *limitedConn {
@@ -38,16 +40,44 @@ func limitConn(conn net.Conn) *limitedConn {
 
 // limit ends the handshake after d.
 func (c *limitedConn) limit(d time.Duration) {
-	c.Conn.SetDeadline(time.Now().Add(d))
-	if c.socket {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
+	c.limitLocked(d)
+}
+
+func (c *limitedConn) limitLocked(d time.Duration) {
+	c.until = time.Now().Add(d)
+	c.Conn.SetDeadline(c.until)
+	switch {
+	case c.socket:
+	case c.timer != nil:
+		c.timer.Reset(d)
+	default:
+		c.timer = time.AfterFunc(d, c.expire)
 	}
-	c.timer = time.AfterFunc(d, c.expire)
+}
+
+// pause stops the clock of the limit, while the peer waits for this side.
+func (c *limitedConn) pause() {
+	for ; c != nil; c = c.under {
+		c.mu.Lock()
+		c.left = time.Until(c.until)
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		c.mu.Unlock()
+	}
+}
+
+// resume has the clock go on.
+func (c *limitedConn) resume() {
+	for ; c != nil; c = c.under {
+		c.mu.Lock()
+		if !c.expired.Load() {
+			c.limitLocked(c.left)
+		}
+		c.mu.Unlock()
+	}
 }
 
 // expire ends the handshake now.

@@ -130,7 +130,7 @@ func withKey(k *ecdh.PrivateKey) func() (*ecdh.PrivateKey, error) {
 }
 
 func serveTerms(rw io.ReadWriter, t *terms) (*session, error) {
-	return serverHandshake(rw, t, withKey(testServerKey()), func() byte { return 0 })
+	return serverHandshake(rw, t, serverSide{withKey(testServerKey()), func() byte { return 0 }, workNow})
 }
 
 func dialTerms(rw io.ReadWriter, t *terms) (*session, error) {
@@ -308,7 +308,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			ct := &terms{name: v.name, secret: unhex(t, v.secret), encrypt: true, limit: v.clientLimit}
 
 			client := &script{sends: unhex(t, v.clientHello), end: errTooFar}
-			s, err := serverHandshake(client, st, withKey(privateKey(t, v.serverKey)), func() byte { return 0 })
+			s, err := serverHandshake(client, st, serverSide{withKey(privateKey(t, v.serverKey)), func() byte { return 0 }, workNow})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -599,7 +599,7 @@ func TestServerChecksInOrder(t *testing.T) {
 		for _, chunk := range []int{0, 1} {
 			client := &script{sends: c.sends, end: errTooFar, chunk: chunk}
 			asked := 0
-			s, err := serverHandshake(client, c.server, withKey(testServerKey()), func() byte { asked++; return c.admit })
+			s, err := serverHandshake(client, c.server, serverSide{withKey(testServerKey()), func() byte { asked++; return c.admit }, workNow})
 			if s != nil {
 				t.Errorf("%s: a session", c.what)
 			}
@@ -868,7 +868,7 @@ func TestHandshakeWriteFails(t *testing.T) {
 	// ServerFinish fails after the client was admitted.
 	admitted := 0
 	late := &script{sends: toServer, end: errTooFar}
-	s, err := serverHandshake(late, tm, withKey(testServerKey()), func() byte { admitted++; late.broken = broken; return 0 })
+	s, err := serverHandshake(late, tm, serverSide{withKey(testServerKey()), func() byte { admitted++; late.broken = broken; return 0 }, workNow})
 	if s != nil || admitted != 1 || !errors.Is(err, broken) {
 		t.Errorf("session %v, admitted %d times, %v", s, admitted, err)
 	}
@@ -910,7 +910,7 @@ func TestHandshakeSystemErrors(t *testing.T) {
 	// A key that cannot be made: nothing is written.
 	noKey := func() (*ecdh.PrivateKey, error) { return nil, other }
 	client, server := &script{end: errTooFar}, &script{sends: toClient, end: errTooFar}
-	_, serr := serverHandshake(client, tm, noKey, func() byte { return 0 })
+	_, serr := serverHandshake(client, tm, serverSide{noKey, func() byte { return 0 }, workNow})
 	_, cerr := clientHello(server, tm, noKey)
 	if !errors.Is(serr, other) || !errors.Is(cerr, other) || client.got.Len()+server.got.Len() != 0 {
 		t.Errorf("server: %v, client: %v", serr, cerr)
@@ -918,7 +918,7 @@ func TestHandshakeSystemErrors(t *testing.T) {
 	checkText(t, serr)
 	checkText(t, cerr)
 	// In plaintext none is made.
-	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), noKey, func() byte { return 0 }); err != nil {
+	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), serverSide{noKey, func() byte { return 0 }, workNow}); err != nil {
 		t.Error(err)
 	}
 	// A client that refuses has made none.
@@ -952,7 +952,7 @@ func TestHandshakeWithNewKeys(t *testing.T) {
 	var keys [2][]byte
 	for i := range keys {
 		server := &script{end: io.EOF}
-		serverHandshake(server, encryptedTerms(), newKey, func() byte { return 0 })
+		serverHandshake(server, encryptedTerms(), serverSide{newKey, func() byte { return 0 }, workNow})
 		keys[i] = server.got.Bytes()[6:]
 		client := &script{sends: server.got.Bytes(), end: io.EOF}
 		if _, err := clientHello(client, encryptedTerms(), newKey); err != nil || client.got.Len() != 151 {
@@ -977,3 +977,6 @@ func TestHandshakeWrites(t *testing.T) {
 		t.Errorf("writes of %d bytes to the server and %d to the client", toServer, toClient)
 	}
 }
+
+// workNow does the work of a handshake without a wait.
+func workNow(f func() error) error { return f() }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,13 +40,15 @@ type host struct {
 	refused  atomic.Uint64
 	ids      atomic.Uint64
 
+	working chan struct{} // has a place for each handshake that may compute at once
+
 	mu      sync.Mutex
 	pending map[*limitedConn]bool
 	changed *sync.Cond // pending has changed, or the server ends, or a time has passed
 }
 
 func newHost(listener net.Listener) *host {
-	h := &host{listener: listener, pending: map[*limitedConn]bool{}}
+	h := &host{listener: listener, pending: map[*limitedConn]bool{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -283,7 +286,9 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 		}
 	}
 	if s.settings.upgrade != nil {
+		conn.greeted.Store(time.Now().UnixNano()) // what comes in Upgrade is not seen here
 		over, err := upgraded(s.settings.upgrade, conn.Conn)
+		conn.greeted.Store(0)
 		if err != nil {
 			return opened, nil, err
 		}
@@ -297,6 +302,22 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 		writeRefusal(conn, reasonBusy)
 		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
 	}
-	agreed, err := serverHandshake(conn, &s.settings.terms, newKey, admit)
+	work := func(f func() error) error { return s.compute(conn, f) }
+	agreed, err := serverHandshake(conn, &s.settings.terms, serverSide{newKey, admit, work})
 	return opened, agreed, err
+}
+
+// compute does what takes processor time in a handshake. As many are at it as there
+// are processors; others wait in the order in which they came, as the channel serves
+// them, and the time is not the peer's.
+func (s *Server) compute(conn *limitedConn, f func() error) error {
+	conn.pause()
+	defer conn.resume()
+	select {
+	case s.host.working <- struct{}{}:
+	case <-s.hooks.ended.Done():
+		return ErrClosed
+	}
+	defer func() { <-s.host.working }()
+	return f()
 }

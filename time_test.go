@@ -375,3 +375,70 @@ func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
 func ctl(kind, what byte) []byte {
 	return appendControl(nil, kind, what)
 }
+
+// A handshake that waits for its turn to compute is not charged for that; a peer that
+// keeps the server waiting is, for its whole 10 seconds.
+func TestHandshakeWaitsForItsTurn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		defer s.Close()
+		takeAll := func() {
+			for range cap(s.host.working) {
+				s.host.working <- struct{}{}
+			}
+		}
+		giveAll := func() {
+			for range cap(s.host.working) {
+				<-s.host.working
+			}
+		}
+		begin := func() net.Conn {
+			near, far := net.Pipe()
+			l.conns <- far
+			return near
+		}
+		takeAll()
+		conn := begin()
+		defer conn.Close()
+		<-time.After(3 * greetTime)
+		giveAll()
+		hello := make([]byte, 6+pointLen)
+		if _, err := io.ReadFull(conn, hello); err != nil {
+			t.Fatalf("after a long wait in the server's line: %v", err)
+		}
+		key, err := newKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		clientHello := append([]byte{0, hello[1], 0, 0, 16, 0}, key.PublicKey().Bytes()...)
+		takeAll()
+		<-time.After(greetTime / 2) // these are charged
+		if _, err := conn.Write(clientHello); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(3 * greetTime)
+		giveAll()
+		start := time.Now()
+		if _, err := conn.Read(hello); err == nil || time.Since(start) != greetTime/2 {
+			t.Errorf("a client without a confirmation has %v after %v, want an end after %v", err, time.Since(start), greetTime/2)
+		}
+	})
+}
+
+// Close does not wait for handshakes that wait for their turn.
+func TestCloseWithHandshakesInLine(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, l := pipeServer(t, ServerConfig{})
+		for range cap(s.host.working) {
+			s.host.working <- struct{}{}
+		}
+		near, far := net.Pipe()
+		defer near.Close()
+		l.conns <- far
+		synctest.Wait()
+		start := time.Now()
+		if err := s.Close(); err != nil || time.Since(start) > 0 {
+			t.Errorf("Close says %v after %v", err, time.Since(start))
+		}
+	})
+}
