@@ -71,6 +71,9 @@ func gateChild() {
 				fmt.Println("ok")
 				continue
 			}
+		} else if role == "flood" {
+			flood(path)
+			continue
 		} else if role == "try" {
 			err = tryOnce(client)
 		} else {
@@ -94,6 +97,29 @@ func gateChild() {
 		}
 		fmt.Printf("%s: %v\n", strings.TrimSpace(kinds), err)
 	}
+}
+
+// flood opens more connections than one user may have in a handshake, and tells
+// how many were refused.
+func flood(path string) {
+	refused := 0
+	for range maxForeign + 100 {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer conn.Close()
+		var first [2]byte
+		if _, err := io.ReadFull(conn, first[:]); err != nil {
+			fmt.Println(err)
+			return
+		}
+		if first == [2]byte{0, reasonBusy} {
+			refused++
+		}
+	}
+	fmt.Println("refused", refused)
 }
 
 // tryOnce is one try to connect, without the loop around it.
@@ -175,6 +201,35 @@ func TestTwoUsers(t *testing.T) {
 	path = serve("unmask") // a server that proves nothing is no better for a client that asks for proof
 	client.say("dial %s secret soon", path)
 	client.expect("secret: gipc: timed out", "may be another user", "set Secret in ServerConfig")
+}
+
+// A user cannot take the places of the handshakes of all others.
+func TestUserFloodsHandshakes(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Dir(tempSocket(t))
+	user := asNobody(t, dir)
+	path := filepath.Join(dir, "s")
+	s, err := StartServer(&ServerConfig{Name: "gate", Network: "unix", Address: path, UnmaskPermissions: true, MultiClient: true, Encryption: EncryptionOff})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	flooder := startChild(t, "gate", as(user, nobody))
+	flooder.say("flood %s", path)
+	flooder.expect("refused 100")
+	if refused := s.Stats().Refused; refused < 100 {
+		t.Errorf("%d were refused, want 100 or more", refused)
+	}
+	for _, who := range []uint32{another, 0} {
+		guest := startChild(t, "gate", as(user, who))
+		guest.say("try %s any", path)
+		guest.expect(": <nil>")
+	}
+	eventually(t, "the places are given back", func() bool {
+		s.host.mu.Lock()
+		defer s.host.mu.Unlock()
+		return len(s.host.foreign) == 0 && len(s.host.pending) == 0
+	})
 }
 
 // Authorize knows the user before anything is read from him, whatever he

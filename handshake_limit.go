@@ -19,6 +19,7 @@ type limitedConn struct {
 	net.Conn
 	under   *limitedConn // what Upgrade was given, if this is what it returned
 	socket  bool
+	user    int // of a foreign user on a unix socket, else -1
 	expired atomic.Bool
 	greeted atomic.Int64 // when something was written first, in Unix nanoseconds
 	heard   atomic.Bool  // something has come
@@ -30,7 +31,7 @@ type limitedConn struct {
 }
 
 func limitConn(conn net.Conn) *limitedConn {
-	c := &limitedConn{Conn: conn}
+	c := &limitedConn{Conn: conn, user: -1}
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		c.socket = true

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 const (
 	maxPending  = 4096             // handshakes on their way
+	maxForeign  = maxPending / 4   // of them for one user on a unix socket who is neither root nor the server's own
 	greetTime   = 10 * time.Second // for a handshake
 	acceptPause = 5 * time.Millisecond
 	acceptLimit = time.Second
@@ -44,11 +46,12 @@ type host struct {
 
 	mu      sync.Mutex
 	pending map[*limitedConn]bool
-	changed *sync.Cond // pending has changed, or the server ends, or a time has passed
+	foreign map[int]int // how many of them another user has
+	changed *sync.Cond  // pending has changed, or the server ends, or a time has passed
 }
 
 func newHost(listener net.Listener) *host {
-	h := &host{listener: listener, pending: map[*limitedConn]bool{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h := &host{listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -150,7 +153,7 @@ func (s *Server) stop() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for conn := range h.pending {
-			delete(h.pending, conn)
+			h.removeLocked(conn)
 			go conn.Conn.Close() // it may be the user's
 		}
 		h.changed.Broadcast()
@@ -168,8 +171,9 @@ func (s *Server) accept() {
 			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
 			pause = 0
-			slot := s.enter(conn)
-			h.wg.Go(func() { s.greet(slot) })
+			if slot := s.enter(conn); slot != nil {
+				h.wg.Go(func() { s.greet(slot) })
+			}
 			continue
 		case s.hooks.ended.Err() != nil:
 			return
@@ -201,12 +205,23 @@ func (s *Server) stopAccepting(err error) {
 
 // enter gives a handshake a slot. If there is none, a silent peer gives up its own;
 // if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
-// that has sent something keeps its slot.
+// that has sent something keeps its slot. One user on a unix socket cannot take the
+// slots of all others: enter returns nil for a connection of a user who has too many.
 func (s *Server) enter(conn net.Conn) *limitedConn {
 	h := s.host
 	limited := limitConn(conn)
+	limited.user = foreignUser(conn)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if limited.user >= 0 && h.foreign[limited.user] >= maxForeign {
+		h.refused.Add(1)
+		s.settings.log.warn("connection rejected", "name", s.settings.name, "user", limited.user, "err", "this user has too many handshakes on their way")
+		if s.settings.upgrade == nil {
+			writeRefusal(conn, reasonBusy) // into an empty buffer
+		}
+		conn.Close()
+		return nil
+	}
 	for len(h.pending) >= maxPending && s.hooks.ended.Err() == nil && !h.evictLocked() {
 		timer := time.AfterFunc(silentAfter/10, h.changed.Broadcast)
 		h.changed.Wait()
@@ -216,14 +231,41 @@ func (s *Server) enter(conn net.Conn) *limitedConn {
 		conn.Close()
 	}
 	h.pending[limited] = true
+	if limited.user >= 0 {
+		h.foreign[limited.user]++
+	}
 	return limited
+}
+
+// foreignUser returns the user at the other end of a unix socket, or -1 if that is
+// root or the server's own, or not known.
+func foreignUser(conn net.Conn) int {
+	peer := peerOf(conn)
+	if !peer.Known || peer.UID == 0 || peer.UID == os.Geteuid() {
+		return -1
+	}
+	return peer.UID
+}
+
+// removeLocked takes a slot back, and reports whether the handshake had it.
+func (h *host) removeLocked(conn *limitedConn) bool {
+	if !h.pending[conn] {
+		return false
+	}
+	delete(h.pending, conn)
+	if conn.user >= 0 {
+		if h.foreign[conn.user]--; h.foreign[conn.user] == 0 {
+			delete(h.foreign, conn.user)
+		}
+	}
+	return true
 }
 
 // evictLocked closes a silent peer, and reports whether there is one.
 func (h *host) evictLocked() bool {
 	for conn := range h.pending {
 		if conn.silent() {
-			delete(h.pending, conn)
+			h.removeLocked(conn)
 			go conn.Conn.Close()
 			return true
 		}
@@ -237,10 +279,8 @@ func (s *Server) exit(conn *limitedConn) bool {
 	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	had := h.pending[conn]
-	delete(h.pending, conn)
-	h.changed.Broadcast()
-	return had
+	defer h.changed.Broadcast()
+	return h.removeLocked(conn)
 }
 
 // greet takes one connection through the handshake, in at most greetTime
