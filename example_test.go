@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/gob"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -256,7 +255,7 @@ func socket() (address string, remove func()) {
 
 // mustClose closes an end. Its error says that the peer may not have everything.
 func mustClose(end io.Closer) {
-	if err := end.Close(); err != nil && !errors.Is(err, gipc.ErrUnconfirmed) { // the other side may have left first
+	if err := end.Close(); err != nil {
 		log.Fatal(err)
 	}
 }
