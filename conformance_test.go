@@ -384,6 +384,33 @@ func failureOf(err error) string {
 	return err.Error()
 }
 
+// layers are what can be malformed, and how their errors say so.
+var layers = []struct{ layer, says string }{
+	{"frame", "a frame's length is"},
+	{"frame", "the length of a frame with an id is"},
+	{"frame", "a frame has"},
+	{"type", "message type"},
+	{"type", "a request or a reply"},
+	{"record", "a record's length is"},
+	{"record", "a record ends inside a frame"},
+	{"record", "bytes behind the head"},
+	{"control", "control frame"},
+	{"close", "a close-ack without a close"},
+}
+
+// malformedLayer is the expect of a malformed input, or the text of an error that
+// is none.
+func malformedLayer(err error) string {
+	if errors.Is(err, ErrMalformed) {
+		for _, l := range layers {
+			if strings.Contains(err.Error(), l.says) {
+				return l.layer + " malformed"
+			}
+		}
+	}
+	return fmt.Sprint(err)
+}
+
 // ---- Both roles' handshakes, and frames
 
 func (v *vector) serverTerms(t testing.TB) *terms {
@@ -678,6 +705,9 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 			if how != expect[len(expect)-1] {
 				t.Errorf("pieces of %d: %s (%v), want %s", piece, how, err, v.fields["expect"])
 			}
+			if how == "malformed" && malformedLayer(err) != v.fields["expect"] {
+				t.Errorf("pieces of %d: %s (%v), want %s", piece, malformedLayer(err), err, v.fields["expect"])
+			}
 			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
 				t.Errorf("fails after %d bytes, want %s", read, after)
 			}
@@ -732,7 +762,7 @@ func TestVectorsFrame(t *testing.T) {
 				return
 			}
 			after := int(v.number(t, "fails_after"))
-			if _, _, err := parseFrameHeader(b[:after], limit); !errors.Is(err, ErrMalformed) {
+			if _, _, err := parseFrameHeader(b[:after], limit); malformedLayer(err) != v.fields["expect"] {
 				t.Errorf("%d bytes: %v, want %s", after, err, v.fields["expect"])
 			}
 			if _, need, err := parseFrameHeader(b[:after-1], limit); err != nil || need < after {
@@ -987,8 +1017,8 @@ func (v *vector) session(t *testing.T, role string) {
 			if m.Err == nil && (m.Status == Disconnected.String() || m.Status == ReConnecting.String()) {
 				how = "close"
 			}
-			if m.MsgType != internalType || how != f[1] {
-				bad("the application gets %v, %v", m, m.Err)
+			if m.MsgType != internalType || how != f[1] || how == "malformed" && malformedLayer(m.Err) != v.fields["expect"] {
+				bad("the application gets %v, %v, want %s", m, m.Err, v.fields["expect"])
 			}
 		case "closed":
 			err := <-closed

@@ -90,8 +90,8 @@ export function parseHead(bytes, limit) {
   if (length < 4 || length > 12 + limit) bad(`length ${length} of a frame`, 'frame'); // [F-1] [F-2]
   if (bytes.length < 8) return null;
   const type = bytes.readUInt32BE(4), size = type > MAX_TYPE ? 16 : 8, data = length + 4 - size;
-  if (data < 0 || data > limit) bad(`length ${length} of a frame of type ${type}`, 'frame'); // [F-1] [F-2]
   if (type === MAX_TYPE + 1) bad(`type ${type}`, 'type'); // [F-6]
+  if (data < 0 || data > limit) bad(`length ${length} of a frame of type ${type}`, 'frame'); // [F-1] [F-2]
   return { type, size, data };
 }
 
@@ -259,9 +259,9 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
 
 /** What comes after the handshake. `to` is the application: message(m), full(), ended(error). */
 export class Connection {
-  #wire; #keys; #receiver; #peerLimit; #to; #pong = null; #closing = false; #acknowledged = false; #discarded = 0; #over = false; #gone = false; #sent = false;
+  #wire; #keys; #receiver; #peerLimit; #to; #pong = null; #closing = false; #acknowledged = false; #discarded = 0; #over = false; #gone = false; #sent = false; #sealed = false;
   #active = Date.now(); #timers = {};
-  queue = []; error = null; // messages that are not in a record yet; why the connection ended
+  queue = []; error = null; // messages that are not in a record yet; why the connection ended. #sealed: the close is in a record
   constructor(wire, { sending, receiving, limit, peerLimit }, to, keepAlive = 0) {
     this.#wire = wire; this.#keys = sending; this.#peerLimit = peerLimit; this.#to = to;
     this.#receiver = new Receiver({ input: wire.input, keys: receiving, limit });
@@ -289,12 +289,13 @@ export class Connection {
       }
     } catch (e) { return this.#stop(e); }
     this.#paused(false);
+    if (this.#receiver.closed) this.#receiver.sentClose = true; // accepted: pump() writes it behind the queue [G-7]
     if (this.#wire.ended) return this.#stop(this.#receiver.eof());
     this.pump();
   }
   #paused(paused) { // a side that does not read pings once a second [C-4]
     paused ? this.#wire.pause() : this.#wire.resume();
-    if (!paused) { clearInterval(this.#timers.paused); this.#timers.paused = null; }
+    if (!paused) { if (this.#timers.paused) this.#active = Date.now(); clearInterval(this.#timers.paused); this.#timers.paused = null; } // [C-7]
     else this.#timers.paused ??= setInterval(() => { if (this.#wire.writableLength === 0) this.#ping(); }, 1000);
   }
   #handle({ type, data }) {
@@ -322,8 +323,8 @@ export class Connection {
     const control = (...bytes) => add(0, Buffer.from(bytes));
     const fits = (data) => size + 8 + (data < LARGE ? data : 0) <= RECORD;
     while (!large && fits(9)) { // the longest control frame that it writes
-      if (this.#pong && !this.#receiver.sentClose) { control(2, ...this.#pong); this.#pong = null; } // ahead of messages [C-4]
-      else if (this.queue.length && !this.#receiver.sentClose) {
+      if (this.#pong && !this.#sealed) { control(2, ...this.#pong); this.#pong = null; } // ahead of messages [C-4]
+      else if (this.queue.length && !this.#sealed) {
         const m = this.queue[0];
         if (!fits(m.data.length)) break;
         this.queue.shift();
@@ -331,7 +332,7 @@ export class Connection {
         messages.push(m);
         if (m.data.length < LARGE) add(m.type, m.data);
         else { parts.push(head(m.type, m.data.length)); large = m.data; }
-      } else if ((this.#closing || this.#receiver.closed) && !this.#receiver.sentClose) { control(3, 0); this.#receiver.sentClose = true; } // [G-1]
+      } else if ((this.#closing || this.#receiver.closed) && !this.#sealed) { control(3, 0); this.#sealed = true; } // [G-1]
       else if (this.#receiver.closed && !this.#acknowledged) { control(4, this.#discarded); this.#acknowledged = true; } // [G-3]
       else break;
     }
@@ -354,7 +355,7 @@ export class Connection {
   }
   #ping() {
     const plain = Buffer.concat([head(0, 9), Buffer.of(1), randomBytes(8)]);
-    try { if (!this.#over && !this.#receiver.sentClose) this.#wire.write(this.#keys?.seal(plain) ?? plain); } catch (e) { this.#stop(e); }
+    try { if (!this.#over && !this.#sealed) this.#wire.write(this.#keys?.seal(plain) ?? plain); } catch (e) { this.#stop(e); }
   }
   #alive(interval) {
     const idle = Date.now() - this.#active;
@@ -372,7 +373,7 @@ export class Connection {
   /** Closes, and waits for the end. True if no message was sent, or if the server has received all of them for its application [G-6] [G-9]. */
   async close() {
     if (!this.#closing) {
-      this.#closing = true;
+      this.#closing = this.#receiver.sentClose = true; // [G-7]
       this.#within(this.#idle ? 1000 : 5000);
       this.read();
     }

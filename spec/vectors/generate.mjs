@@ -528,6 +528,9 @@ frameTest('length_most', 'The largest length.', 'F-2 F-4', frameBad, cat(u32(2 *
 frameTest('length_sign', 'A length with the highest bit set.', 'F-2 F-4', frameBad, cat(u32(2 ** 31), u32(1)), 4)
 frameTest('limit_most', 'The largest limit, and one byte of data more. The receiver refuses it at the type.', 'F-2 F-4', frameBad, cat(u32(5 + 2 ** 30), u32(1), 'abc'), 8, 2 ** 30)
 frameTest('type_id_0', 'Type 2147483648. The receiver refuses it at the type.', 'F-4 F-6', typeBad, frame(REQUEST, 'x', 1), 8)
+for (const k of [4, 11]) {
+  frameTest(`type_id_0_length_${k}`, `Type 2147483648 with a length of ${k}, which is too small as well: the type is checked first.`, 'F-1 F-4 F-6', typeBad, cat(u32(k), u32(REQUEST), zeros(8)), 8)
+}
 
 // ---- One record
 
@@ -577,6 +580,7 @@ receive('plain_over_limit_12', 'A length of 13 + limit. The receiver refuses it 
 receive('plain_length_most', 'The largest length.', 'F-2 F-4', frameBad, u32(2 ** 32 - 1), [], 4)
 receive('plain_length_sign', 'A length with the highest bit set.', 'F-2 F-4', frameBad, u32(2 ** 31), [], 4)
 receive('plain_type_id_0', 'Type 2147483648, behind a valid frame and before another.', 'F-4 F-6 F-9', typeBad, cat(one, frame(REQUEST, 'x', 1), two), [[1, 'one']], one.length + 8)
+receive('plain_type_id_0_length_4', 'Type 2147483648 with a length of 4, which is too small as well: the type is checked first.', 'F-1 F-4 F-6', typeBad, cat(one, u32(4), u32(REQUEST), two), [[1, 'one']], one.length + 8)
 for (const [what, type, id, data] of [['first', REQUEST + 1, 1, 'x'], ['last', 2 ** 32 - 1, 2n ** 63n + 1n, 'x'], ['empty', REQUEST + 1, 1, ''], ['at_limit', REQUEST + 1, 1, n(1024)]]) {
   const f = frame(type, data, id)
   receive(`plain_id_${what}`, `A frame with an id, type ${type}. The receiver refuses it when it is complete.`, 'F-12 F-4 F-9', typeBad, cat(one, f, two), [[1, 'one']], one.length + f.length)
@@ -641,6 +645,13 @@ sealed('sealed_announced', 'The length of the largest record, and nothing of it:
 const broken = (name, comment, cites, expect, ...frames) => sealed('sealed_' + name, comment, cites, expect, (w) => fault(NONE, w.record(...frames), w.frame(4, 'four')), { limit: 20000 })
 const brokenBehind = (name, comment, cites, expect, ...frames) => sealed('sealed_' + name, comment, cites, expect, (w) => { const f = w.record(one, ...frames); return { stream: cat(f, w.frame(4, 'four')), delivers: [[1, 'one']], fails: f.length } })
 for (const [what, k] of [['length', 3], ['type', 6], ['data', 10]]) brokenBehind(`half_${what}`, `A record ends with ${k} bytes of a frame of 11.`, 'R-7 F-9', recordBad, two.subarray(0, k))
+for (const k of [4, 7]) {
+  for (const [length, what, id] of [[3, '3', 'F-1'], [1024 + 13, '13 + limit', 'F-2']]) {
+    brokenBehind(`half_${k}_length_${length}`, `A record ends with ${k} bytes of a frame whose length is ${what}: the length is checked, though the type is not complete.`, id + ' R-7', frameBad, cat(u32(length), zeros(4)).subarray(0, k))
+  }
+}
+brokenBehind('half_id', 'A record ends before the last byte of a frame with an id: whether the frame fits is checked first.', 'F-12 R-7', recordBad, frame(REQUEST + 1, 'x', 1).subarray(0, -1))
+brokenBehind('half_kind_16', 'A record ends before the last byte of a critical control frame: whether the frame fits is checked first.', 'C-3 R-7', recordBad, frame(0, [16, 1]).subarray(0, -1))
 broken('half_alone', 'A record of one frame ends before the last byte of the frame.', 'R-7', recordBad, two.subarray(0, -1))
 sealed('sealed_half_continued', 'A frame begins in one record and ends in the next.', 'R-7', recordBad, (w) => { const f = w.record(one, two.subarray(0, 8)); return { stream: cat(f, w.record(two.subarray(8), three)), delivers: [[1, 'one']], fails: f.length } })
 broken('half_head', 'A record ends inside the head of a large frame with an id.', 'R-7', recordBad, head(REQUEST + 1, LARGE, 1).subarray(0, 12))
@@ -649,6 +660,7 @@ brokenBehind('id_length_11', 'A frame with the length 11 with bit 31 of its type
 brokenBehind('over_limit', 'A frame with one byte of data more than the limit.', 'F-2 R-7', frameBad, frame(2, n(1025)), three)
 brokenBehind('over_limit_12', 'A frame with the length 13 + limit.', 'F-2 R-7', frameBad, frame(REQUEST + 2, n(1025), 1), three)
 brokenBehind('type_id_0', 'A frame with type 2147483648, between two valid ones.', 'F-6 R-7', typeBad, frame(REQUEST, 'x', 1), three)
+brokenBehind('type_id_0_length_11', 'A frame with type 2147483648 and the length 11, between two valid ones: the type is checked first.', 'F-1 F-6 R-7', typeBad, u32(11), u32(REQUEST), zeros(7), three)
 brokenBehind('id', 'A frame with an id, between two valid ones.', 'F-12 R-7', typeBad, frame(REQUEST + 1, 'x', 1), three)
 brokenBehind('control_fault', 'A ping without its 8 bytes, between two valid frames.', 'C-1 R-7', controlBad, frame(0, [1]), three)
 sealed('sealed_at_limit', 'The most data that the limit allows, twice.', 'F-2', 'ok', (w) => ({ stream: w.record(frame(1, n(1024)), frame(2, n(1024))), delivers: [[1, n(1024)], [2, n(1024)]] }))
@@ -667,6 +679,7 @@ brokenLarge('over_limit', 'The head of a large frame whose data is more than the
 brokenLarge('over_limit_12', 'The head of a large frame with the length 13 + limit.', frameBad, [head(REQUEST + 2, 20001, 1)], 'F-2 R-7')
 brokenLarge('type_id_0', 'The head of a large frame with type 2147483648.', typeBad, [head(REQUEST, LARGE, 1)], 'F-4 F-6 R-7')
 brokenLarge('id', 'The head of a large frame with an id: it is refused with the record that holds the head.', typeBad, [head(REQUEST + 1, LARGE, 1)], 'F-12 F-4 R-7')
+brokenLarge('id_byte_behind', 'One byte is behind the head of a large frame with an id: whether the head ends the record is checked first.', recordBad, [head(REQUEST + 1, LARGE, 1), [0x62]], 'F-12 R-7')
 function brokenLarge(name, comment, expect, plain, cites = 'R-7') {
   sealed('large_' + name, comment, cites, expect, (w) => { const f = w.record(one, ...plain); return { stream: cat(f, w.frame(4, 'four')), delivers: [[1, 'one']], fails: f.length } }, { limit: 20000 })
 }
@@ -842,6 +855,12 @@ sealedSession('large', 'A large message each way.', 'R-7 R-9', 'ok', (w) => [
 ], { limit: 20000 })
 sealedSession('close_own', 'The side closes. The peer\'s close and close-ack are in one record.', 'G-1 G-3', 'ok', (w) => [
   ...sent, ...closes, ['peer', w.record(close, ack)], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+sealedSession('close_own_behind', 'A message and a ping between the peer\'s close and its close-ack, all in one record, are discarded: they do not change the close-ack, and there is no pong.', 'G-1 G-4 G-5', 'ok', (w) => [
+  ...closes, ['peer', w.record(close, two, control(1, bytes8), ack)], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+sealedSession('close_own_ping', 'A ping after the close of the side gets no pong.', 'C-4 G-1', 'ok', (w) => [
+  ...sent, ...closes, ['peer', w.record(control(1, bytes8))], ['peer', w.record(close, ack)], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
 ])
 sealedSession('not_authentic', 'A record that is not authentic: the side writes no close.', 'F-9 F-10 G-10 R-3', notAuthentic, (w) => [
   ['peer', cat(w.record(one), flip(w.record(two), 25), w.record(three))], ['delivers', 1, cat('one')], ['ends', 'not-authentic'], ['writes-end'],
