@@ -23,14 +23,14 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	e.current.Store(nil)
 	e.role.detach()
 	c.beat.stop()
-	sent, _, _ := c.sender.totals()
-	if sent > 0 {
-		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
-	}
 	if c.closing.peerClosed && c.closing.refused == nil {
 		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
 		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+	}
+	// Nothing is accepted any more: not before, as a first message might come between.
+	if sent, _, _ := c.sender.totals(); sent > 0 {
+		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
 	gone := Disconnected
 	if e.hooks.redial != nil {
@@ -192,10 +192,10 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	if ctx.Err() != nil {
 		return e.cutConnection(ctx, c)
 	}
-	limit, cancel := c.closeLimit(ctx)
-	defer cancel()
 	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
 	c.sendClose(ErrClosed, code)
+	limit, cancel := c.closeLimit(ctx) // nothing is accepted any more
+	defer cancel()
 	err := c.awaitAck(limit)
 	if c.closing.sentAck {
 		c.sender.drain(limit)
