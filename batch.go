@@ -17,6 +17,9 @@ type batch struct {
 	urgent  bool           // it is flushed even if nobody waits for it
 	queued  uint64         // messages of Queue
 	waiters []*writeWaiter // for its result; the first one flushes it
+	owner   *writeWaiter   // whose memory large is, while it waits for somebody else's flush
+	leaving error          // what owner gets as soon as nobody uses its memory; nil while it waits
+	handed  bool           // over to the background: large is in our own memory
 	encoded *buffer        // what goes to the sink; set by the flusher
 	written int            // bytes of encoded and large that the sink has taken
 }

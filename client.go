@@ -24,8 +24,9 @@ const (
 type Client struct {
 	endpoint
 	// The dial loop's:
-	pause time.Duration // before the next attempt
-	made  uint64        // connections
+	pause time.Duration   // before the next attempt
+	made  uint64          // connections
+	hung  <-chan struct{} // is closed when the Dial or Upgrade that took too long has returned; nil without one
 }
 
 // StartClient connects to a server and returns when messages can flow. It retries
@@ -125,7 +126,7 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 			if c.attach(made) {
 				return nil
 			}
-			closeTransport(made.conn)
+			closeTransport(ctx, made.conn)
 			return ErrClosed
 		}
 		if isFinalDialError(err) || first && hopeless(err) {
@@ -225,6 +226,15 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 		opened *openedConn
 		err    error
 	}
+	if c.hung != nil { // one at a time: else each attempt would leave a goroutine
+		select {
+		case <-c.hung:
+			c.hung = nil
+		case <-ctx.Done():
+			cancel()
+			return nil, fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+		}
+	}
 	results := make(chan result, 1)
 	go func() {
 		opened, err := c.openNow(ctx)
@@ -236,8 +246,12 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 		return r.opened, r.err
 	case <-ctx.Done():
 	}
+	hung := make(chan struct{})
+	c.hung = hung
 	go func() {
-		if r := <-results; r.err == nil {
+		r := <-results
+		close(hung)
+		if r.err == nil {
 			r.opened.over.Close()
 		}
 	}()
@@ -308,7 +322,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
 		closeSlowly(opened.over) // the server has yet to read the reason
 	} else {
-		closeTransport(opened.over)
+		closeTransport(ctx, opened.over)
 	}
 	return nil, opened.handshakeError(c.settings, err)
 }

@@ -410,7 +410,7 @@ func (c *connection) hangUp(ctx context.Context) {
 	if endSending(c.conn) {
 		c.discard(ctx)
 	}
-	closeTransport(c.conn)
+	closeTransport(ctx, c.conn)
 	c.source.end()
 	c.decoder.end()
 }
@@ -434,7 +434,7 @@ func (c *connection) discard(ctx context.Context) {
 
 // closeTransport closes conn. A connection that is no socket may block, so it is
 // closed by a goroutine of its own, which is awaited for a moment.
-func closeTransport(conn net.Conn) {
+func closeTransport(ctx context.Context, conn net.Conn) {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		conn.Close()
@@ -450,6 +450,7 @@ func closeTransport(conn net.Conn) {
 	select {
 	case <-closed:
 	case <-late.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -457,7 +458,7 @@ func closeTransport(conn net.Conn) {
 // sending half and reads until the peer has ended its own, since closing with
 // unread input would reset the connection and destroy what was sent.
 func closeSlowly(conn net.Conn) {
-	defer closeTransport(conn)
+	defer closeTransport(context.Background(), conn)
 	if !endSending(conn) {
 		return
 	}

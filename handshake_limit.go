@@ -19,6 +19,7 @@ type limitedConn struct {
 	net.Conn
 	under   *limitedConn // what Upgrade was given, if this is what it returned
 	socket  bool
+	peer    Peer
 	user    int // of a foreign user on a unix socket, else -1
 	expired atomic.Bool
 	greeted atomic.Int64 // when something was written first, in Unix nanoseconds

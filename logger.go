@@ -85,7 +85,7 @@ func (l *eventLog) take() []logRecord {
 }
 
 // flush waits until all records are logged, for a moment.
-func (l *eventLog) flush() {
+func (l *eventLog) flush(ctx context.Context) {
 	l.mu.Lock()
 	idle := l.idle
 	l.mu.Unlock()
@@ -97,5 +97,6 @@ func (l *eventLog) flush() {
 	select {
 	case <-idle:
 	case <-late.C:
+	case <-ctx.Done():
 	}
 }

@@ -190,7 +190,7 @@ func TestSocketDirectoryWithoutStickyBit(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Close()
-		given.log.flush()
+		given.log.flush(t.Context())
 		if !strings.Contains(log.String(), "sticky") || !strings.Contains(log.String(), base) {
 			t.Errorf("logged: %q", log.String())
 		}

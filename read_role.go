@@ -57,6 +57,7 @@ type readWaiter struct {
 	wake    chan struct{}
 	message *Message
 	granted bool
+	poll    bool // it has no time: it waits for the background reader to make way
 }
 
 // wait adds a caller.
@@ -99,8 +100,17 @@ func (r *readRole) dismiss() {
 // take gives the role, which is free, to a caller.
 func (r *readRole) take() { r.state = reading }
 
-// detach takes the role from a connection that is over.
-func (r *readRole) detach() { r.state = noConnection }
+// detach takes the role from a connection that is over. Callers without time do not
+// wait for the next one.
+func (r *readRole) detach() {
+	r.state = noConnection
+	r.waiters = slices.DeleteFunc(r.waiters, func(w *readWaiter) bool {
+		if w.poll {
+			w.wake <- struct{}{}
+		}
+		return w.poll
+	})
+}
 
 // stop leaves the role to nobody, since the queue is full.
 func (r *readRole) stop() { r.state = stopped }

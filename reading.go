@@ -223,6 +223,7 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 		}
 		// It has no time, and nobody has looked at the transport for it: the
 		// background reader makes way.
+		w.poll = true
 		e.role.waiters = append([]*readWaiter{w}, e.role.waiters...)
 		c := e.current.Load()
 		c.preempt.Store(true)

@@ -24,7 +24,7 @@ type sender struct {
 	failed func(error)   // called once when nothing can be sent any more, without a lock
 	tasks  *sync.WaitGroup
 
-	stopping atomic.Bool // users' flushes in progress are handed over
+	stopping atomic.Bool // the user's flush in progress is to be handed over
 	blocked  atomic.Bool // the flush in progress waits for the peer
 	rekeys   atomic.Uint64
 
@@ -36,6 +36,7 @@ type sender struct {
 	pings    pendingPings
 	refusal  error // why users' frames are not accepted any more
 	cause    error // what ErrUnconfirmed wraps then
+	ending   bool  // no user flushes any more
 	broken   bool  // nothing goes out any more
 	sent     sentTotals
 }
@@ -71,7 +72,7 @@ func (s *sender) write(ctx context.Context, frameType uint32, data []byte, hold 
 	case hold && s.open.large == nil && len(s.open.frames.b) < batchSize:
 		s.open.queued++
 	case s.flushing:
-		err = s.awaitLocked(ctx, s.open, s.frameWaiter(start, header))
+		err = s.awaitFrameLocked(ctx, start, header)
 	default:
 		err = s.outcomeLocked(ctx, s.flushLocked(ctx))
 	}
@@ -168,11 +169,17 @@ func (s *sender) flushLocked(ctx context.Context) error {
 	}
 	err := s.writeActive(ctx, &s.stopping)
 	s.mu.Lock()
-	if err == errInterrupted {
-		s.handOverLocked()
+	if err != errInterrupted {
+		return s.finishLocked(err)
+	}
+	b := s.active
+	s.handOverLocked()
+	if s.ending || ctx.Err() != nil {
 		return err
 	}
-	return s.finishLocked(err)
+	w := s.newWaiter() // the owner of the large data has left, and this call has not
+	b.waiters = append(b.waiters, w)
+	return s.waitLocked(ctx, w, b)
 }
 
 // flushByTaskLocked has the active batch written in the background, and waits for
@@ -182,7 +189,7 @@ func (s *sender) flushByTaskLocked(ctx context.Context) error {
 	b.copyLarge(s.pool, s.cipher)
 	s.mu.Lock()
 	s.handOverLocked()
-	if s.stopping.Load() {
+	if s.ending {
 		return errInterrupted
 	}
 	w := s.newWaiter()
@@ -223,7 +230,15 @@ func (s *sender) prependPingsLocked() {
 // handOverLocked has the active batch written in the background. The memory of a
 // caller who is about to return is copied first.
 func (s *sender) handOverLocked() {
-	s.active.copyLarge(s.pool, s.cipher)
+	b := s.active
+	b.copyLarge(s.pool, s.cipher)
+	b.handed = true
+	if b.leaving != nil {
+		b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool { return w == b.owner })
+		b.owner.finish(b.leaving)
+		b.leaving = nil
+	}
+	s.stopping.Store(s.ending)
 	s.tasks.Add(1)
 	go func() {
 		defer s.tasks.Done()
@@ -275,6 +290,7 @@ func (s *sender) finishLocked(err error) error {
 	for _, w := range b.waiters {
 		w.finish(result)
 	}
+	s.stopping.Store(s.ending)
 	s.resetLocked(b)
 	s.flushing = false
 	s.blocked.Store(false)
@@ -312,7 +328,10 @@ func (s *sender) breakLocked(cause error) (result error) {
 // frames have not been flushed: nothing of these was sent.
 func (s *sender) endLocked(reason, cause error) {
 	if s.refusal == nil {
-		s.refusal, s.cause = reason, cause
+		s.refusal = reason
+	}
+	if s.cause == nil {
+		s.cause = cause
 	}
 	s.broken = true
 	s.dismissLocked(s.open, reason, anyWaiter)
@@ -355,6 +374,15 @@ func (s *sender) awaitLocked(ctx context.Context, b *batch, w *writeWaiter) erro
 	return s.outcomeLocked(ctx, s.waitLocked(ctx, w, b))
 }
 
+// awaitFrameLocked waits for the result of the frame that was accepted last.
+func (s *sender) awaitFrameLocked(ctx context.Context, start int, h frameHeader) error {
+	w := s.frameWaiter(start, h)
+	if s.open.large != nil {
+		s.open.owner = w
+	}
+	return s.awaitLocked(ctx, s.open, w)
+}
+
 // waitLocked returns what flushLocked does, or nothing of it was sent: the
 // context's error alone.
 func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error {
@@ -369,8 +397,14 @@ func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error
 		putWaiter(s.pool, w)
 		return err
 	}
+	if s.usesMemoryLocked(b, w) {
+		return s.leaveLargeLocked(ctx, w, b)
+	}
 	i := slices.Index(b.waiters, w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
+	if b.owner == w {
+		b.owner = nil
+	}
 	flushes, taken := w.state == waiterFlushes, b == s.open && s.takeBackLocked(ctx, w)
 	putWaiter(s.pool, w)
 	switch {
@@ -385,6 +419,30 @@ func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error
 	}
 	b.urgent = true // nobody waits for this frame any more
 	return errInterrupted
+}
+
+// usesMemoryLocked reports whether another call's flush may be using the memory of
+// the call that w is of.
+func (s *sender) usesMemoryLocked(b *batch, w *writeWaiter) bool {
+	return b == s.active && b.owner == w && !b.handed
+}
+
+// leaveLargeLocked has the flush in progress, which is another call's, handed over,
+// and returns as soon as nobody uses the memory of this call.
+func (s *sender) leaveLargeLocked(ctx context.Context, w *writeWaiter, b *batch) error {
+	if b.leaving == nil {
+		b.leaving = errInterrupted
+	}
+	s.stopping.Store(true)
+	s.sink.interrupt()
+	for w.state != waiterDone {
+		s.mu.Unlock()
+		<-w.wake
+		s.mu.Lock()
+	}
+	err := w.err
+	putWaiter(s.pool, w)
+	return err
 }
 
 // takeBackLocked takes the frame of a call whose context is done out of the open
@@ -413,7 +471,7 @@ func (s *sender) takeBackLargeLocked(reason error) {
 
 // cutLocked cuts the frame of w, the last one, off the open batch.
 func (s *sender) cutLocked(w *writeWaiter) {
-	s.open.frames.b, s.open.large = s.open.frames.b[:w.start], nil
+	s.open.frames.b, s.open.large, s.open.owner = s.open.frames.b[:w.start], nil, nil
 	s.sent.messages--
 	s.sent.bytes -= uint64(w.data)
 	s.wakeNextLocked()
@@ -546,7 +604,7 @@ func (s *sender) dismiss(cause error) {
 // whose data is not copied is taken back.
 func (s *sender) refuseFromHereLocked(reason error) {
 	if s.refusal == nil {
-		s.refusal, s.cause = reason, reason
+		s.refusal = reason
 	}
 	if s.open.large != nil {
 		s.takeBackLargeLocked(reason)
@@ -567,7 +625,8 @@ func (s *sender) appendControlsLocked(controls ...[2]byte) {
 // dismissUsersLocked has users' calls that wait return with ErrUnconfirmed,
 // wrapping cause. What was accepted is sent in the background.
 func (s *sender) dismissUsersLocked(cause error) {
-	s.stopping.Store(true)
+	s.endUsersLocked()
+	s.cause = cause
 	unconfirmed := fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
 	s.dismissLocked(s.active, unconfirmed, (*writeWaiter).isUsers)
 	s.dismissLocked(s.open, unconfirmed, (*writeWaiter).isUsers)
@@ -576,11 +635,22 @@ func (s *sender) dismissUsersLocked(cause error) {
 	s.passLocked()
 }
 
+// endUsersLocked has the flush in progress handed over if it is a user's, and all
+// that come.
+func (s *sender) endUsersLocked() {
+	s.ending = true
+	s.stopping.Store(true)
+}
+
 // dismissLocked has those who wait for a batch and whom it concerns return with
 // err. The batch goes on.
 func (s *sender) dismissLocked(b *batch, err error, concerns func(*writeWaiter) bool) {
 	b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool {
 		if !concerns(w) {
+			return false
+		}
+		if s.usesMemoryLocked(b, w) { // it returns when nobody uses its memory any more
+			b.leaving = err
 			return false
 		}
 		if w.state == waiterFlushes { // its duty passes to the background
@@ -596,7 +666,7 @@ func (s *sender) dismissLocked(b *batch, err error, concerns func(*writeWaiter) 
 func (s *sender) abandon(reason, cause error) lostMessages {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopping.Store(true)
+	s.endUsersLocked()
 	if !s.broken {
 		s.endLocked(reason, cause)
 	}

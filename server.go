@@ -41,6 +41,7 @@ type host struct {
 	wg       sync.WaitGroup // the accept loop and the handshakes
 	refused  atomic.Uint64
 	ids      atomic.Uint64
+	stopped  chan struct{} // is closed when the listener is
 
 	working chan struct{} // has a place for each handshake that may compute at once
 
@@ -51,7 +52,7 @@ type host struct {
 }
 
 func newHost(listener net.Listener) *host {
-	h := &host{listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h := &host{stopped: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -112,7 +113,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	ctx, cancel := bounded(ctx, closeTime)
 	defer cancel()
-	s.stop()
+	s.stop(ctx)
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
 	settled := make(chan struct{})
 	go func() {
@@ -121,7 +122,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-settled:
-	case <-ctx.Done(): // an Authorize that does not return
+	case <-time.After(cutTime): // an Authorize that does not return
+	case <-ctx.Done():
 	}
 	return err
 }
@@ -144,12 +146,21 @@ func (s *Server) Stats() Stats {
 	return total
 }
 
-// stop ends the listening, which frees the name, and the handshakes.
-func (s *Server) stop() {
+// stop ends the listening, which frees the name, and the handshakes. The Close of a
+// user's listener may block, and is awaited for a moment.
+func (s *Server) stop(ctx context.Context) {
 	h := s.host
 	h.once.Do(func() {
 		s.hooks.endNow()
-		h.listener.Close()
+		if s.settings.listener == nil {
+			h.listener.Close()
+			close(h.stopped)
+		} else {
+			go func() {
+				h.listener.Close()
+				close(h.stopped)
+			}()
+		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for conn := range h.pending {
@@ -158,6 +169,11 @@ func (s *Server) stop() {
 		}
 		h.changed.Broadcast()
 	})
+	select {
+	case <-h.stopped:
+	case <-time.After(cutTime): // the Close of a user's listener blocks
+	case <-ctx.Done():
+	}
 }
 
 // accept hands every connection to a handshake of its own. Errors that may pass,
@@ -167,6 +183,11 @@ func (s *Server) accept() {
 	for pause := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
+		case s.hooks.ended.Err() != nil:
+			if conn != nil {
+				conn.Close()
+			}
+			return
 		case err == nil && conn == nil:
 			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
@@ -175,8 +196,6 @@ func (s *Server) accept() {
 				h.wg.Go(func() { s.greet(slot) })
 			}
 			continue
-		case s.hooks.ended.Err() != nil:
-			return
 		case errors.Is(err, net.ErrClosed):
 			s.stopAccepting(err)
 			return
@@ -210,7 +229,8 @@ func (s *Server) stopAccepting(err error) {
 func (s *Server) enter(conn net.Conn) *limitedConn {
 	h := s.host
 	limited := limitConn(conn)
-	limited.user = foreignUser(conn)
+	limited.peer = peerOf(conn)
+	limited.user = foreignUser(limited.peer)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if limited.user >= 0 && h.foreign[limited.user] >= maxForeign {
@@ -239,8 +259,7 @@ func (s *Server) enter(conn net.Conn) *limitedConn {
 
 // foreignUser returns the user at the other end of a unix socket, or -1 if that is
 // root or the server's own, or not known.
-func foreignUser(conn net.Conn) int {
-	peer := peerOf(conn)
+func foreignUser(peer Peer) int {
 	if !peer.Known || peer.UID == 0 || peer.UID == os.Geteuid() {
 		return -1
 	}
@@ -287,7 +306,7 @@ func (s *Server) exit(conn *limitedConn) bool {
 // altogether, and admits it.
 func (s *Server) greet(limited *limitedConn) {
 	defer s.exit(limited)
-	pool, conn := s.Connections, limited.Conn
+	pool := s.Connections
 	limited.limit(greetTime)
 	admitted := false
 	opened, agreed, err := s.handshake(limited, func() byte {
@@ -304,7 +323,7 @@ func (s *Server) greet(limited *limitedConn) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.settings.log.warn("connection rejected", "name", s.settings.name, "peer", loggedPeer(peerOf(conn)), "err", err)
+	s.settings.log.warn("connection rejected", "name", s.settings.name, "peer", loggedPeer(limited.peer), "err", err)
 	closeSlowly(opened.over)
 	if s.hooks.single {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
@@ -313,7 +332,7 @@ func (s *Server) greet(limited *limitedConn) {
 
 // handshake is the server's part, Authorize and Upgrade included.
 func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *session, error) {
-	opened := &openedConn{dialedServer{conn: conn.Conn, peer: peerOf(conn.Conn)}, conn.Conn}
+	opened := &openedConn{dialedServer{conn: conn.Conn, peer: conn.peer}, conn.Conn}
 	if err := checkStream(conn.Conn); err != nil {
 		return opened, nil, err
 	}

@@ -123,7 +123,7 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	e.overLocked()
 	e.mu.Unlock()
 	e.settings.log.info("closed", "name", e.settings.name, "err", err)
-	e.settings.log.flush()
+	e.settings.log.flush(ctx)
 	return err
 }
 
@@ -217,7 +217,7 @@ func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
 	}
 	c.sender.abandon(ErrClosed, ErrClosed)
-	closeTransport(c.conn)
+	closeTransport(ctx, c.conn)
 	c.hangUp(ctx)
 	return err
 }

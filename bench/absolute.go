@@ -20,7 +20,7 @@ func (b *bench) idleClients(name string) {
 		others = append(others, contestant{Name: "websocket", Kind: "websocket"}, contestant{Name: "gRPC stream", Kind: "grpc stream"})
 	}
 	for _, c := range append([]contestant{pooled("Serve"), pooled("Messages")}, others...) {
-		n := b.idleFor(name)
+		n := b.most(name, b.idle)
 		memory, goroutines, target := atMost(10), atMost(1), "at most 10 KiB"
 		what := fmt.Sprintf("%s idle encrypted clients, %s", thousands(n), c.Name)
 		if c.Kind != "gipc" {
@@ -70,13 +70,13 @@ func (b *bench) idleServer(c contestant, n int) (before, after result, err error
 	return before, after, err
 }
 
-// idleFor is how many clients there may be: a server needs a file for each.
-func (b *bench) idleFor(name string) int {
-	if n := b.files - 100; n < b.idle {
-		b.report.failure(name, fmt.Errorf("lowered from %d to %d clients: a process may open %d files", b.idle, n, b.files))
-		return n
+// most is how many clients there may be, up to n: a server needs a file for each.
+func (b *bench) most(name string, n int) int {
+	if most := b.files - 100; most < n {
+		b.report.failure(name, fmt.Errorf("lowered from %d to %d clients: a process may open %d files", n, most, b.files))
+		return most
 	}
-	return b.idle
+	return n
 }
 
 // allocations counts them in the sending and in the receiving process.

@@ -5,7 +5,9 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,14 +25,15 @@ const childEnv = "GIPC_BENCH_CHILD"
 
 // A job is what a child is.
 type job struct {
-	Server bool
-	Who    contestant
-	Path   string
+	Server  bool
+	Who     contestant
+	Path    string
+	AtATime int // clients that connect at the same time; 0 is a few
 }
 
 // An order is what a child is told to do.
 type order struct {
-	Do      string        // ping-pong, stream, trips, set-up, reconnected, memory
+	Do      string        // ping-pong, stream, trips, set-up, reconnected, cost, memory
 	Size    int           // of the messages
 	For     time.Duration // how long, roughly
 	Active  int           // trips: clients that talk; 0 is all
@@ -40,15 +43,15 @@ type order struct {
 // A result is what came of it. Times are nanoseconds.
 type result struct {
 	Err        string
-	N          int     // messages, round trips, connections
-	P50, P99   float64 // ping-pong, set-up
-	Each       float64 // time of one, from first to last
+	N          int     // messages, round trips, connections; cost: handshakes that the server has started
+	P50, P99   float64 // ping-pong, set-up; reconnected: when, by the wall clock
+	Each       float64 // time of one, from first to last; cost: this process's processor time
 	Rate       float64 // of them in a second
 	Allocs     float64 // this process's, for each
 	Mallocs    uint64  // memory: all since the start
 	RSS, Freed int     // memory: as it is, and after free memory was given back
 	Goroutines int
-	At         int64 // the wall clock: a server's start, a client's Connected
+	At         int64 // the wall clock: a server's start, the last client's Connected
 }
 
 // child does a job until standard input ends.
@@ -76,10 +79,13 @@ func child(text string) error {
 		out.Encode(result{At: before})
 	} else {
 		var err error
+		before := time.Now()
 		if clients, err = dialAll(k, j); err != nil {
 			return err
 		}
-		out.Encode(result{N: len(clients)})
+		var r result
+		total(&r, len(clients), time.Since(before))
+		out.Encode(r)
 	}
 	for {
 		var o order
@@ -102,7 +108,7 @@ func child(text string) error {
 func dialAll(k kind, j job) ([]*caller, error) {
 	clients := make([]*caller, max(1, j.Who.Clients))
 	errs := make(chan error, len(clients))
-	places := make(chan struct{}, 4)
+	places := make(chan struct{}, cmp.Or(j.AtATime, 4))
 	for i := range clients {
 		places <- struct{}{}
 		go func() {
@@ -139,15 +145,11 @@ func do(k kind, j job, o order, clients []*caller) (r result, err error) {
 		r, err = trips(clients, o)
 	case "set-up":
 		return setUp(k, j, o)
+	case "cost":
+		r.N, r.Each = int(greeted.Load()), processorTime()*1e9
+		return r, nil
 	case "reconnected":
-		t, ok := clients[0].talker.(*ourTalker)
-		if !ok {
-			return r, fmt.Errorf("%s cannot tell", j.Who.Name)
-		}
-		err = t.connected()
-		r.At = time.Now().UnixNano()
-		clients[0].next = [256]uint64{} // a new connection counts from the beginning
-		return r, err
+		return reconnected(clients)
 	default:
 		return r, fmt.Errorf("no order %q", o.Do)
 	}
@@ -273,6 +275,32 @@ func trips(clients []*caller, o order) (r result, err error) {
 	default:
 	}
 	return r, err
+}
+
+// reconnected waits until each client has been told once more that it is connected.
+func reconnected(clients []*caller) (r result, err error) {
+	times, errs := make([]int64, len(clients)), make(chan error, len(clients))
+	for i, c := range clients {
+		go func() {
+			t, ok := c.talker.(*ourTalker)
+			if !ok {
+				errs <- errors.New("this contestant cannot tell")
+				return
+			}
+			err := t.connected()
+			times[i] = time.Now().UnixNano()
+			c.next = [256]uint64{} // a new connection counts from the beginning
+			errs <- err
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			return r, err
+		}
+	}
+	quantiles(&r, times)
+	r.At = slices.Max(times)
+	return r, nil
 }
 
 // setUp connects and leaves, again and again. Leaving is not counted.

@@ -47,7 +47,7 @@ func (b *bench) curveOfClients(name string) {
 	var points []string
 	var all []*scores
 	clients := []int{1, 10, 100, 1000}
-	if n := b.idleFor(name); n > 1000 {
+	if n := b.most(name, b.idle); n > 1000 {
 		clients = append(clients, n)
 	}
 	for _, n := range clients {

@@ -84,7 +84,7 @@ func encryption(c contestant) gipc.Encryption {
 func serveOurs(c contestant, path string, ready func()) error {
 	many := c.Reader != "" && c.Reader != "Read"
 	s, err := gipc.StartServer(&gipc.ServerConfig{Name: "bench", Network: "unix", Address: path, Encryption: encryption(c),
-		MaxMsgSize: c.MaxSize, BusyPoll: c.BusyPoll, MultiClient: many})
+		MaxMsgSize: c.MaxSize, BusyPoll: c.BusyPoll, MultiClient: many, Authorize: countGreeted})
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,7 @@ func (b *bench) groups() []group {
 		group{"idle clients", time.Duration(b.idle)*6*time.Millisecond + 10*time.Second, (*bench).idleClients},
 		group{"allocations a message", 4 * time.Second, (*bench).allocations},
 		group{"reconnect", time.Duration(b.rounds)*1200*time.Millisecond + time.Second, (*bench).reconnect},
+		group{"herd", time.Duration(min(herdSize, b.idle)) * 9 * time.Millisecond, (*bench).herd},
 		group{"BusyPoll", turns(2), (*bench).busyPoll},
 		group{"binary size", 20 * time.Second, (*bench).binarySize},
 	)
