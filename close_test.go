@@ -423,7 +423,7 @@ func TestCloseTellsALoss(t *testing.T) {
 				t.Parallel()
 				sc, cc := configs(t, "unix")
 				if c.timeout {
-					cc.Timeout = 100 * time.Millisecond
+					cc.Timeout = time.Second // the first connection has to fit, too
 				}
 				server := startServer(t, sc)
 				client := startClient(t, cc)

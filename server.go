@@ -38,7 +38,8 @@ type Server struct {
 type host struct {
 	listener net.Listener
 	once     sync.Once
-	wg       sync.WaitGroup // the accept loop and the handshakes
+	accepted chan struct{}  // is closed when the accept loop has ended
+	wg       sync.WaitGroup // the handshakes
 	refused  atomic.Uint64
 	ids      atomic.Uint64
 	stopped  chan struct{} // is closed when the listener is
@@ -52,7 +53,7 @@ type host struct {
 }
 
 func newHost(listener net.Listener) *host {
-	h := &host{stopped: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -82,7 +83,10 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	s.mu.Lock()
 	s.life.become(Listening)
 	s.mu.Unlock()
-	s.host.wg.Go(s.accept)
+	go func() {
+		defer close(s.host.accepted)
+		s.accept()
+	}()
 	s.settings.log.info("listening", "name", set.name, "address", listener.Addr())
 	return s, nil
 }
@@ -169,10 +173,20 @@ func (s *Server) stop(ctx context.Context) {
 		}
 		h.changed.Broadcast()
 	})
-	select {
-	case <-h.stopped:
-	case <-time.After(cutTime): // the Close of a user's listener blocks
-	case <-ctx.Done():
+	if s.settings.listener == nil {
+		<-h.accepted // at once: the socket is closed when Accept has returned
+		return
+	}
+	late := time.NewTimer(cutTime) // the methods of a user's listener may block
+	defer late.Stop()
+	for _, done := range []chan struct{}{h.stopped, h.accepted} {
+		select {
+		case <-done:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -657,12 +657,11 @@ var clientPlaces = []place{
 			return nil
 		})
 		v.peer.Send(User(1, nil))
-		v.begin(func() error { v.ended(v.peer.Finish()); return nil })
+		finish := v.peer.Finish()
+		v.begin(func() error { <-finish; return nil })
 	}},
 	{"Logger", func(v *venue) { v.cc.Logger = v.logger() }, func(v *venue) { v.peer.Close() }}, // a loss is logged
 }
-
-func (v *venue) ended(c <-chan Ending) { <-c }
 
 // lateConn is what the code returns after the visit.
 func (v *venue) lateConn(c net.Conn) net.Conn {
