@@ -869,6 +869,7 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 		}
 	case r.IntN(2) == 0:
 		sc.Listener, cc.Dial = kept.listen(t, path), kept.dial(path)
+		defer sc.Listener.Close() // Shutdown without time does not wait for a listener that is not the library's
 	default:
 		sc.Network, sc.Address, cc.Network, cc.Address = "unix", path, "unix", path
 	}
