@@ -518,9 +518,10 @@ func (s *sender) awaitRoomLocked(ctx context.Context, again bool) error {
 	return contextError("write", ctx)
 }
 
-// wakeNextLocked has the first call that waits for room try again.
+// wakeNextLocked has the first call that waits for room try again: if a frame may fit,
+// or if nobody flushes, since then it makes room itself.
 func (s *sender) wakeNextLocked() {
-	if len(s.noRoom) > 0 && s.open.large == nil && s.open.size()+headerSize <= batchSize {
+	if len(s.noRoom) > 0 && (!s.flushing || s.open.large == nil && s.open.size()+headerSize <= batchSize) {
 		w := s.noRoom[0]
 		s.noRoom = slices.Delete(s.noRoom, 0, 1)
 		w.finish(nil)

@@ -6,9 +6,9 @@ import (
 	"testing/synctest"
 )
 
-// TestSenderBugLargeDataOfAnotherFlush: a call with large data that waits while
+// TestSenderLargeDataOfAnotherFlush: a call with large data that waits while
 // another call flushes the batch returns before the flusher has copied the data.
-func TestSenderBugLargeDataOfAnotherFlush(t *testing.T) {
+func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		end  func(t *senderTest, call *senderCall)
@@ -48,11 +48,11 @@ func TestSenderBugLargeDataOfAnotherFlush(t *testing.T) {
 	}
 }
 
-// TestSenderBugDismissCause: dismiss promises ErrUnconfirmed, wrapping its cause.
+// TestSenderDismissCause: dismiss promises ErrUnconfirmed, wrapping its cause.
 // The call that flushes gets the reason of acknowledgeWith instead. The endpoint's
 // reason is an ErrNotConnected, so the error of a message that may arrive says that
 // nothing of it was sent.
-func TestSenderBugDismissCause(t *testing.T) {
+func TestSenderDismissCause(t *testing.T) {
 	t.Parallel()
 	eachSender(t, func(t *senderTest) {
 		a, b := t.write('A', 10), t.write('B', 10)
@@ -75,4 +75,24 @@ type slowAEAD struct {
 func (a *slowAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
 	<-a.release
 	return a.AEAD.Seal(dst, nonce, plaintext, additional)
+}
+
+// TestSenderNoRoomBehindQueuedFrames: a write waits for room in a batch of
+// queued frames that has less than headerSize bytes left. When the flush in
+// progress ends, passLocked does not flush queued frames, and wakeNextLocked does
+// not wake the write, because no header fits. It waits until another call sends.
+func TestSenderNoRoomBehindQueuedFrames(t *testing.T) {
+	t.Parallel()
+	for _, free := range []int{headerSize, headerSize - 1, 1} { // bytes left; the first one works
+		eachSender(t, func(t *senderTest) {
+			a := t.write('A', 10)
+			t.queueAll("BCDE", 15_000-headerSize)
+			t.queueAll("F", batchSize-4*15_000-headerSize-free)
+			g := t.write('G', 10)
+			t.sink.takeAll()
+			a.want("nil")
+			g.want("nil")
+			t.wantSent("A B C D E F G")
+		})
+	}
 }

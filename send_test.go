@@ -42,7 +42,6 @@ type scriptedSink struct {
 // A sinkWrite is one call of write.
 type sinkWrite struct {
 	by   string // the name of the call that flushes, or "background"
-	size int    // bytes
 	tail bool   // there was large data in its caller's memory
 }
 
@@ -104,7 +103,7 @@ func (s *scriptedSink) begin(ctx context.Context, stopped *atomic.Bool, size int
 	if !named {
 		by = "background"
 	}
-	s.writes = append(s.writes, sinkWrite{by, size, tail})
+	s.writes = append(s.writes, sinkWrite{by, tail})
 	switch {
 	case s.writing:
 		s.faults = append(s.faults, "two writes at once")
@@ -268,13 +267,13 @@ func (k senderKind) test(t *testing.T, f func(t *senderTest)) {
 		run = bubble
 	}
 	run(t, func(t *testing.T) {
-		var cipher *recordCipher
+		var sealing *recordCipher
 		if k.encrypted {
-			cipher, _ = newRecordCipher(senderSecret)
+			sealing, _ = newRecordCipher(senderSecret)
 		}
 		st := &senderTest{T: t, senderKind: k, sink: &scriptedSink{blocking: k.blocking, changed: make(chan struct{})}, sizes: map[byte]int{}}
 		// The pool is new, because channels of a bubble cannot be used outside.
-		st.s = newSender(st.sink, senderLimit, new(bufferPool), cipher, &st.tasks, func(err error) {
+		st.s = newSender(st.sink, senderLimit, new(bufferPool), sealing, &st.tasks, func(err error) {
 			st.mu.Lock()
 			defer st.mu.Unlock()
 			st.failures = append(st.failures, err)
@@ -667,6 +666,20 @@ func TestSenderOrderOfCallsThatWait(t *testing.T) {
 			t.wantFlushers("A B F")
 		})
 	})
+	t.Run("behind queued frames that nobody waits for", func(t *testing.T) {
+		eachSender(t, func(t *senderTest) {
+			a := t.write('A', 10)
+			t.queueAll("BCDE", 15_000-headerSize)
+			t.queueAll("F", batchSize-4*15_000-2*headerSize)
+			g := t.write('G', 10)
+			t.wantNoRoom(1)
+			t.sink.takeAll()
+			a.want("nil")
+			g.want("nil")
+			t.wantSent("A B C D E F G")
+			t.wantFlushers("A G G") // the first time to have room
+		})
+	})
 	t.Run("behind a full batch that gets room, and not enough", func(t *testing.T) {
 		eachSender(t, func(t *senderTest) {
 			t.write('A', 10)
@@ -913,6 +926,45 @@ func TestSenderContext(t *testing.T) {
 			b.wantWaiting()
 			return "A B C"
 		}},
+		{"done while another call flushes it, with large data", func(t *senderTest) string {
+			t.write('A', 10)
+			b, c := t.write('B', 10), t.write('C', 20_000)
+			t.sink.finishWrite()
+			t.sink.take(3)
+			c.stop().want("unconfirmed canceled")
+			b.wantWaiting() // its flush was interrupted for C, and it still gets the true result
+			t.s.mu.Lock()
+			if n := len(t.s.active.waiters); n != 1 { // C's would be woken in its next use
+				t.Errorf("%d calls wait for the batch, want 1", n)
+			}
+			t.s.mu.Unlock()
+			t.write('D', 10)
+			t.sink.takeAll()
+			b.want("nil")
+			if t.blocking {
+				t.wantFlushers("A B D")
+			} else {
+				t.wantFlushers("A B background D") // D is not interrupted
+			}
+			return "A B C D"
+		}},
+		{"done while another call flushes it, with large data, and then that call's", func(t *senderTest) string {
+			t.write('A', 10)
+			b, c := t.write('B', 10), t.write('C', 20_000)
+			t.sink.finishWrite()
+			c.stop().want("unconfirmed canceled")
+			b.stop().want("unconfirmed canceled")
+			return "A B C"
+		}},
+		{"of both, done while one flushes the other's large data", func(t *senderTest) string {
+			t.write('A', 10)
+			b, c := t.write('B', 10), t.write('C', 20_000)
+			t.sink.finishWrite()
+			b.cancel()
+			c.stop().want("unconfirmed canceled")
+			b.want("unconfirmed canceled")
+			return "A B C"
+		}},
 		{"of a flush, done while the batch is open", func(t *senderTest) string {
 			t.write('A', 10)
 			t.queueAll("B", 10)
@@ -976,11 +1028,11 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 		sent string // behind the frame
 	}{
 		"its context is done": {func(t *senderTest, call *senderCall) { call.stop() }, "unconfirmed canceled", ""},
-		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, [2]byte{kindClose}) }, "unconfirmed reason", " close"},
+		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, closeFrame) }, "unconfirmed reason", " close"},
 		"dismiss": {func(t *senderTest, _ *senderCall) {
-			t.s.acknowledgeWith(errReason, [2]byte{kindClose}, [2]byte{kindCloseAck})
-			t.s.dismiss(errReason)
-		}, "unconfirmed reason", " close ack"},
+			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.dismiss(errCause)
+		}, "unconfirmed cause", " close ack"},
 		// What is being written goes on until the transport is closed.
 		"abandon": {func(t *senderTest, _ *senderCall) { t.s.abandon(errReason, errCause) }, "unconfirmed cause", ""},
 	} {
@@ -1015,6 +1067,54 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 			t.sink.take(30_000)
 			c.stop().want("unconfirmed canceled")
 			t.wantUsable("A B C")
+		})
+	})
+	for name, c := range map[string]struct {
+		end  func(t *senderTest, call *senderCall)
+		want string
+		sent string
+	}{
+		"its context is done, while it is sealed": {func(_ *senderTest, call *senderCall) { call.cancel() }, "unconfirmed canceled", "A"},
+		"closeWith, while it is sealed":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, closeFrame) }, "unconfirmed reason", "A close"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, blocking := range []bool{false, true} {
+				senderKind{true, blocking}.test(t, func(t *senderTest) {
+					slow := &slowAEAD{t.s.cipher.aead, make(chan struct{})}
+					t.s.cipher.aead = slow
+					a := t.write('A', size)
+					c.end(t, a)
+					synctest.Wait()
+					a.wantWaiting() // sealing takes processor time only, so it is not cut short
+					close(slow.release)
+					synctest.Wait()
+					a.want(c.want)
+					t.sink.takeAll()
+					t.wantSent(c.sent)
+				})
+			}
+		})
+	}
+	t.Run("another call's flush ends before it is interrupted", func(t *testing.T) {
+		t.Parallel()
+		senderKind{encrypted: true}.test(t, func(t *senderTest) {
+			slow := &slowAEAD{t.s.cipher.aead, make(chan struct{})}
+			end := t.pretendFlush()
+			a, b := t.write('A', 10), t.write('B', size)
+			t.s.cipher.aead = slow
+			end(func() {})
+			b.stop().wantWaiting() // A seals B's data
+			t.sink.takeAll()
+			close(slow.release)
+			synctest.Wait()
+			a.want("nil")
+			b.want("nil")
+			t.sink.change(func() { t.sink.room = 0 })
+			c := t.write('C', 10)
+			t.wantUsable("A B C")
+			c.want("nil")
+			t.wantFlushers("A C Z") // C is not interrupted
 		})
 	})
 	t.Run("of a queued frame", func(t *testing.T) {
@@ -1055,8 +1155,8 @@ func TestSenderSinkFails(t *testing.T) {
 					}
 					t.s.ping()
 					t.s.pong([]byte("12345678"))
-					t.s.closeWith(errReason, [2]byte{kindClose})
-					t.s.acknowledgeWith(errReason, [2]byte{kindCloseAck})
+					t.s.closeWith(errReason, closeFrame)
+					t.s.acknowledgeWith(errReason, ackFrame)
 					t.sink.takeAll() // nothing may follow bytes that are missing
 					if n := len(t.sink.got); n != taken {
 						t.Errorf("the sink has %d bytes, want %d", n, taken)
@@ -1065,6 +1165,20 @@ func TestSenderSinkFails(t *testing.T) {
 			})
 		}
 	}
+	t.Run("behind a write that was interrupted for another call's large data", func(t *testing.T) {
+		t.Parallel()
+		eachSender(t, func(t *senderTest) {
+			t.write('A', 10)
+			b, c, d := t.write('B', 10), t.write('C', 20_000), t.write('D', 10)
+			t.sink.finishWrite()
+			t.sink.take(5)
+			c.stop().want("unconfirmed canceled")
+			t.sink.fail()
+			t.failure = errSink
+			b.want("unconfirmed sink")
+			d.want("unsent sink")
+		})
+	})
 	t.Run("behind an interrupted write", func(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
@@ -1374,12 +1488,13 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 				stuck := t.stuck(size)
 				t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
 				drain := t.drain()
-				t.s.dismiss(errReason)
+				t.s.dismiss(errCause)
 				synctest.Wait()
-				stuck.flushed.want("unconfirmed reason")
-				stuck.waits.want("unconfirmed reason")
+				stuck.flushed.want("unconfirmed cause")
+				stuck.waits.want("unconfirmed cause")
+				t.wantRefused("reason")
 				drain.wantWaiting() // it is no user's call
-				t.s.dismiss(errReason)
+				t.s.dismiss(errCause)
 				synctest.Wait()
 				drain.wantWaiting()
 				t.sink.takeAll()
@@ -1396,9 +1511,9 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 			t.sink.finishWrite()
 			a.want("nil")
 			drain := t.drain()
-			t.s.dismiss(errReason)
+			t.s.dismiss(errCause)
 			synctest.Wait()
-			b.want("unconfirmed reason")
+			b.want("unconfirmed cause")
 			drain.wantWaiting()
 			t.sink.takeAll()
 			drain.want("nil")
@@ -1808,10 +1923,18 @@ func TestSenderSettle(t *testing.T) {
 			t.Error("still blocked after the flush")
 		}
 		second.wantWaiting()
-		t.sink.takeAll()
+		t.sink.finishWrite()
 		b.want("nil")
 		second.want("nil")
-		t.wantSent("A B")
+
+		c := t.write('C', 10)
+		t.queueAll("D", 10)
+		third := settle(t)
+		third.wantWaiting()
+		t.sink.takeAll()
+		c.want("nil")
+		third.want("nil")
+		t.wantSent("A B C") // it sends nothing itself
 	})
 }
 
@@ -1907,9 +2030,7 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 		} else {
 			data := bytes.Clone(senderData(call.id, call.size))
 			call.err = c.s.write(ctx, call.id, data, call.hold)
-			if call.err == nil || call.size < largeData { // else the flusher may still read it, which is a known fault
-				clear(data)
-			}
+			clear(data)
 		}
 		c.sink.mu.Lock()
 		call.taken = len(c.sink.got)
@@ -1962,8 +2083,8 @@ var groupEnds = []groupEnd{
 	{"acknowledgeWith and dismiss", func(c *writerGroup) {
 		c.s.acknowledgeWith(errReason, closeFrame, ackFrame)
 		c.disturb()
-		c.s.dismiss(errReason)
-	}, true, nil, "canceled reason"},
+		c.s.dismiss(errCause)
+	}, true, nil, "canceled reason cause"},
 	{"closeWith and a failure", func(c *writerGroup) {
 		c.s.closeWith(errReason, closeFrame)
 		n := c.random.IntN(50_000)
@@ -2011,6 +2132,8 @@ func (c *writerGroup) run(end groupEnd) {
 			end.end(c)
 		case 400: // enough
 			c.sink.change(func() { c.sink.room = endless })
+		case 2000:
+			c.Fatal("calls hang")
 		}
 		for range c.random.IntN(3) { // at once, and not one after the other
 			c.disturb()
