@@ -182,8 +182,12 @@ func TestDeparturesHoldBack(t *testing.T) {
 // waitIdle waits until the background readers have read what there is, or were
 // held back.
 func waitIdle(p *ConnectionPool) {
+	synctest.Wait()
 	for _, s := range p.snapshot() {
-		s.wake(s.latest)
+		s.mu.Lock()
+		c := s.latest
+		s.mu.Unlock()
+		s.wake(c)
 	}
 	synctest.Wait()
 }
