@@ -49,11 +49,12 @@ type host struct {
 	mu      sync.Mutex
 	pending map[*limitedConn]bool
 	foreign map[int]int // how many of them another user has
+	most    int         // of these; tests lower it
 	changed *sync.Cond  // pending has changed, or the server ends, or a time has passed
 }
 
 func newHost(listener net.Listener) *host {
-	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, most: maxForeign, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -247,7 +248,7 @@ func (s *Server) enter(conn net.Conn) *limitedConn {
 	limited.user = foreignUser(limited.peer)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if limited.user >= 0 && h.foreign[limited.user] >= maxForeign {
+	if limited.user >= 0 && h.foreign[limited.user] >= h.most {
 		h.refused.Add(1)
 		s.settings.log.warn("connection rejected", "name", s.settings.name, "user", limited.user, "err", "this user has too many handshakes on their way")
 		if s.settings.upgrade == nil {
