@@ -117,6 +117,7 @@ func (e *endpoint) fullLocked(c *connection) {
 	default:
 		c.beat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
 	}
+	c.preempt.Store(false) // who asked for the role has had a message: callers would hand it around for ever
 	e.role.stop()
 }
 

@@ -1,0 +1,722 @@
+// Every state of the reading role in small systems: two callers of Read, the background
+// reader, Close, two connections, a peer.
+
+package gipc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A roleMode is a small system.
+type roleMode struct {
+	name           string
+	kinds          string // of calls: 'c' has a context, which may never be done, 't' has a time, 'p' polls
+	callers, conns int
+	sizes          []int // of the peer's messages, in bytes
+	single         bool  // the endpoint lives for one connection, and Serve reads it
+	pooled         bool  // the pool may begin to read from all clients
+	holds          bool  // the pool reads from all clients, and may keep too much
+	blocks, fails  bool  // writes may block, or fail
+}
+
+const (
+	half  = 40 << 10      // two such messages do not fit into the queue
+	large = queueSize + 1 // nor does one of these
+)
+
+// A taskPlace is where a goroutine is that reads.
+type taskPlace uint8
+
+const (
+	outside   taskPlace = iota
+	inLine              // sleeps
+	givingUp            // was woken by its context or its time, and needs the lock
+	mustWake            // has preempted the background reader, and sleeps
+	inTurn              // is the background reader, and begins a turn
+	looking             // holds the role, and is about to look at its reasons to end
+	inRead              // waits in a read of the transport
+	hasResult           // has the result of receive, and needs the lock
+)
+
+// A roleTask is a goroutine that reads.
+type roleTask struct {
+	place  taskPlace
+	kind   byte // of a call; 0 for the background reader
+	over   bool // its context is done, or its time has passed
+	why    error
+	call   readCall
+	waiter *readWaiter
+	m      *Message // the result of receive
+	err    error
+}
+
+// A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
+// that is done with the lock held is called there. The model is the rest: where each
+// goroutine is, what the transport and the decoder hold, who is interrupted. Left out
+// are parts of messages, and heartbeats.
+type roleWorld struct {
+	*roleMode
+	e             *endpoint
+	c             *connection // nil while there is none
+	tasks         [3]roleTask // two callers, and the background reader
+	made, sent    int         // connections and messages
+	wire, decoder []*Message  // in the transport; read, and not decoded
+	ended         bool        // the stream ends behind the wire
+	failed        *connection // of a write that has failed, and has not woken the reader yet
+	closing       byte        // 'w' while Close waits for the role, 'd' once it has ended all reads
+	exist, got    int         // messages that there are, and that callers have: a bit for each place in the stream
+	held, resumes bool        // the pool keeps too much; it does not any more, and is about to resume its clients
+	fault         string
+}
+
+var roleData = make([]byte, large)
+
+// streamBit has one bit set, which says where in the stream a message is.
+func streamBit(m *Message) int {
+	switch {
+	case !m.internal():
+		return 1 << m.MsgType
+	case m.Is(Closed):
+		return 1 << 10
+	case m.Is(Connected):
+		return 1 << (5*m.Conn - 5)
+	}
+	return 1 << (5*m.Conn - 1)
+}
+
+// A roleSource is a transport that notes when its reader is interrupted.
+type roleSource struct {
+	byteSource
+	interrupted bool
+	drains      bool // the reader has the end of a time to drain for a deadline
+}
+
+func (s *roleSource) SetReadDeadline(time.Time) error { s.interrupted = true; return nil }
+func (s *roleSource) end()                            {}
+
+func newRoleConn(id int) *connection {
+	conn := new(net.UnixConn) // not open
+	return &connection{id: uint64(id), conn: conn, source: new(roleSource), decoder: new(decoder), closing: new(closeHandshake),
+		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: &socketSink{conn: conn}, open: new(batch), active: new(batch)}}
+}
+
+// clone copies all that a step may change.
+func (w *roleWorld) clone() *roleWorld {
+	n, role, life, queue := *w, *w.e.role, *w.e.life, &messageQueue{bytes: w.e.queue.bytes, statuses: w.e.queue.statuses}
+	queue.messages, n.wire, n.decoder = slices.Clone(w.e.queue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
+	queue.length.Store(w.e.queue.length.Load())
+	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
+		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
+	n.e.leaving.Store(w.e.leaving.Load())
+	if c := w.c; c != nil { // the parts that are shared do not matter here
+		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
+			beat: c.beat, sender: &sender{sink: c.sender.sink, open: c.sender.open, active: c.sender.active}}
+		*n.source() = *w.source()
+		n.c.preempt.Store(c.preempt.Load())
+		n.c.loss.Store(c.loss.Load())
+		n.c.sender.blocked.Store(c.sender.blocked.Load())
+		n.e.current.Store(n.c)
+	}
+	if w.failed == w.c {
+		n.failed = n.c
+	}
+	role.waiters = slices.Clone(role.waiters)
+	for i := range n.tasks {
+		if old := n.tasks[i].waiter; old != nil {
+			copied := *old
+			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
+				copied.wake <- struct{}{}
+			}
+			if at := slices.Index(role.waiters, old); at >= 0 {
+				role.waiters[at] = &copied
+			}
+			n.tasks[i].waiter = &copied
+		}
+	}
+	role.yielded.channel = nil // Close looks at happened
+	role.paused = func() {}    // that the pause has passed is a step
+	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.roomLocked()}}) }
+	return &n
+}
+
+func (w *roleWorld) source() *roleSource { return w.c.source.(*roleSource) }
+
+func (w *roleWorld) startBackground(call readCall) {
+	if w.tasks[2].place != outside {
+		w.fault = "there are two background readers"
+	}
+	w.tasks[2] = roleTask{place: inTurn, call: call}
+}
+
+// enter is a turn of readLocked.
+func (w *roleWorld) enter(t *roleTask) {
+	var m Message
+	switch e := w.e; {
+	case e.popLocked(&t.call, &m):
+		w.leave(t, &m)
+	case e.life.err != nil:
+		w.leave(t, nil)
+	case e.role.state == free && len(w.decoder) > 0: // readBufferedLocked
+		m, w.decoder = *w.decoder[0], w.decoder[1:]
+		e.role.reads++
+		e.role.setFree()
+		w.leave(t, &m)
+	case e.role.state == free || e.role.state == stopped:
+		e.role.take()
+		t.place = looking
+	case t.call.poll && e.role.state != background:
+		w.leave(t, nil)
+	default:
+		if t.waiter, t.place = e.role.wait(), inLine; t.call.poll {
+			w.awake(t)
+		}
+	}
+}
+
+// awake is waitLocked behind the sleep, and the turn of readLocked from there on.
+func (w *roleWorld) awake(t *roleTask) {
+	e, waiter, why := w.e, t.waiter, t.why
+	t.why = nil
+	waiting := e.role.leave(waiter)
+	if waiting && t.call.poll && e.role.state == background {
+		waiter.poll, e.role.waiters = true, append([]*readWaiter{waiter}, e.role.waiters...)
+		w.c.preempt.Store(true)
+		w.c.interrupt()
+		t.place = mustWake
+		return
+	}
+	if t.waiter = nil; waiting {
+		waiter = new(readWaiter) // it has got nothing
+	}
+	var m Message
+	switch {
+	case waiter.message != nil:
+		e.handLocked(&t.call, &m, waiter.message)
+		w.leave(t, &m)
+	case waiter.granted && why != nil:
+		e.releaseLocked()
+		w.leave(t, nil)
+	case waiter.granted && e.popLocked(&t.call, &m):
+		e.releaseLocked()
+		w.leave(t, &m)
+	case waiter.granted:
+		t.place = looking
+	case why != nil:
+		w.leave(t, nil)
+	default:
+		w.enter(t)
+	}
+}
+
+// leave ends a call, with a message or with an error.
+func (w *roleWorld) leave(t *roleTask, m *Message) {
+	if *t = (roleTask{}); m != nil {
+		w.got += streamBit(m)
+	}
+}
+
+// look is receive until it waits in a read.
+func (w *roleWorld) look(t *roleTask) {
+	w.source().interrupted, w.source().drains = false, w.c.loss.Load() != nil
+	if len(w.decoder) > 0 {
+		w.decode(t)
+		return
+	}
+	_, t.err = w.c.reason(&t.call)
+	switch t.place = hasResult; {
+	case t.err != nil:
+	case !t.call.poll && !t.over:
+		t.place = inRead
+	case len(w.wire) > 0 || w.ended:
+		w.read(t)
+	default:
+		t.err = &interruption{ErrTimeout}
+	}
+}
+
+// read takes all that the transport has.
+func (w *roleWorld) read(t *roleTask) {
+	w.decoder, w.wire = w.wire, nil
+	w.decode(t)
+}
+
+// decode ends receive with the next message, or with what stands in its place.
+func (w *roleWorld) decode(t *roleTask) {
+	t.place, t.err = hasResult, errNeedRoom
+	if len(w.decoder) == 0 {
+		t.err = net.ErrClosed
+	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.to.room {
+		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
+	}
+}
+
+// report is what a caller does with the result of receive.
+func (w *roleWorld) report(t *roleTask) {
+	m, err := t.m, t.err
+	t.m, t.err = nil, nil
+	done, _ := w.e.receivedLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+	if w.noteLoss(); done {
+		w.leave(t, m)
+	} else {
+		w.enter(t)
+	}
+}
+
+// queue is what the background reader does with it.
+func (w *roleWorld) queue(t *roleTask) {
+	old, room := *t, w.e.roomLocked()
+	*t = roleTask{} // another one may start
+	if old.err == errNeedRoom && room > old.call.to.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+		old.call.to.room = w.e.roomLocked()
+		w.startBackground(old.call)
+	}
+	w.noteLoss()
+}
+
+// beginTurn is what it does before: it gives the role up if the pool keeps too much.
+func (w *roleWorld) beginTurn(t *roleTask) {
+	old := *t
+	if *t = (roleTask{}); !w.e.heldBack(w.c) {
+		*t = old
+		w.look(t)
+	}
+	w.noteLoss()
+}
+
+// noteLoss takes the connection away if the endpoint has lost it. Messages are lost
+// only where this side could not write.
+func (w *roleWorld) noteLoss() {
+	if w.c == nil || w.e.current.Load() != nil {
+		return
+	}
+	synctest.Wait() // for part
+	w.exist += 1 << (5*w.made - 1)
+	if w.drained() {
+		w.discard()
+	}
+	w.c, w.ended = nil, false
+}
+
+func (w *roleWorld) discard() {
+	for _, m := range slices.Concat(w.decoder, w.wire) {
+		w.exist -= streamBit(m)
+	}
+	w.decoder, w.wire = nil, nil
+}
+
+// drained reports whether a connection that cannot write is lost by now.
+func (w *roleWorld) drained() bool {
+	loss := w.c.loss.Load()
+	return loss != nil && !time.Now().Before(loss.at)
+}
+
+// close is stopReadingLocked until it waits for the role.
+func (w *roleWorld) close(*roleTask) {
+	w.e.leaving.Store(true)
+	if s := w.e.role.state; s != reading && s != background {
+		w.endReads(nil)
+		return
+	}
+	w.closing = 'w'
+	w.e.life.become(Closing)
+	w.e.role.close()
+	w.c.preempt.Store(true)
+	w.c.interrupt()
+}
+
+// endReads is stopReadingLocked where it does not wait.
+func (w *roleWorld) endReads(*roleTask) {
+	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
+		w.e.pushLocked(m)
+	}
+	if w.decoder, w.closing = nil, 'd'; w.e.life.err == nil {
+		w.exist += 1 << 10
+	}
+	w.e.stopReadingLocked()
+	w.discard()
+}
+
+// A roleStep is what happens in one go. An inner one happens by itself, sooner or later;
+// the others come from outside.
+type roleStep struct {
+	inner bool
+	task  int // what it is done to; -1 is none
+	what  string
+	do    func(w *roleWorld, t *roleTask)
+}
+
+// steps returns what may happen next.
+func (w *roleWorld) steps() (steps []roleStep) {
+	add := func(when, inner bool, what string, do func(w *roleWorld, _ *roleTask)) {
+		if when {
+			steps = append(steps, roleStep{inner, -1, what, do})
+		}
+	}
+	for i := range w.tasks {
+		steps = w.taskSteps(steps, i)
+	}
+	open, always := w.closing == 0, w.e.role.always
+	add(w.e.role.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
+	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
+	add(w.closing == 'w' && w.e.role.yielded.happened, true, "Close has the role", (*roleWorld).endReads)
+	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
+	add(open, false, "Close", (*roleWorld).close)
+	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.readAlways() })
+	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
+		w.held, w.resumes = !w.held, w.held
+	})
+	add(always && len(w.e.queue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
+		var m Message
+		w.e.popLocked(new(readCall), &m)
+		w.got += streamBit(&m)
+	})
+	add(open && w.c == nil && w.made < w.conns, false, "a connection is attached", func(w *roleWorld, _ *roleTask) {
+		w.exist += 1 << (5 * w.made)
+		w.made++
+		w.c = newRoleConn(w.made)
+		w.e.attach(w.c)
+	})
+	if !open || w.c == nil {
+		return steps
+	}
+	add(!w.ended, false, "the peer ends the stream", func(w *roleWorld, _ *roleTask) { w.ended = true })
+	add(!w.ended && w.sent < len(w.sizes), false, "the peer sends a message", func(w *roleWorld, _ *roleTask) {
+		m := &Message{MsgType: 5*w.made - 4 + w.sent, Data: roleData[:w.sizes[w.sent]]}
+		w.sent++
+		w.exist += streamBit(m)
+		w.wire = append(w.wire, m)
+	})
+	loss, blocked := w.c.loss.Load(), w.c.sender.blocked.Load()
+	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
+		w.failed = w.c
+		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTime))
+	})
+	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
+		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
+		w.source().interrupted = w.source().interrupted || w.source().drains
+		if w.e.role.state == stopped {
+			w.e.wake(w.c) // by the timer of fullLocked
+		}
+	})
+	add(w.blocks && !blocked, false, "a write blocks", func(w *roleWorld, _ *roleTask) {
+		w.c.sender.flushing = true
+		w.e.stalled(w.c)
+		w.c.sender.flushing = false
+	})
+	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.blocked.Store(false) })
+	return steps
+}
+
+// taskSteps adds what a goroutine that reads may do, and what may be done to it.
+func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
+	t := &w.tasks[i]
+	add := func(when, inner bool, what string, do func(w *roleWorld, t *roleTask)) {
+		if when {
+			steps = append(steps, roleStep{inner, i, what, do})
+		}
+	}
+	for _, kind := range []byte(w.kinds) {
+		add(i < w.callers && t.place == outside, false, "calls, kind "+string(kind), func(w *roleWorld, t *roleTask) {
+			*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
+			w.enter(t)
+		})
+	}
+	add((t.kind == 'c' || t.kind == 't') && !t.over, false, "has to end", (*roleWorld).endCall)
+	add(t.waiter != nil && t.place != givingUp && len(t.waiter.wake) > 0, true, "is woken", func(w *roleWorld, t *roleTask) {
+		<-t.waiter.wake
+		w.awake(t)
+	})
+	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
+		t.place, t.why, t.call.poll = givingUp, ErrTimeout, t.kind == 't'
+	})
+	add(t.place == givingUp, true, "gives up", (*roleWorld).awake)
+	add(t.place == inTurn, true, "begins a turn", (*roleWorld).beginTurn)
+	add(t.place == looking, true, "looks", (*roleWorld).look)
+	add(t.place == inRead && (len(w.wire) > 0 || w.ended), true, "reads", (*roleWorld).read)
+	add(t.place == inRead && w.source().interrupted, true, "is interrupted", func(_ *roleWorld, t *roleTask) { t.place = looking })
+	add(t.place == hasResult && t.kind == 0, true, "has a result", (*roleWorld).queue)
+	add(t.place == hasResult && t.kind != 0, true, "has a result", (*roleWorld).report)
+	return steps
+}
+
+// endCall has the context of a call done, or its time passed.
+func (w *roleWorld) endCall(t *roleTask) {
+	if t.over = true; t.kind == 'c' {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		t.call.ctx = ctx
+	}
+	if t.place == inRead {
+		w.c.interrupt()
+	}
+}
+
+// checkHolder: the state says who holds the role, and nobody waits for what is there.
+func (w *roleWorld) checkHolder() string {
+	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.role.state
+	for _, t := range w.tasks[:2] {
+		if slices.Contains(w.e.role.waiters, t.waiter) {
+			waiting++
+		}
+		if t.place >= looking || t.waiter != nil && t.waiter.granted {
+			callers++
+		}
+	}
+	switch {
+	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
+		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
+	case waiting != len(w.e.role.waiters):
+		return "a caller is in line that is gone"
+	case waiting > 0 && (s == free || s == stopped || len(w.e.queue.messages) > 0):
+		return "a caller waits, and nobody reads or the queue has messages"
+	case s == free && (w.e.role.always || w.c.loss.Load() != nil && w.failed == nil):
+		return "nobody reads, though the pool or a pending loss needs it"
+	}
+	return ""
+}
+
+// checkMessages: each is in one place, in order, and the queue's sums are right.
+func (w *roleWorld) checkMessages() string {
+	all, line := w.got, slices.Clone(w.e.queue.messages)
+	var sums messageQueue
+	for _, m := range line {
+		sums.count(m, 1)
+	}
+	switch q := w.e.queue; {
+	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
+		return "the sums of the queue are wrong"
+	case !w.e.role.always && !w.blocks && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+		return "the queue holds too much"
+	}
+	for i, t := range w.tasks {
+		if t.waiter != nil && t.waiter.message != nil {
+			all += streamBit(t.waiter.message)
+		}
+		switch {
+		case t.m != nil && i == 2:
+			line = append(line, t.m)
+		case t.m != nil:
+			all += streamBit(t.m)
+		}
+	}
+	for _, m := range slices.Concat(line, w.decoder, w.wire) {
+		if all >= streamBit(m) {
+			return "a message is handed out before an earlier one"
+		}
+		all += streamBit(m)
+	}
+	if all != w.exist {
+		return fmt.Sprintf("a message is lost, or is there twice: %011b exist, %011b are there", w.exist, all)
+	}
+	return ""
+}
+
+// checkLine: callers are served in order of arrival, and a role that is given up goes
+// to the first of them.
+func (w *roleWorld) checkLine(before *roleWorld) string {
+	left, waits, served := false, false, false
+	for i, t := range before.tasks {
+		left = left || t.place >= inTurn && w.tasks[i].place < inTurn
+	}
+	for _, waiter := range before.e.role.waiters {
+		i := slices.IndexFunc(before.tasks[:], func(t roleTask) bool { return t.waiter == waiter })
+		switch now := w.tasks[i].waiter; {
+		case now == nil: // it has left
+		case !now.granted && now.message == nil:
+			waits = waits || slices.Contains(w.e.role.waiters, now)
+		case waits:
+			return "a caller is served before one that has waited for longer"
+		default:
+			served = true
+		}
+	}
+	if left && waits && !served && w.c != nil && !w.e.leaving.Load() {
+		return "the role is given up, and the first in line gets nothing"
+	}
+	return ""
+}
+
+// checkRest returns what is wrong with a state in which nothing happens by itself.
+func (w *roleWorld) checkRest() string {
+	s, always := w.e.role.state, w.e.role.always
+	for _, t := range w.tasks[:2] {
+		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == closing) {
+			return "a caller waits forever"
+		}
+	}
+	switch {
+	case w.closing == 'w':
+		return "Close waits forever"
+	case w.c == nil || w.closing == 'd':
+	case s == free:
+		return "nobody reads, and the background reader will not start"
+	case w.drained():
+		return "the connection is lost, and nobody notices"
+	case s != stopped || w.held || always && w.e.queue.bytes > queueSize/2:
+	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.roomLocked():
+		return "nobody reads, and the queue has room"
+	}
+	return ""
+}
+
+// key returns what decides about the future. Callers are alike: first is the one that
+// comes first.
+func (w *roleWorld) key(first int) string {
+	r, k := w.e.role, make([]byte, 0, 96)
+	add := func(bits ...bool) {
+		b := byte(0)
+		for _, bit := range bits {
+			if b <<= 1; bit {
+				b++
+			}
+		}
+		k = append(k, b)
+	}
+	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.life.status))
+	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
+	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.happened, w.e.life.err != nil)
+	if w.c != nil {
+		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
+	}
+	for _, i := range []int{first, 1 - first, 2} {
+		t := &w.tasks[i]
+		_, stop := t.err.(*interruption)
+		k = append(k, byte(t.place), t.kind, byte(t.call.to.room), byte(t.call.to.room>>8), byte(t.call.to.room>>16))
+		add(t.over, t.why != nil, t.call.poll, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
+		if t.waiter != nil {
+			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
+		}
+	}
+	for _, waiter := range r.waiters {
+		add(waiter == w.tasks[first].waiter)
+	}
+	for _, list := range [][]*Message{w.e.queue.messages, w.decoder, w.wire} {
+		k = append(k, '|')
+		for _, m := range list {
+			k = append(k, byte(len(m.Data)>>12)) // 0 is a status
+		}
+	}
+	return string(k)
+}
+
+// A roleWalk has the states that were reached, in the order of their distance.
+type roleWalk struct {
+	*testing.T
+	number map[string]int
+	states []walkedState
+}
+
+type walkedState struct {
+	world *roleWorld // nil once its steps are done
+	from  int
+	step  roleStep
+	next  []int // by inner steps
+	mark  byte  // of endless
+}
+
+// add returns the number of a state.
+func (x *roleWalk) add(w *roleWorld, from int, step roleStep) int {
+	key := min(w.key(0), w.key(w.callers-1))
+	n, known := x.number[key]
+	if !known {
+		n = len(x.states)
+		x.number[key] = n
+		x.states = append(x.states, walkedState{world: w, from: from, step: step})
+	}
+	return n
+}
+
+// expand does all steps of a state.
+func (x *roleWalk) expand(i int) {
+	w := x.states[i].world
+	for _, step := range w.steps() {
+		next := w.clone()
+		step.do(next, &next.tasks[max(step.task, 0)])
+		n := x.add(next, i, step)
+		if step.inner {
+			x.states[i].next = append(x.states[i].next, n)
+		}
+		x.report(i, cmp.Or(next.fault, next.checkHolder(), next.checkMessages(), next.checkLine(w)), step)
+	}
+	if len(x.states[i].next) == 0 {
+		x.report(i, w.checkRest())
+	}
+	x.states[i].world = nil
+}
+
+// report prints the shortest way to a fault: to a state, and from there on.
+func (x *roleWalk) report(i int, fault string, steps ...roleStep) {
+	if fault == "" {
+		return
+	}
+	for ; i > 0; i = x.states[i].from {
+		steps = append(steps, x.states[i].step)
+	}
+	var way []string
+	for _, step := range slices.Backward(steps) {
+		way = append(way, [...]string{"", "reader 1 ", "reader 2 ", "the background reader "}[step.task+1]+step.what)
+	}
+	x.Fatalf("%s, after:\n\t%s", fault, strings.Join(way, "\n\t"))
+}
+
+// endless reports whether inner steps may go on forever.
+func (x *roleWalk) endless(i int) bool {
+	s := &x.states[i]
+	if s.mark == 0 {
+		s.mark = 'o'
+		if !slices.ContainsFunc(s.next, x.endless) {
+			s.mark = 'd'
+		}
+	}
+	return s.mark == 'o'
+}
+
+// walk reaches every state.
+func (x *roleWalk) walk(mode *roleMode) {
+	w := &roleWorld{roleMode: mode, e: new(endpoint)}
+	w.e.init(&settings{log: new(eventLog)}, new(bufferPool), nil)
+	w.e.role.untilRead, w.e.role.always = mode.single, mode.holds
+	x.add(w.clone(), 0, roleStep{})
+	for i := 0; i < len(x.states); i++ {
+		x.expand(i)
+	}
+	for i := range x.states {
+		if x.endless(i) {
+			x.report(i, "the same may happen again and again")
+		}
+	}
+	x.Logf("%d states", len(x.states))
+}
+
+// TestExploreRole walks through every order of events. In every state one task holds
+// the role, and messages are in order and complete. Where nothing more happens by
+// itself, nobody waits for what is there, and after Close nobody waits.
+func TestExploreRole(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []roleMode{
+		{name: "calls", callers: 2, kinds: "cp", conns: 1, sizes: []int{half}},
+		{name: "times", callers: 2, kinds: "t", conns: 1, sizes: []int{large}},
+		{name: "connections", callers: 2, kinds: "p", conns: 2, sizes: []int{half}},
+		{name: "queue", callers: 1, kinds: "c", conns: 1, sizes: []int{half, half, large}},
+		{name: "pool", callers: 1, kinds: "c", conns: 1, sizes: []int{large, half}, pooled: true},
+		{name: "pool and polls", callers: 2, kinds: "p", conns: 1, sizes: []int{half}, pooled: true},
+		{name: "blocked writes", callers: 1, kinds: "c", conns: 1, sizes: []int{half, large}, blocks: true},
+		{name: "failed writes", callers: 2, kinds: "p", conns: 1, sizes: []int{large}, fails: true},
+		{name: "held back", callers: 2, kinds: "cp", conns: 1, sizes: []int{half}, holds: true},
+		{name: "serve", callers: 2, kinds: "c", conns: 1, sizes: []int{half}, single: true},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) { // time stands still
+				(&roleWalk{T: t, number: map[string]int{}}).walk(&mode)
+			})
+		})
+	}
+}
