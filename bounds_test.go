@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/testutil"
 )
 
 // good is a client that asks all the time. Each question has its answer, or the
@@ -119,7 +121,7 @@ func (g *good) holds(gone func() bool, peers int64, before memory, known map[str
 	}()
 	over := false
 	eventually(g.t, fmt.Sprintf("at most %d KiB and %d goroutines for %d peers", most>>10, goes, peers), func() bool {
-		now, more = g.inUse(), int64(len(goroutines(known)))
+		now, more = g.inUse(), int64(len(testutil.Goroutines(known)))
 		over = gone()
 		return over || now.heap-before.heap <= most && now.stacks-before.stacks <= most && more <= goes
 	})
@@ -271,7 +273,7 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 	}
 	c := gather(t, config, ClientConfig{Encryption: config.Encryption})
 	g := serveAll(t, c)
-	known, before, start := goroutines(nil), g.settled(), time.Now()
+	known, before, start := testutil.Goroutines(nil), g.settled(), time.Now()
 	for range n {
 		enter(c)
 	}
@@ -308,7 +310,7 @@ func TestBoundsOfFloods(t *testing.T) {
 			if data == nil {
 				typ = 2 // that nobody answers
 			}
-			known, before := goroutines(nil), g.settled()
+			known, before := testutil.Goroutines(nil), g.settled()
 			const n = 4
 			wrote := make(chan error, n)
 			for range n {
@@ -343,7 +345,7 @@ func TestBoundsOfFloods(t *testing.T) {
 // of them for each client, however small they are.
 func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
-	known, before := goroutines(nil), heap()
+	known, before := testutil.Goroutines(nil), heap()
 	const n = 20
 	full := make(chan bool, n)
 	for range n {
@@ -365,7 +367,7 @@ func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 	var held int64
 	eventually(t, "half a MiB and a goroutine for each, at most", func() bool {
 		held = heap() - before
-		return held <= n*512<<10 && len(goroutines(known)) <= n
+		return held <= n*512<<10 && len(testutil.Goroutines(known)) <= n
 	})
 	t.Logf("%d peers: %.1f KiB each", n, float64(held)/1024/n)
 }
@@ -393,7 +395,7 @@ func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
 	if len(stuck) != n {
 		t.Fatalf("%d are connected, want %d", len(stuck), n)
 	}
-	known, before := goroutines(nil), g.settled()
+	known, before := testutil.Goroutines(nil), g.settled()
 	data := make([]byte, size)
 	var sent atomic.Int64
 	over := make(chan error, n*writers)

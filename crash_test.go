@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/testutil"
 )
 
 func init() {
@@ -280,7 +282,7 @@ func TestServerKilledUnderClients(t *testing.T) {
 		return s
 	}
 	keepGarbage(t)
-	before, files := goroutines(nil), openFDs(t)
+	before, files := testutil.Goroutines(nil), openFDs(t)
 	server := serve()
 	far := startChild(t, "end", nil)
 	far.ask("ok", "talk %s -1s", path)
@@ -325,7 +327,7 @@ func TestServerKilledUnderClients(t *testing.T) {
 		t.Errorf("there are: %s", got)
 	}
 	eventually(t, "descriptors return", func() bool { return openFDs(t) <= files })
-	if left := leftOver(before, 10*time.Second); len(left) > 0 {
+	if left := testutil.LeftOver(before, 10*time.Second); len(left) > 0 {
 		t.Errorf("%d goroutines are left:\n%s", len(left), left[0])
 	}
 }
@@ -340,7 +342,7 @@ func TestClientsKilled(t *testing.T) {
 		rounds = 1000
 	}
 	keepGarbage(t)
-	before, files := goroutines(nil), openFDs(t)
+	before, files := testutil.Goroutines(nil), openFDs(t)
 	c := gather(t, ServerConfig{Heartbeat: -1}, ClientConfig{Heartbeat: -1})
 	var mu sync.Mutex
 	came, trips := 0, map[*Server]*atomic.Int64{}
@@ -405,7 +407,7 @@ func TestClientsKilled(t *testing.T) {
 	c.s.Close()
 	<-served
 	eventually(t, "descriptors return", func() bool { return openFDs(t) <= files })
-	if left := leftOver(before, 10*time.Second); len(left) > 0 {
+	if left := testutil.LeftOver(before, 10*time.Second); len(left) > 0 {
 		t.Errorf("%d goroutines are left:\n%s", len(left), left[0])
 	}
 }

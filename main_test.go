@@ -1,20 +1,18 @@
-// What every test shares: children that are this binary started again, the
-// check that no goroutine is left, and small helpers.
+// What every test shares: children that are this binary started again, and small
+// helpers. The leak check is in internal/testutil.
 
 package gipc
 
 import (
-	"bytes"
 	"crypto/fips140"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
+
+	"example.com/gipc/internal/testutil"
 )
 
 // TestMain turns the binary into the child that GIPC_TEST_CHILD names, or runs
@@ -29,97 +27,8 @@ func TestMain(m *testing.M) {
 		f()
 		os.Exit(0)
 	}
-	moreInParallel()
-	before := goroutines(nil)
-	code := m.Run()
-	if code == 0 && !fuzzing() {
-		if left := leftOver(before, 10*time.Second); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "FAIL: %d goroutines left after all tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(testutil.RunTests(m))
 }
-
-// moreInParallel has eight tests run at once unless the command line says how many:
-// most of them wait most of the time.
-func moreInParallel() {
-	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && runtime.GOMAXPROCS(0) < 8 {
-		f.Value.Set("8")
-	}
-}
-
-// fuzzing says whether this process searches for inputs: the searcher keeps
-// goroutines of its own.
-func fuzzing() bool {
-	for _, name := range []string{"test.fuzz", "test.fuzzworker"} {
-		if f := flag.Lookup(name); f != nil && f.Value.String() != f.DefValue {
-			return true
-		}
-	}
-	return false
-}
-
-// goroutines returns the stacks of all goroutines but those in known, by the
-// goroutine's number. The one that calls is not in it, and neither is the one
-// that the standard library keeps for signals once a test has asked for them.
-func goroutines(known map[string]string) map[string]string {
-	buf := make([]byte, 1<<16)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
-	}
-	_, rest, _ := bytes.Cut(buf, []byte("\n\n")) // the caller is always first
-	found := map[string]string{}
-	for stack := range strings.SplitSeq(strings.TrimSpace(string(rest)), "\n\n") {
-		id, _, _ := strings.Cut(strings.TrimPrefix(stack, "goroutine "), " ")
-		if _, ok := known[id]; ok || stack == "" || strings.Contains(stack, "os/signal.loop") {
-			continue
-		}
-		found[id] = stack
-	}
-	return found
-}
-
-// leftOver returns the stacks of the goroutines that are not in before and do
-// not end by themselves within the given time.
-func leftOver(before map[string]string, within time.Duration) []string {
-	for giveUp := time.After(within); ; {
-		now := goroutines(before)
-		if len(now) == 0 {
-			return nil
-		}
-		select {
-		case <-giveUp:
-			var stacks []string
-			for _, stack := range now {
-				stacks = append(stacks, stack)
-			}
-			return stacks
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-func TestLeakCheckFindsAndForgets(t *testing.T) {
-	before := goroutines(nil)
-	release := make(chan struct{})
-	go leakForTest(release)
-	if left := leftOver(before, 50*time.Millisecond); !strings.Contains(strings.Join(left, "\n"), "leakForTest") {
-		t.Errorf("a goroutine that is left is not found; found: %q", left)
-	}
-	close(release)
-	if left := leftOver(before, 10*time.Second); len(left) > 0 {
-		t.Errorf("a goroutine that has ended is still counted: %q", left)
-	}
-}
-
-func leakForTest(release chan struct{}) { <-release }
 
 // openFDs counts this process's descriptors. Tests that compare two counts may
 // not run in parallel with others.

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/gipc/internal/testutil"
 )
 
 // Set in the environment, GIPC_LONG makes the tests of crowds as large and as
@@ -1644,7 +1646,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil { // the poller has descriptors of its own
 		l.Close()
 	}
-	before := goroutines(nil)
+	before := testutil.Goroutines(nil)
 	files := openFDs(t)
 	c := gatherPlain(t, ServerConfig{})
 	served := make(chan error, 1)
@@ -1690,7 +1692,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 	}
 	wg.Wait()
 	c.end()
-	if left := leftOver(before, 20*time.Second); len(left) > 0 {
+	if left := testutil.LeftOver(before, 20*time.Second); len(left) > 0 {
 		t.Errorf("%d goroutines are left:\n%s", len(left), left[0])
 	}
 	eventually(t, "descriptors return", func() bool { return openFDs(t) <= files })
@@ -1799,7 +1801,7 @@ func TestThousandsOfClients(t *testing.T) {
 	}
 	n := children * each
 	needFiles(t, uint64(n)+1100) // handshakes have theirs, too
-	before := goroutines(nil)
+	before := testutil.Goroutines(nil)
 	c := gather(t, ServerConfig{}, ClientConfig{})
 	p := c.s.Connections
 	files, memory := openFDs(t), heap()
@@ -1832,7 +1834,7 @@ func TestThousandsOfClients(t *testing.T) {
 	}
 	all("connect %s %d", c.client.Address, each)
 	eventually(t, "all are in", func() bool { return p.Len() == n })
-	t.Logf("each idle client: %.1f KiB of heap, %.2f goroutines", float64(heap()-memory)/1024/float64(n), float64(len(goroutines(before)))/float64(n))
+	t.Logf("each idle client: %.1f KiB of heap, %.2f goroutines", float64(heap()-memory)/1024/float64(n), float64(len(testutil.Goroutines(before)))/float64(n))
 	all("talk")
 	all("leave")
 	eventually(t, "all have left and were read", func() bool {
@@ -1852,7 +1854,7 @@ func TestThousandsOfClients(t *testing.T) {
 	t.Logf("the heap grew from %d to %d KiB", memory>>10, heap()>>10)
 	c.s.Close()
 	<-served
-	if left := leftOver(before, 10*time.Second); len(left) > 0 {
+	if left := testutil.LeftOver(before, 10*time.Second); len(left) > 0 {
 		t.Errorf("%d goroutines are left:\n%s", len(left), left[0])
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"example.com/gipc/internal/sys"
+	"example.com/gipc/internal/testutil"
 )
 
 // ---- Counting
@@ -235,7 +236,7 @@ type holdings struct {
 
 func holds(t *testing.T) holdings {
 	bindAt(t, tempSocket(t)).Close() // what is made once for the process is not counted
-	h := holdings{goroutines: goroutines(nil)}
+	h := holdings{goroutines: testutil.Goroutines(nil)}
 	if runtime.GOOS == "linux" {
 		h.files = openFDs(t)
 	}
@@ -245,7 +246,7 @@ func holds(t *testing.T) holdings {
 // check counts what is there now and was not in h. A part of it may be on its
 // way out.
 func (h holdings) check(t testing.TB, y *tally) {
-	for _, stack := range leftOver(h.goroutines, 30*time.Second) {
+	for _, stack := range testutil.LeftOver(h.goroutines, 30*time.Second) {
 		y.wrong(leaked, "a goroutine:\n%s", stack)
 	}
 	now := h.files

@@ -45,11 +45,11 @@ func takeSeat(t *testing.T, role string, pair func() (net.Conn, net.Conn, error)
 		client, peer := startPlainClient(t, ListenRaw(t, 1, pair))
 		return &seat{role, client, client, nil, peer}
 	}
-	l := newHandListener()
+	l := NewHandListener(1)
 	server := startServer(t, &gipc.ServerConfig{Name: "test", Encryption: gipc.EncryptionOff, Heartbeat: -1, MultiClient: role != "server", Listener: l})
 	near, far, err := pair()
 	Must(t, err)
-	l.conns <- near
+	l.Hand(near)
 	peer := NewRawPeer(t, far)
 	Must(t, Do(t, "the handshake", peer.ClientHandshake))
 	if role == "server" {
@@ -73,33 +73,6 @@ func theClient(t *testing.T, server *gipc.Server) *gipc.Server {
 	t.Fatal("the client has left")
 	return nil
 }
-
-// A handListener accepts what the test hands to it.
-type handListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newHandListener() *handListener {
-	return &handListener{conns: make(chan net.Conn, 10), done: make(chan struct{})}
-}
-
-func (l *handListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *handListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *handListener) Addr() net.Addr { return Addr("hand") }
 
 // lossStatus is what the end of a connection is called in a role.
 func (s *seat) lossStatus() gipc.Status {

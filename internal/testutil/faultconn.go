@@ -167,18 +167,12 @@ type PipeNetwork struct {
 	Wrap func(net.Conn) net.Conn
 
 	mu  sync.Mutex
-	now *pipeListener
-}
-
-type pipeListener struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
+	now *HandListener
 }
 
 // Listen returns a new listener, which later calls of Dial reach.
 func (p *PipeNetwork) Listen() net.Listener {
-	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	l := NewHandListener(0)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.now = l
@@ -209,7 +203,24 @@ func (p *PipeNetwork) Dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-func (l *pipeListener) Accept() (net.Conn, error) {
+// A HandListener accepts the connections that a test hands to it.
+type HandListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+// NewHandListener returns a listener at which up to backlog connections wait to be
+// accepted.
+func NewHandListener(backlog int) *HandListener {
+	return &HandListener{conns: make(chan net.Conn, backlog), done: make(chan struct{})}
+}
+
+// Hand has the next Accept return conn.
+func (l *HandListener) Hand(conn net.Conn) { l.conns <- conn }
+
+// Accept implements net.Listener.
+func (l *HandListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
@@ -218,12 +229,14 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *pipeListener) Close() error {
+// Close implements net.Listener.
+func (l *HandListener) Close() error {
 	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-func (l *pipeListener) Addr() net.Addr { return Addr("pipe") }
+// Addr implements net.Listener.
+func (l *HandListener) Addr() net.Addr { return Addr("pipe") }
 
 // A WrapListener applies Wrap to each accepted connection.
 type WrapListener struct {

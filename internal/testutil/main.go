@@ -21,16 +21,22 @@ func Main(m *testing.M, children map[string]func(args []string) error) {
 	if name := os.Getenv(childVariable); name != "" {
 		os.Exit(runChild(name, children))
 	}
+	os.Exit(RunTests(m))
+}
+
+// RunTests runs the tests and returns the exit code. It fails if the tests leave a
+// goroutine behind.
+func RunTests(m *testing.M) int {
 	moreInParallel()
-	before := goroutines(nil)
+	before := Goroutines(nil)
 	code := m.Run()
 	if code == 0 && !fuzzing() {
-		if left := leftover(before, 10*time.Second); len(left) > 0 {
+		if left := LeftOver(before, 10*time.Second); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "FAIL: %d goroutines left after all tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
 			code = 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // moreInParallel has eight tests run at once unless the command line says how many:
@@ -53,9 +59,9 @@ func fuzzing() bool {
 	return false
 }
 
-// goroutines returns the stacks of all goroutines except the calling one and
+// Goroutines returns the stacks of all goroutines except the calling one and
 // those in known, by goroutine number.
-func goroutines(known map[string]string) map[string]string {
+func Goroutines(known map[string]string) map[string]string {
 	buf := make([]byte, 1<<16)
 	for {
 		n := runtime.Stack(buf, true)
@@ -79,11 +85,11 @@ func goroutines(known map[string]string) map[string]string {
 	return found
 }
 
-// leftover returns the stacks of the goroutines that are not in before and do
+// LeftOver returns the stacks of the goroutines that are not in before and do
 // not end within the given time.
-func leftover(before map[string]string, within time.Duration) []string {
+func LeftOver(before map[string]string, within time.Duration) []string {
 	for limit := time.After(within); ; {
-		now := goroutines(before)
+		now := Goroutines(before)
 		if len(now) == 0 {
 			return nil
 		}

@@ -21,14 +21,14 @@ func TestMain(m *testing.M) {
 }
 
 func TestLeakCheckFindsGoroutines(t *testing.T) {
-	before := goroutines(nil)
+	before := Goroutines(nil)
 	release := make(chan struct{})
 	go leakForTest(release)
-	if left := leftover(before, 50*time.Millisecond); !strings.Contains(strings.Join(left, "\n"), "leakForTest") {
+	if left := LeftOver(before, 50*time.Millisecond); !strings.Contains(strings.Join(left, "\n"), "leakForTest") {
 		t.Errorf("a goroutine that is left is not found; found: %q", left)
 	}
 	close(release)
-	if left := leftover(before, 10*time.Second); len(left) > 0 {
+	if left := LeftOver(before, 10*time.Second); len(left) > 0 {
 		t.Errorf("a goroutine that has ended is still counted: %q", left)
 	}
 }
