@@ -218,21 +218,21 @@ func hopeless(err error) bool {
 // code: when ctx is done nobody waits for them, and what they return is closed.
 func (c *Client) open(ctx context.Context) (*openedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel() // not before the result is taken: it would look as if the time had passed
 	if c.settings.dial == nil && c.settings.upgrade == nil {
-		defer cancel()
 		return c.openNow(ctx)
 	}
 	type result struct {
 		opened *openedConn
 		err    error
 	}
+	late := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
 	if c.hung != nil { // one at a time: else each attempt would leave a goroutine
 		select {
 		case <-c.hung:
 			c.hung = nil
 		case <-ctx.Done():
-			cancel()
-			return nil, fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+			return nil, late
 		}
 	}
 	results := make(chan result, 1)
@@ -240,7 +240,6 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 		opened, err := c.openNow(ctx)
 		results <- result{opened, err}
 	}()
-	defer cancel() // not before the result is taken: it would look as if the time had passed
 	select {
 	case r := <-results:
 		return r.opened, r.err
@@ -255,7 +254,7 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 			r.opened.over.Close()
 		}
 	}()
-	return nil, fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+	return nil, late
 }
 
 func (c *Client) openNow(ctx context.Context) (*openedConn, error) {

@@ -160,7 +160,7 @@ func (p *ConnectionPool) consumed(s *Server) {
 	switch d := s.member.departure; {
 	case !p.members[s]: // evicted
 	case len(s.queue.messages) == 0:
-		p.removeLocked(s)
+		p.removeLocked(s, false)
 	case d != nil:
 		p.departed.shrink(d, departureSize(s.queue))
 	}
@@ -173,10 +173,8 @@ func (p *ConnectionPool) boundLocked() {
 	for d := p.departed.excess(); d != nil && len(p.serving) == 0; d = p.departed.excess() {
 		p.totals.Dropped++
 		p.server.settings.log.warn("client removed before its messages were read", "name", p.server.settings.name)
-		p.removeLocked(d.server)
-		if !d.ended {
-			p.ending[d.server] = true
-		} else if d.unreported {
+		p.removeLocked(d.server, true)
+		if d.ended && d.unreported {
 			p.unreported++
 		}
 	}
@@ -210,7 +208,8 @@ func (p *ConnectionPool) connectionOver(s *Server) {
 	delete(p.ending, s)
 }
 
-func (p *ConnectionPool) removeLocked(s *Server) {
+// removeLocked takes out a client that was read to the end, or evicted.
+func (p *ConnectionPool) removeLocked(s *Server, evicted bool) {
 	delete(p.members, s)
 	if i := slices.Index(p.ready, s); i >= 0 {
 		p.ready = slices.Delete(p.ready, i, i+1)
@@ -218,7 +217,7 @@ func (p *ConnectionPool) removeLocked(s *Server) {
 	if d := s.member.departure; d != nil {
 		p.departed.remove(d)
 		if !d.ended {
-			p.ending[s] = false
+			p.ending[s] = evicted
 		}
 	}
 	p.news.Broadcast()
@@ -268,18 +267,14 @@ func (p *ConnectionPool) close() {
 // shutdown closes every client at the same time.
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.close()
-	clients := slices.DeleteFunc(p.snapshot(), func(s *Server) bool { return s == p.server })
 	p.mu.Lock()
-	read := maps.Clone(p.ending)
+	ending := maps.Clone(p.ending)
+	clients := slices.AppendSeq(slices.Collect(maps.Keys(p.members)), maps.Keys(ending))
 	p.mu.Unlock()
-	for s := range read {
-		if !slices.Contains(clients, s) {
-			clients = append(clients, s)
-		}
-	}
+	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
 	err := forEach(clients, func(s *Server) error {
 		err := s.shutdown(ctx, closedByShutdown)
-		if evicted, gone := read[s]; gone && !evicted {
+		if evicted, gone := ending[s]; gone && !evicted {
 			return nil // the application has read its end
 		}
 		return err

@@ -177,9 +177,7 @@ func (s *sender) flushLocked(ctx context.Context) error {
 	if s.ending || ctx.Err() != nil {
 		return err
 	}
-	w := s.newWaiter() // the owner of the large data has left, and this call has not
-	b.waiters = append(b.waiters, w)
-	return s.waitLocked(ctx, w, b)
+	return s.joinLocked(ctx, b) // the owner of the large data has left, and this call has not
 }
 
 // flushByTaskLocked has the active batch written in the background, and waits for
@@ -192,9 +190,7 @@ func (s *sender) flushByTaskLocked(ctx context.Context) error {
 	if s.ending {
 		return errInterrupted
 	}
-	w := s.newWaiter()
-	b.waiters = append(b.waiters, w)
-	return s.waitLocked(ctx, w, b)
+	return s.joinLocked(ctx, b)
 }
 
 // takeLocked makes the open batch the active one.
@@ -383,6 +379,14 @@ func (s *sender) awaitFrameLocked(ctx context.Context, start int, h frameHeader)
 	return s.awaitLocked(ctx, s.open, w)
 }
 
+// joinLocked waits for a batch as one more call that has no frame in it. It returns
+// what flushLocked does.
+func (s *sender) joinLocked(ctx context.Context, b *batch) error {
+	w := s.newWaiter()
+	b.waiters = append(b.waiters, w)
+	return s.waitLocked(ctx, w, b)
+}
+
 // waitLocked returns what flushLocked does, or nothing of it was sent: the
 // context's error alone.
 func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error {
@@ -398,7 +402,7 @@ func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error
 		return err
 	}
 	if s.usesMemoryLocked(b, w) {
-		return s.leaveLargeLocked(ctx, w, b)
+		return s.leaveLargeLocked(w, b)
 	}
 	i := slices.Index(b.waiters, w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
@@ -429,7 +433,7 @@ func (s *sender) usesMemoryLocked(b *batch, w *writeWaiter) bool {
 
 // leaveLargeLocked has the flush in progress, which is another call's, handed over,
 // and returns as soon as nobody uses the memory of this call.
-func (s *sender) leaveLargeLocked(ctx context.Context, w *writeWaiter, b *batch) error {
+func (s *sender) leaveLargeLocked(w *writeWaiter, b *batch) error {
 	if b.leaving == nil {
 		b.leaving = errInterrupted
 	}
@@ -699,9 +703,7 @@ func (s *sender) settle(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.flushing && ctx.Err() == nil {
-		w := s.newWaiter()
-		s.active.waiters = append(s.active.waiters, w)
-		s.waitLocked(ctx, w, s.active)
+		s.joinLocked(ctx, s.active)
 	}
 }
 
