@@ -58,7 +58,8 @@ func (l *deliveryLedger) callFailed() {
 	}
 }
 
-// unreported reports whether something was not confirmed and nobody was told.
+// unreported reports whether messages are unconfirmed and no reader and no call has
+// reported that.
 func (l *deliveryLedger) unreported() bool {
 	return l.latest != nil && l.latest.due() || slices.ContainsFunc(l.earlier, (*delivery).due) || l.queued != lostMessages{}
 }

@@ -27,7 +27,7 @@ type departure struct {
 //
 // Invariants: bytes is the sum of the sizes. lost and empty hold the departures that
 // may be evicted, in the order in which they came there: what was acknowledged is
-// never evicted. While full is set, nobody reads for nobody.
+// never evicted. While full is set, background readers are stopped.
 type departedClients struct {
 	limit int // of bytes
 	count int

@@ -74,24 +74,30 @@ func TestAcknowledgedClientsAreKept(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l, ended := newLedger(t), 0
-		for srv, m := range c.s.Connections.Messages(t.Context()) {
-			l.note(srv, m, nil)
-			if m.Status != "Disconnected" {
-				continue
-			}
-			if got, want := l.take(srv), fmt.Sprintf("Connected %d Disconnected", srv.ID()-1); got != want {
-				t.Errorf("client %d had %q, want %q", srv.ID(), got, want)
-			}
-			if ended++; ended == clients {
-				break
-			}
-		}
+		readDeparted(t, c.s.Connections, clients)
 		if s := c.s.Stats(); s.Dropped != 0 || s.Received != clients {
 			t.Errorf("%+v, want %d received and none dropped", s, clients)
 		}
 		wantNothingKept(t, c.s.Connections)
 	})
+}
+
+// readDeparted reads clients that have left to the end. Each sent its number.
+func readDeparted(t *testing.T, p *ConnectionPool, clients int) {
+	t.Helper()
+	l, ended := newLedger(t), 0
+	for srv, m := range p.Messages(t.Context()) {
+		l.note(srv, m, nil)
+		if m.Status != "Disconnected" {
+			continue
+		}
+		if got, want := l.take(srv), fmt.Sprintf("Connected %d Disconnected", srv.ID()-1); got != want {
+			t.Errorf("client %d had %q, want %q", srv.ID(), got, want)
+		}
+		if ended++; ended == clients {
+			break
+		}
+	}
 }
 
 func wantNothingKept(t *testing.T, p *ConnectionPool) {
@@ -155,19 +161,7 @@ func TestDeparturesHoldBack(t *testing.T) {
 				if n := len(closed); n != fit {
 					t.Fatalf("%d Closes have returned, want %d", n, fit)
 				}
-				l, ended := newLedger(t), 0
-				for srv, m := range p.Messages(t.Context()) {
-					l.note(srv, m, nil)
-					if m.Status != "Disconnected" {
-						continue
-					}
-					if got, want := l.take(srv), fmt.Sprintf("Connected %d Disconnected", srv.ID()-1); got != want {
-						t.Errorf("client %d had %q, want %q", srv.ID(), got, want)
-					}
-					if ended++; ended == clients {
-						break
-					}
-				}
+				readDeparted(t, p, clients)
 				for range clients {
 					if err := <-closed; err != nil {
 						t.Error(err)

@@ -41,7 +41,7 @@ type endpointHooks struct {
 	finished func()            // there will be no connection any more; likewise
 	consumed func()            // finished, and what is unread has changed; likewise
 	over     func()            // the connection of a client is over; likewise
-	holdBack func() bool       // nothing is received for nobody now; nil without a pool
+	holdBack func() bool       // background readers are to stop; nil without a pool
 }
 
 // Status returns the current status as a string; see [Status]. The status

@@ -41,7 +41,7 @@ type closingSide struct {
 	called      bool   // its application has called Close
 	returned    bool   // Close has returned
 	unconfirmed bool   // what Close returns: ErrUnconfirmed or nil
-	told        string // what its reader was told of the end: "", "close" or "loss"
+	told        string // how its reader saw the end: "", "close" or "loss"
 	deaf        bool   // its application reads no more; else it reads what comes
 	unread      int    // messages that are queued, if it is deaf
 	received    int    // messages that the application has read or can read
@@ -278,9 +278,9 @@ func (v closingView) violation() string {
 	case v.returned && v.unconfirmed && v.written == 0:
 		return "Close failed, and this side has sent nothing"
 	case v.told == "close" && (!v.peer.sentClose || v.received < v.peer.written):
-		return "a reader was told of a close, and something is missing"
+		return "a reader saw a close, and something is missing"
 	case v.told == "loss" && v.state.cuts == 0 && !v.state.expired:
-		return "a reader was told of a loss, and there was none"
+		return "a reader saw a loss, and there was none"
 	}
 	return v.wrongStep()
 }

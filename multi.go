@@ -283,7 +283,7 @@ func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	defer p.mu.Unlock()
 	if p.unreported > 0 {
 		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreported))
-		p.unreported = 0 // it is told once
+		p.unreported = 0 // reported once
 	}
 	return err
 }

@@ -277,7 +277,7 @@ func trips(clients []*caller, o order) (r result, err error) {
 	return r, err
 }
 
-// reconnected waits until each client has been told once more that it is connected.
+// reconnected waits for the next Connected of each client.
 func reconnected(clients []*caller) (r result, err error) {
 	times, errs := make([]int64, len(clients)), make(chan error, len(clients))
 	for i, c := range clients {

@@ -28,7 +28,7 @@ func countGreeted(gipc.Peer) error {
 
 // herd connects many clients a few at a time, kills their server, starts it again
 // at once, and compares the two ways in which all of them got there. Every round
-// begins anew. All clients are in one process: several share the processors with
+// has new processes. All clients are in one process: several share the processors with
 // the server more evenly, come more slowly, and crowd it less.
 func (b *bench) herd(name string) {
 	n := b.most(name, min(herdSize, b.idle))
@@ -94,7 +94,7 @@ func (b *bench) stampede(n int) (first, again arrival, err error) {
 	}
 	defer b.stop(clients)
 	first.took = r.Each * float64(r.N)
-	if _, err = clients.ask(b.ctx, order{Do: "reconnected"}, 20*time.Second); err != nil { // what tells of the first connection
+	if _, err = clients.ask(b.ctx, order{Do: "reconnected"}, 20*time.Second); err != nil { // the Connected of the first connection
 		return first, again, err
 	}
 	if err = b.account(&first, server, clients); err != nil {

@@ -35,7 +35,7 @@ type seat struct {
 	peer *RawPeer
 }
 
-var roles = []string{"client", "server", "client of a pool", "server of many"}
+var roles = []string{"client", "server", "pool client", "multi-client server"}
 
 // takeSeat connects an endpoint over a pair of connections, of which it has the
 // first one.
@@ -57,7 +57,7 @@ func takeSeat(t *testing.T, role string, pair func() (net.Conn, net.Conn, error)
 		return &seat{role, server, server, server.Connections, peer}
 	}
 	s := &seat{role, server, theClient(t, server), server.Connections, peer}
-	if role == "client of a pool" {
+	if role == "pool client" {
 		s.e = s.conn
 	}
 	return s
@@ -151,7 +151,7 @@ func (c toldCase) String() string {
 }
 
 // TestLimitsToldIsNotDelivered: the peer closes while a message is on its way to it.
-// That a reader was told of the end, without an error, proves nothing: only the
+// A status message without an error proves nothing: only the
 // answer of the peer does.
 func TestLimitsToldIsNotDelivered(t *testing.T) {
 	t.Parallel()
@@ -162,7 +162,7 @@ func TestLimitsToldIsNotDelivered(t *testing.T) {
 				for _, answer := range []int{0, 1, -1} {
 					for i := range 8 {
 						c := toldCase{role, i&1 > 0, i&2 > 0, i&4 > 0, answer}
-						if role == "server of many" && c.told {
+						if role == "multi-client server" && c.told {
 							continue // its Close speaks of clients that are connected or not read to the end
 						}
 						t.Run(c.String(), func(t *testing.T) {
@@ -195,7 +195,7 @@ func toldIsNotDelivered(t *testing.T, pair func() (net.Conn, net.Conn, error), c
 	s.peer.SendClose()
 	if c.told {
 		if m := wantStatus(t, s.conn, s.lossStatus()); m.Err != nil {
-			t.Errorf("the reader is told of %v, want nil after a close", m.Err)
+			t.Errorf("the status message has %v, want nil after a close", m.Err)
 		}
 	} else {
 		Eventually(t, "the end", func() bool { return s.conn.StatusCode() != gipc.Connected })
@@ -284,7 +284,7 @@ func TestLimitsCloseWithNothingSent(t *testing.T) {
 func silenced(t *testing.T, role string, plain bool) endpoint {
 	t.Helper()
 	network, silent := &PipeNetwork{}, new(atomic.Bool)
-	sc := &gipc.ServerConfig{Name: "test", Heartbeat: -1, MultiClient: role == "client of a pool" || role == "server of many"}
+	sc := &gipc.ServerConfig{Name: "test", Heartbeat: -1, MultiClient: role == "pool client" || role == "multi-client server"}
 	cc := &gipc.ClientConfig{Name: "test", Heartbeat: -1, Dial: network.Dial}
 	if plain {
 		sc.Encryption, cc.Encryption = gipc.EncryptionOff, gipc.EncryptionOff
@@ -299,8 +299,8 @@ func silenced(t *testing.T, role string, plain bool) endpoint {
 	}
 	server := startServer(t, sc)
 	client := startClient(t, cc)
-	e := map[string]endpoint{"client": client, "server": server, "server of many": server}[role]
-	if role == "client of a pool" {
+	e := map[string]endpoint{"client": client, "server": server, "multi-client server": server}[role]
+	if role == "pool client" {
 		e = theClient(t, server)
 	}
 	synctest.Wait()
@@ -803,7 +803,7 @@ func TestLimitsWhileUserCodeHangs(t *testing.T) {
 		limit time.Duration
 		call  func(e endpoint) error
 	}{"Close that is hurried", time.Second, hurried})
-	for _, role := range []string{"client", "server", "server of many"} {
+	for _, role := range []string{"client", "server", "multi-client server"} {
 		places := serverPlaces
 		if role == "client" {
 			places = clientPlaces
@@ -817,7 +817,7 @@ func TestLimitsWhileUserCodeHangs(t *testing.T) {
 					if role == "client" {
 						v = openClient(t, p, visit)
 					} else {
-						v = openServer(t, p, role == "server of many", visit)
+						v = openServer(t, p, role == "multi-client server", visit)
 						Must(t, v.conn.Queue(2, payload(1, 100))) // which Close writes
 					}
 					t.Cleanup(h.letGo) // before the endpoint is closed at the end
@@ -854,7 +854,7 @@ func TestLimitsWhileUserCodeHangs(t *testing.T) {
 // it. Close does not wait for its caller, and the address is free when it returns.
 func TestLimitsCloseInsideUserCode(t *testing.T) {
 	t.Parallel()
-	for _, role := range []string{"client", "server", "server of many", "client of a pool"} {
+	for _, role := range []string{"client", "server", "multi-client server", "pool client"} {
 		places := serverPlaces
 		if role == "client" {
 			places = clientPlaces
@@ -890,7 +890,7 @@ func closeInside(t *testing.T, role string, p place, limit time.Duration, call f
 	visit := func(v *venue) {
 		start := time.Now()
 		e := v.e
-		if role == "client of a pool" {
+		if role == "pool client" {
 			e = v.conn
 		}
 		r := result{closed: call(e)}
@@ -1103,13 +1103,13 @@ func TestLimitsDialOneAtATime(t *testing.T) {
 // holds nobody else, and its connection is over in ten seconds.
 func TestLimitsHandshakeWhileUserCodeHangs(t *testing.T) {
 	t.Parallel()
-	for _, role := range []string{"server", "server of many"} {
+	for _, role := range []string{"server", "multi-client server"} {
 		for _, p := range serverPlaces[:2] {
 			t.Run(role+"/"+p.name, func(t *testing.T) {
 				t.Parallel()
 				Bubble(t, func(t *testing.T) {
 					h := newHold(t)
-					v := openServer(t, p, role == "server of many", func(*venue) { h.hang() })
+					v := openServer(t, p, role == "multi-client server", func(*venue) { h.hang() })
 					t.Cleanup(h.letGo)
 					v.armed.Store(true)
 					start := time.Now()
@@ -1282,7 +1282,7 @@ func (n *tally) writeOn(e endpoint, seed int) error {
 	}
 }
 
-// TestLimitsStatsCountWhatCloseSends: the totals of a server of many have what was
+// TestLimitsStatsCountWhatCloseSends: the totals of a multi-client server have what was
 // queued before its Close, and what was accepted while it began: as much as the
 // clients have received.
 func TestLimitsStatsCountWhatCloseSends(t *testing.T) {
