@@ -91,20 +91,22 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := bounded(ctx, closeTime)
+	limit, cancel := bounded(ctx, closeTime)
 	defer cancel()
 	e.mu.Lock()
 	if e.leaving.Swap(true) {
 		closed := e.life.closed.wait()
 		e.mu.Unlock()
-		return e.awaitClosed(ctx, closed)
+		return e.awaitClosed(limit, closed)
 	}
 	c := e.stopReadingLocked()
 	cut := e.life.cutContext()
 	e.mu.Unlock()
 
-	defer context.AfterFunc(ctx, e.cutShort)()
-	defer context.AfterFunc(cut, cancel)() // a later Shutdown may have less time
+	defer context.AfterFunc(limit, e.cutShort)()
+	ctx, giveUp := context.WithCancel(limit)
+	defer giveUp()
+	defer context.AfterFunc(cut, giveUp)() // a later Shutdown may have less time
 	var unconfirmed error
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
@@ -118,12 +120,12 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 		c.delivery.unconfirmed = unconfirmed
 	}
 	err := e.ledger.result()
+	e.settings.log.info("closed", "name", e.settings.name, "err", err)
 	e.life.become(Closed)
 	e.life.closed.happen()
 	e.overLocked()
 	e.mu.Unlock()
-	e.settings.log.info("closed", "name", e.settings.name, "err", err)
-	e.settings.log.flush(ctx)
+	e.settings.log.flush(limit) // ctx is done: nothing is to be sent any more
 	return err
 }
 
@@ -131,16 +133,16 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) error {
 	select {
 	case <-closed:
-		return nil
 	default:
+		select {
+		case <-closed:
+		case <-ctx.Done():
+			e.cutShort()
+			return contextError("close", ctx)
+		}
 	}
-	select {
-	case <-closed:
-		return nil
-	case <-ctx.Done():
-		e.cutShort()
-		return contextError("close", ctx)
-	}
+	e.settings.log.flush(ctx)
+	return nil
 }
 
 // stopReadingLocked takes the role for Close, queues the complete messages that

@@ -927,6 +927,62 @@ func closeInside(t *testing.T, role string, p place, limit time.Duration, call f
 	v.over()
 }
 
+// A slowLog takes a while for each record, in a bubble, and keeps what it logged.
+type slowLog struct {
+	slog.Handler
+	mu     sync.Mutex
+	logged []string
+}
+
+func (l *slowLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *slowLog) Handle(_ context.Context, r slog.Record) error {
+	<-time.After(20 * time.Millisecond)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.logged = append(l.logged, r.Message)
+	return nil
+}
+
+func (l *slowLog) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Concat([]string{"nothing"}, l.logged)[len(l.logged)]
+}
+
+// A program may end when Close has returned: its log is complete.
+func TestLimitsCloseHasLogged(t *testing.T) {
+	t.Parallel()
+	for _, multi := range []bool{false, true} {
+		for _, concurrent := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				network := &PipeNetwork{}
+				logs := []*slowLog{{}, {}}
+				server := startServer(t, &gipc.ServerConfig{Name: "test", MultiClient: multi, Listener: network.Listen(), Logger: slog.New(logs[0])})
+				client := startClient(t, &gipc.ClientConfig{Name: "test", Dial: network.Dial, Logger: slog.New(logs[1])})
+				synctest.Wait()
+				for i, e := range []endpoint{client, server} {
+					i = 1 - i
+					var others sync.WaitGroup
+					closeIt := func() {
+						if err := Do(t, "Close", e.Close); err != nil && i == 1 {
+							t.Error(err)
+						}
+						if got := logs[i].last(); got != "closed" {
+							t.Errorf("multi %v, concurrent %v: the last record at the end of Close is %q, want closed", multi, concurrent, got)
+						}
+					}
+					if concurrent {
+						others.Go(closeIt)
+					}
+					closeIt()
+					others.Wait()
+				}
+			})
+		}
+	}
+}
+
 // TestLimitsSecondShutdown: a Close that waits for its peer is hurried by a Shutdown
 // without time. Both return at once, and the first one alone reports.
 func TestLimitsSecondShutdown(t *testing.T) {
