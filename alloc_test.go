@@ -5,6 +5,8 @@ package gipc
 import (
 	"context"
 	"testing"
+
+	"example.com/gipc/internal/testutil"
 )
 
 func TestAllocations(t *testing.T) {
@@ -54,7 +56,7 @@ func TestAllocations(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if raceEnabled { // the race detector has sync.Pool forget at random
+				if testutil.RaceEnabled { // the race detector has sync.Pool forget at random
 					continue
 				}
 				if n := testing.AllocsPerRun(1000, func() {

@@ -424,11 +424,11 @@ func TestClientWithoutTimeout(t *testing.T) {
 			}
 			started <- client
 		}()
-		pass(24 * time.Hour)
+		pass(time.Duration(count(24, 2)) * time.Hour)
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
 		client := <-started
 		must(t, server.Close())
-		pass(24 * time.Hour)
+		pass(time.Duration(count(24, 2)) * time.Hour)
 		server = startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
 		must(t, server.WaitConnected(t.Context()))
 		must(t, client.Close())

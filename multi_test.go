@@ -1862,7 +1862,7 @@ func TestThousandsOfClients(t *testing.T) {
 // The goroutine that Serve has for an idle client stays on the smallest stack:
 // one call more between it and the kernel, and each client costs 2 KiB more.
 func TestIdleClientsKeepTheSmallestStack(t *testing.T) {
-	if raceEnabled || runtime.GOARCH != "amd64" || !strings.HasPrefix(runtime.Version(), "go1.26") {
+	if testutil.RaceEnabled || runtime.GOARCH != "amd64" || !strings.HasPrefix(runtime.Version(), "go1.26") {
 		return // frames have other sizes there
 	}
 	for way, read := range map[string]func(*ConnectionPool, func()){

@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/testutil"
 )
 
 // A stranger is a peer of a server that is none of the library's clients.
@@ -429,7 +431,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 	if d >= time.Minute {
 		pause = 20 * time.Millisecond
 	}
-	if raceEnabled {
+	if testutil.RaceEnabled {
 		often = 8 // as much slower are the handshakes
 	}
 	for i, mode := range []string{"encrypted", "with a secret", "in plaintext"} {

@@ -357,7 +357,7 @@ func TestSoak(t *testing.T) {
 	say := func(text string) { t.Log(text) }
 	if plan.explicit {
 		say = func(text string) { fmt.Println(text) }
-	} else if raceEnabled || testing.Short() {
+	} else if testutil.RaceEnabled || testing.Short() {
 		t.Log("the counts are a fifth of those that go without -race and -short")
 	}
 	say(fmt.Sprintf(soakHead, "what", "how many", "messages", "lost", "doubled", "out of order", "changed", "late", "leaked", "else", "slowest", "time"))
@@ -402,7 +402,7 @@ func planSoak(t testing.TB) soakPlan {
 		return soakPlan{time.Duration(part(int(long.hostile))), n, part(long.sockets), part(long.kills), part(long.closes), true}
 	}
 	if text == "" || text == "short" {
-		if raceEnabled || testing.Short() {
+		if testutil.RaceEnabled || testing.Short() {
 			return soakPlan{short.hostile, short.faults / 5, short.sockets / 5, short.kills / 5, short.closes / 5, text != ""}
 		}
 		short.explicit = text != ""

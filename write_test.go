@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 func TestWriteKeepsOrder(t *testing.T) {
@@ -921,10 +922,14 @@ func bubble(t *testing.T, f func(*testing.T)) {
 // TestTimersInBubbles.
 func pass(d time.Duration) { <-time.After(max(d, 1)) }
 
-// count is how often to do a thing: the full number, or the one for -short.
+// count is how often to do a thing: the full number, a quarter of it under the race
+// detector, which takes several times as long, or the number for -short.
 func count(full, short int) int {
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		return short
+	case testutil.RaceEnabled:
+		return max(short, full/4)
 	}
 	return full
 }

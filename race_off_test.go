@@ -1,5 +1,0 @@
-//go:build !race
-
-package gipc
-
-const raceEnabled = false
