@@ -129,11 +129,7 @@ func writeUntilFailure(r *rand.Rand) failureReport {
 	}
 	double := (&ServerDouble{Limit: limit, Reset: r.IntN(2) == 0}).Start()
 	if turns > 0 {
-		double.Yield = func() {
-			for range turns {
-				runtime.Gosched()
-			}
-		}
+		double.Yield = func() { yield(turns) }
 	}
 	first := make(chan net.Conn, 1)
 	first <- double
@@ -200,6 +196,14 @@ func writeUntilFailure(r *rand.Rand) failureReport {
 	return report
 }
 
+// yield lets others run, several times in a row. Where others keep the processors
+// busy each turn takes long, and few of them do.
+func yield(turns int) {
+	for end := time.Now().Add(time.Millisecond); turns > 0 && time.Now().Before(end); turns-- {
+		runtime.Gosched()
+	}
+}
+
 // numbersIn returns the numbers of the messages in a stream, and that of the
 // message that is there in part, or -1.
 func numbersIn(stream []byte) (whole map[int]bool, part int) {
@@ -220,9 +224,7 @@ func numbersIn(stream []byte) (whole map[int]bool, part int) {
 func writeSome(e endpoint, r *rand.Rand, from, n, size, kind, pace int) []attempt {
 	var done []attempt
 	for i := from; i < from+n; i++ {
-		for range r.IntN(pace + 1) {
-			runtime.Gosched()
-		}
+		yield(r.IntN(pace + 1))
 		a := attempt{number: i}
 		switch {
 		case kind == 0 || kind == 3 && r.IntN(2) == 0:
