@@ -51,10 +51,19 @@ func (l *deliveryLedger) taken(m *Message) {
 	l.earlier = slices.DeleteFunc(l.earlier, func(d *delivery) bool { return d.notice == m })
 }
 
-// callFailed notes that a call has failed since the latest connection is over.
-func (l *deliveryLedger) callFailed() {
-	if l.latest != nil {
-		l.latest.reported = true
+// callFailed notes that a call has failed since the connection of d is over.
+func (l *deliveryLedger) callFailed(d *delivery) {
+	d.reported = true
+	l.earlier = slices.DeleteFunc(l.earlier, func(o *delivery) bool { return o == d })
+}
+
+// refused notes that a call has failed since the connection with an ID is over. ID 0 is
+// the latest connection.
+func (l *deliveryLedger) refused(id uint64) {
+	for _, d := range append(slices.Clone(l.earlier), l.latest) {
+		if d != nil && d.notice != nil && (d.notice.Conn == id || id == 0 && d == l.latest) {
+			l.callFailed(d)
+		}
 	}
 }
 
@@ -97,6 +106,7 @@ func (l *deliveryLedger) reportQueued(cause error) error {
 		return nil
 	}
 	l.queued, l.earlier = lostMessages{}, nil // this reports their loss
+	l.refused(0)
 	l.pending.Store(false)
 	return lost.report(cause)
 }

@@ -82,12 +82,12 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	return e.noteFailure(c, err)
 }
 
-// noteFailure notes that a call has reported the loss of a connection. The call
-// used c, unless there was none.
+// noteFailure notes that a call has reported the loss of the connection that it used,
+// if there was one.
 func (e *endpoint) noteFailure(c *connection, err error) error {
-	if err != nil && isDeliveryError(err) && (c == nil || c.sender.isBroken()) {
+	if err != nil && isDeliveryError(err) && c != nil && c.sender.isBroken() {
 		e.mu.Lock()
-		e.ledger.callFailed()
+		e.ledger.callFailed(c.delivery)
 		e.mu.Unlock()
 	}
 	return err
@@ -137,8 +137,10 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 	case c != nil && (conn == 0 || conn == c.id): // since a moment
 		return nil, status, nil
 	case conn != 0:
+		e.ledger.refused(conn)
 		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
 	case c == nil && status != Listening && status != Connecting:
+		e.ledger.refused(0)
 		return nil, status, fail(ErrNotConnected, e.life.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
 	return e.life.changed.wait(), status, nil

@@ -193,6 +193,12 @@ func TestCloseReportsEarlierLosses(t *testing.T) {
 			err := Do(t, "Write", func() error { return client.Write(1, payload(9, 100)) })
 			WantErr(t, "Write while there is no connection", err, gipc.ErrNotConnected)
 		}},
+		"WriteOn failed": {after: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "WriteOn", client.WriteOn(t.Context(), 1, 1, nil), gipc.ErrNotConnected)
+		}},
+		"WriteOn failed on another connection": {unconfirmed: true, after: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "WriteOn", client.WriteOn(t.Context(), 7, 1, nil), gipc.ErrNotConnected)
+		}},
 		"closed by the peer, acknowledged": {end: func(t *testing.T, client *gipc.Client, peer *RawPeer) {
 			peer.SendClose()
 			Await(t, "the end", peer.Finish())
@@ -236,6 +242,59 @@ func TestCloseReportsEarlierLosses(t *testing.T) {
 				} else {
 					WantErr(t, "Close", err)
 				}
+				Await(t, "the end", ending)
+			})
+		})
+	}
+}
+
+// TestFailedCallsReportTheirOwnLoss: a call that failed for the first connection
+// has not told of the loss of the second one.
+func TestFailedCallsReportTheirOwnLoss(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before, after func(t *testing.T, client *gipc.Client) // the second connection is there
+	}{
+		"Write": {before: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "Write", client.Write(1, nil), gipc.ErrNotConnected)
+		}},
+		"Flush": {before: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "Flush", client.Flush(), gipc.ErrNotConnected)
+		}},
+		"WriteOn": {after: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "WriteOn", client.WriteOn(t.Context(), 1, 1, nil), gipc.ErrNotConnected)
+		}},
+		"a report of queued messages": {after: func(t *testing.T, client *gipc.Client) {
+			WantErr(t, "Write", client.Write(1, nil), gipc.ErrNotConnected)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			Bubble(t, func(t *testing.T) {
+				raw := ListenRaw(t, 1, PipePair)
+				client, peer := startPlainClient(t, raw)
+				if name == "a report of queued messages" {
+					Must(t, client.Queue(1, nil))
+				}
+				loseConnection(t, client, peer)
+				synctest.Wait()
+				if c.before != nil {
+					c.before(t, client)
+				}
+				raw.Allow()
+				peer = raw.Peer()
+				waitConnected(t, client)
+				if c.after != nil {
+					c.after(t, client)
+				}
+				read := Go(func() error { _, err := peer.ReadFrame(); return err })
+				Must(t, Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
+				Must(t, Await(t, "the frame", read))
+				loseConnection(t, client, peer)
+				raw.Allow()
+				ending := raw.Peer().Finish()
+				waitConnected(t, client)
+				WantErr(t, "Close", Do(t, "Close", client.Close), gipc.ErrUnconfirmed)
 				Await(t, "the end", ending)
 			})
 		})
