@@ -52,6 +52,7 @@ func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64)
 		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
 		closing: new(closeHandshake), delivery: new(delivery),
 		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+	c.answer = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
 	c.decoder.preload(agreed.rest)
 	var progress func()
 	if c.beat.interval > 0 {

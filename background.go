@@ -19,16 +19,17 @@ func (e *endpoint) startReader() {
 }
 
 // roomLocked returns how large the next message may be that is queued for nobody.
-// A blocked write and the ways to read from all clients may hold a larger one.
+// A blocked write, an open call and the ways to read from all clients may hold a
+// larger one.
 func (e *endpoint) roomLocked() int {
 	c := e.current.Load()
-	return e.queue.room(e.role.always || c != nil && c.sender.blocked.Load())
+	return e.queue.room(e.role.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
 }
 
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.tasks.Done()
-	call := readCall{to: destination{room: room}}
+	call := readCall{replies: true, to: destination{room: room}}
 	for {
 		if e.heldBack(c) {
 			return
@@ -85,7 +86,9 @@ func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
 		return !awaited
 	case err == errNeedRoom:
 		e.fullLocked(c)
-	case err == error(preempted):
+	case err == errReplied && e.role.always:
+		return true
+	case err == error(preempted), err == errReplied: // who calls again reads for himself
 		e.preemptedLocked(c)
 	default:
 		e.loseLocked(c, err)

@@ -65,7 +65,7 @@ func (b *batch) append(pool *bufferPool, h frameHeader, data []byte, hold bool) 
 
 // last reports whether the frame of w is the last one of the batch.
 func (b *batch) last(w *writeWaiter) bool {
-	end := w.start + w.length
+	end := w.start + w.header.size() + w.header.dataSize
 	if b.large != nil {
 		end -= len(b.large)
 	}
@@ -161,10 +161,9 @@ type writeWaiter struct {
 	wake   chan struct{} // receives once when state has changed
 	state  waiterState
 	err    error
-	start  int  // of its frame in the open batch; -1 if it has none
-	length int  // of its frame, in bytes
-	data   int  // of its data, in bytes
-	ours   bool // it waits for this library and not for a user's call
+	start  int         // of its frame in the open batch; -1 if it has none
+	header frameHeader // of its frame
+	ours   bool        // it waits for this library and not for a user's call
 }
 
 func (w *writeWaiter) isUsers() bool { return !w.ours }

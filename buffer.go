@@ -22,6 +22,7 @@ const (
 type bufferPool struct {
 	classes [largestClass - smallestClass + 1]sync.Pool
 	waiters sync.Pool // of *writeWaiter
+	calls   sync.Pool // of *openCall
 }
 
 // get returns an empty buffer with room for n bytes.

@@ -19,7 +19,10 @@ var (
 	errNeedRoom   = errors.New("the next message does not fit into the queue")
 	errPeerClosed = errors.New("the peer closed the connection")
 	errCloseAcked = errors.New("the peer acknowledged the close")
+	errReplied    = errors.New("a reply has come")
 )
+
+const requestBlock = 16 // requests whose memory is made at once
 
 // A connection is one transport after its handshake.
 type connection struct {
@@ -36,6 +39,8 @@ type connection struct {
 	loss    atomic.Pointer[pendingLoss] // declared by the holder of the role
 	rekeys  atomic.Uint64               // of the decoder's cipher
 
+	requests []request // the role's: memory for those that come next
+	answer   func(number uint64, msgType int, data []byte) error
 	closing  *closeHandshake // the role's
 	received frame           // the role's: the decoder's last
 	deadline readDeadline    // the role's
@@ -65,6 +70,8 @@ type readCall struct {
 	poll     bool            // look once, do not wait
 	shared   bool            // somebody else interrupts for ctx
 	noStatus bool            // the caller does not see status messages
+	reply    *openCall       // the call ends with this reply
+	replies  bool            // the call ends with any reply
 	to       destination     // where data goes; memory is set for each message
 	unwatch  func() bool     // ends the watch over ctx
 	granted  bool            // the call holds the role
@@ -123,12 +130,31 @@ func (c *connection) decode(call *readCall, m *Message) error {
 			if err := c.control(f.data); err != nil {
 				return err
 			}
-		case !c.closing.peerClosed: // else it is for nobody
-			m.Err, m.MsgType, m.Data, m.Status, m.Conn = nil, int(f.frameType), f.data, "", c.id
-			f.data = nil
+		case c.closing.peerClosed: // it is for nobody
+		case f.isReply():
+			answered := c.sender.calls.deliver(f.id&^replyFlag, f.msgType(), f.data, c.id)
+			if f.data = nil; answered != nil && (call.replies || answered == call.reply) {
+				return errReplied
+			}
+		default:
+			*m = Message{MsgType: f.msgType(), Data: f.data, Conn: c.id}
+			if f.data = nil; f.isRequest() {
+				m.request = c.newRequest(f.id)
+			}
 			return nil
 		}
 	}
+}
+
+// newRequest returns what Reply needs. Memory is made for several at once.
+func (c *connection) newRequest(number uint64) *request {
+	if len(c.requests) == 0 {
+		c.requests = make([]request, requestBlock)
+	}
+	r := &c.requests[0]
+	c.requests = c.requests[1:]
+	r.number, r.answer = number, c.answer
+	return r
 }
 
 // control obeys a control frame.
@@ -327,7 +353,8 @@ func (c *connection) setSilent(activity int64) {
 // the endpoint counts.
 func (c *connection) stats() Stats {
 	messages, bytes, rekeys := c.sender.totals()
-	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.rekeys.Load()}
+	calls, unasked := c.sender.calls.counts()
+	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.rekeys.Load(), Calls: calls, Dropped: unasked}
 }
 
 // sendClose has a close sent behind what was accepted. Users' messages are
@@ -354,7 +381,7 @@ func (c *connection) acknowledge(reason error) {
 // what was sent. Messages that come before the peer's close are discarded. The
 // caller holds the role, and has sent a close.
 func (c *connection) awaitAck(ctx context.Context) error {
-	sent, _, _ := c.sender.totals()
+	sent := c.sender.accepted()
 	c.preempt.Store(false)
 	call := readCall{ctx: ctx, to: destination{reuse: true, room: unlimited}}
 	defer func() {
@@ -394,7 +421,7 @@ func causeOf(err error) error {
 // closeLimit returns the context for a close: a side that has sent nothing waits
 // only for a moment.
 func (c *connection) closeLimit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if sent, _, _ := c.sender.totals(); sent == 0 {
+	if c.sender.accepted() == 0 {
 		return context.WithTimeout(ctx, drainTime)
 	}
 	return context.WithTimeout(ctx, closeTime)

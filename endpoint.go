@@ -155,6 +155,9 @@ func cancellable(ctx context.Context) context.Context {
 }
 
 func (e *endpoint) countLocked(m *Message) {
+	if m.IsRequest() {
+		e.totals.Requests++
+	}
 	e.totals.Received++
 	e.totals.ReceivedBytes += uint64(len(m.Data))
 }

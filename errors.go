@@ -49,6 +49,10 @@ var (
 	ErrNotAuthentic error = &sentinel{"record is not authentic", nil}
 	// ErrTruncated means that the stream ended without a close. It also matches io.ErrUnexpectedEOF.
 	ErrTruncated error = &sentinel{"connection truncated", io.ErrUnexpectedEOF}
+	// ErrNotRequest means that the message is no request, so there is nothing to reply to.
+	ErrNotRequest error = &sentinel{"not a request", nil}
+	// ErrReplied means that the request has its reply already.
+	ErrReplied error = &sentinel{"already replied", nil}
 	// ErrMultiClient: the call is for one client; use Server.Connections.
 	ErrMultiClient error = &sentinel{"server has many clients: use its Connections", nil}
 )

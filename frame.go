@@ -23,6 +23,7 @@ const (
 	controlType = 0
 	maxType     = math.MaxInt32
 	requestFlag = 1 << 31 // in the type of a request or a reply
+	replyFlag   = 1 << 63 // in the id of a reply
 
 	// Data of this size or more is large: it is sealed in a record of its own,
 	// so neither side has to copy it.
@@ -58,6 +59,13 @@ type frameHeader struct {
 func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
 
 func (h frameHeader) isLarge() bool { return h.dataSize >= largeData }
+
+func (h frameHeader) isReply() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag != 0 }
+
+func (h frameHeader) isRequest() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag == 0 }
+
+// msgType returns the user's type.
+func (h frameHeader) msgType() int { return int(h.frameType &^ requestFlag) }
 
 func headerSizeOf(frameType uint32) int {
 	if frameType&requestFlag != 0 {

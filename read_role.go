@@ -38,6 +38,8 @@ const (
 type readRole struct {
 	state     roleState
 	waiters   []*readWaiter // callers, in order of arrival
+	callers   []*readWaiter // calls that wait for replies, and read for them if nobody else does
+	stops     uint64        // how often reading has stopped
 	yielded   event         // Close has the role
 	untilRead bool          // no background reader before somebody has read: a reader is expected
 	always    bool          // the background reader goes on for all who wait
@@ -76,6 +78,20 @@ func (r *readRole) leave(w *readWaiter) bool {
 	return i >= 0
 }
 
+// waitToLead adds a call that waits for its reply.
+func (r *readRole) waitToLead() *readWaiter {
+	w := &readWaiter{wake: make(chan struct{}, 1)}
+	r.callers = append(r.callers, w)
+	return w
+}
+
+// leaveCallers removes a call that waits for its reply.
+func (r *readRole) leaveCallers(w *readWaiter) {
+	if i := slices.Index(r.callers, w); i >= 0 {
+		r.callers = slices.Delete(r.callers, i, i+1)
+	}
+}
+
 // giveMessage hands a message to the first caller, and reports whether there is
 // one.
 func (r *readRole) giveMessage(m *Message) bool {
@@ -112,8 +128,16 @@ func (r *readRole) detach() {
 	})
 }
 
-// stop leaves the role to nobody, since the queue is full.
-func (r *readRole) stop() { r.state = stopped }
+// stop leaves the role to nobody, since the queue is full. Calls that wait for
+// replies are told.
+func (r *readRole) stop() {
+	r.state = stopped
+	r.stops++
+	for _, w := range r.callers {
+		w.wake <- struct{}{}
+	}
+	r.callers = nil
+}
 
 // release gives the role up: to Close, to the first caller, to the background
 // reader if one is needed, or to nobody.
@@ -129,6 +153,11 @@ func (r *readRole) release(leaving, needed bool) {
 		w.wake <- struct{}{}
 	case needed || r.always:
 		r.startBackground()
+	case len(r.callers) > 0:
+		w := r.callers[0]
+		r.callers = r.callers[1:]
+		r.state, w.granted = reading, true
+		w.wake <- struct{}{}
 	default:
 		r.setFree()
 	}

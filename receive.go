@@ -48,7 +48,8 @@ type decoder struct {
 	opened  *buffer // plaintext of the last record; those before openAt are decoded
 	openAt  int
 	large   largeFrame
-	largest int // largest record that has arrived, in bytes
+	largest int    // largest record that has arrived, in bytes
+	request uint64 // number of the last request
 	failure error
 }
 
@@ -105,7 +106,7 @@ func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 	end := need + header.dataSize
 	if len(have) >= end {
 		d.inputAt += end
-		return frameReady, to.deliver(f, header, have[need:end])
+		return frameReady, d.deliver(to, f, header, have[need:end])
 	}
 	if !header.isLarge() {
 		d.inputTo = end
@@ -113,8 +114,8 @@ func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 	}
 	d.inputAt += need
 	d.large = largeFrame{due: true, header: header}
-	if to.reuse && cap(to.memory) >= header.dataSize {
-		d.large.data, d.large.borrowed = to.memory[:0], true
+	if memory := to.memoryFor(header); cap(memory) >= header.dataSize {
+		d.large.data, d.large.borrowed = memory, true
 	} else {
 		d.large.data = make([]byte, 0, grownSize(len(have), header.dataSize))
 	}
@@ -132,11 +133,11 @@ func (d *decoder) finishLarge(to *destination, f *frame) (decodeStep, error) {
 		return needBytes, nil
 	}
 	*f = frame{large.header, large.data}
-	if to.reuse && !large.borrowed && cap(to.memory) >= len(f.data) {
-		f.data = append(to.memory[:0], f.data...)
+	if memory := to.memoryFor(f.frameHeader); !large.borrowed && cap(memory) >= len(f.data) {
+		f.data = append(memory, f.data...)
 	}
 	d.large, d.inputTo = largeFrame{}, lengthSize
-	return frameReady, checkFrame(f)
+	return frameReady, d.checkFrame(f)
 }
 
 // openRecord opens the record of frames at the front of the input. It returns
@@ -191,7 +192,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 		if len(plain) > need {
 			return needBytes, fail(ErrMalformed, nil, "bytes behind the head of a large frame")
 		}
-		if err := checkHeader(header); err != nil {
+		if err := d.checkID(header); err != nil {
 			return needBytes, err
 		}
 		d.closeRecord()
@@ -202,7 +203,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	if len(plain) < end {
 		return needBytes, fail(ErrMalformed, nil, "a record ends inside a frame")
 	}
-	err = to.deliver(f, header, plain[need:end])
+	err = d.deliver(to, f, header, plain[need:end])
 	if d.openAt += end; d.openAt == len(d.opened.b) {
 		d.closeRecord()
 	}
@@ -217,8 +218,8 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	if sealed == nil {
 		return needBytes, err
 	}
-	memory := to.memory[:0]
-	if !to.reuse || cap(to.memory) < header.dataSize {
+	memory := to.memoryFor(header)
+	if cap(memory) < header.dataSize {
 		memory = make([]byte, 0, header.dataSize)
 	}
 	data, err := d.cipher.open(memory, sealed)
@@ -227,7 +228,7 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	}
 	d.large = largeFrame{}
 	*f = frame{header, data}
-	return frameReady, checkFrame(f)
+	return frameReady, checkData(f)
 }
 
 // closeRecord gives back the memory of a record whose frames are all decoded.
@@ -236,39 +237,62 @@ func (d *decoder) closeRecord() {
 	d.opened, d.openAt, d.inputTo = nil, 0, lengthSize
 }
 
-// takes reports whether a frame fits into the room. Control frames always do,
-// since they are not kept.
+// takes reports whether a frame fits into the room. Control frames and replies
+// always do, since they are not queued.
 func (to *destination) takes(h frameHeader) bool {
-	return h.frameType == controlType || h.dataSize+messageOverhead <= to.room
+	return h.dataSize+messageOverhead <= to.room || h.frameType == controlType || h.isReply()
+}
+
+// memoryFor returns the caller's memory, emptied, if it may hold the data of a frame:
+// that of a reply is for somebody else.
+func (to *destination) memoryFor(h frameHeader) []byte {
+	if !to.reuse || h.frameType == controlType || h.isReply() {
+		return nil
+	}
+	return to.memory[:0]
 }
 
 // deliver sets f to a frame whose data is copied out of the decoder's memory.
-func (to *destination) deliver(f *frame, h frameHeader, view []byte) error {
+func (d *decoder) deliver(to *destination, f *frame, h frameHeader, view []byte) error {
 	*f = frame{h, view}
-	if err := checkFrame(f); err != nil {
+	if err := d.checkFrame(f); err != nil {
 		return err
 	}
-	if to.reuse && h.frameType != controlType {
-		f.data = append(to.memory[:0], view...)
-	} else {
-		f.data = append(make([]byte, 0, len(view)), view...)
+	memory := to.memoryFor(h)
+	if memory == nil {
+		memory = make([]byte, 0, len(view))
 	}
+	f.data = append(memory, view...)
 	return nil
 }
 
-// checkHeader refuses frames that have no meaning yet.
-func checkHeader(h frameHeader) error {
-	if h.frameType&requestFlag != 0 {
-		return fail(ErrMalformed, nil, "a request or a reply, which are not defined yet")
+// checkID checks the id of a frame, if it has one, once: the requests of a direction
+// are numbered 1, 2, 3.
+func (d *decoder) checkID(h frameHeader) error {
+	switch {
+	case h.frameType&requestFlag == 0:
+		return nil
+	case h.id == replyFlag:
+		return fail(ErrMalformed, nil, "a reply to request 0")
+	case h.isReply():
+		return nil
+	case h.id != d.request+1:
+		return fail(ErrMalformed, nil, "request %d, and %d is due", h.id, d.request+1)
 	}
+	d.request++
 	return nil
 }
 
 // checkFrame checks what can be checked once a frame is complete.
-func checkFrame(f *frame) error {
-	if err := checkHeader(f.frameHeader); err != nil {
+func (d *decoder) checkFrame(f *frame) error {
+	if err := d.checkID(f.frameHeader); err != nil {
 		return err
 	}
+	return checkData(f)
+}
+
+// checkData checks the data of a control frame.
+func checkData(f *frame) error {
 	if f.frameType == controlType {
 		_, err := parseControl(f.data)
 		return err

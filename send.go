@@ -20,6 +20,7 @@ type sender struct {
 	sink   byteSink
 	limit  int // largest data that the peer accepts, in bytes
 	pool   *bufferPool
+	calls  *callTable
 	cipher *recordCipher // nil in plaintext
 	failed func(error)   // called once when nothing can be sent any more, without a lock
 	tasks  *sync.WaitGroup
@@ -41,10 +42,21 @@ type sender struct {
 	sent     sentTotals
 }
 
-// sentTotals counts the messages that were accepted.
+// sentTotals counts what was accepted.
 type sentTotals struct {
-	messages, bytes uint64
+	messages, bytes uint64 // requests included
+	replies         uint64
 	lost            lostMessages
+}
+
+// count adds n frames that were accepted; n is -1 for one that will not be sent.
+func (t *sentTotals) count(h frameHeader, n int) {
+	if h.isReply() {
+		t.replies += uint64(n)
+		return
+	}
+	t.messages += uint64(n)
+	t.bytes += uint64(n * h.dataSize)
 }
 
 // pendingPings is the ping and the pong that go out with the next batch.
@@ -55,18 +67,18 @@ type pendingPings struct {
 }
 
 func newSender(sink byteSink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
-	return &sender{sink: sink, limit: limit, pool: pool, cipher: cipher, tasks: tasks, failed: failed, open: new(batch), active: new(batch)}
+	return &sender{sink: sink, limit: limit, pool: pool, calls: new(callTable), cipher: cipher, tasks: tasks, failed: failed, open: new(batch), active: new(batch)}
 }
 
-// write sends one message. It returns nil when the sink has taken all of it or,
-// with hold, when it is accepted and kept back.
-func (s *sender) write(ctx context.Context, frameType uint32, data []byte, hold bool) error {
+// write sends one frame. It returns nil when the sink has taken all of it or, with
+// hold, when it is accepted and kept back.
+func (s *sender) write(ctx context.Context, header frameHeader, data []byte, hold bool) error {
 	if len(data) > s.limit {
 		return &SizeError{len(data), s.limit}
 	}
-	header := frameHeader{frameType: frameType, dataSize: len(data)}
+	header.dataSize = len(data)
 	s.mu.Lock()
-	start, err := s.acceptLocked(ctx, header, data, hold)
+	start, err := s.acceptLocked(ctx, &header, data, hold, nil)
 	switch {
 	case err != nil:
 	case hold && s.open.large == nil && len(s.open.frames.b) < batchSize:
@@ -78,6 +90,24 @@ func (s *sender) write(ctx context.Context, frameType uint32, data []byte, hold 
 	}
 	s.mu.Unlock() // a defer would cost as much as the lock
 	return err
+}
+
+// request sends the request of a call. Its number is given when it is accepted.
+func (s *sender) request(ctx context.Context, msgType int, data []byte, call *openCall) error {
+	if len(data) > s.limit {
+		return &SizeError{len(data), s.limit}
+	}
+	header := frameHeader{frameType: uint32(msgType) | requestFlag, dataSize: len(data)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	start, err := s.acceptLocked(ctx, &header, data, false, call)
+	switch {
+	case err != nil:
+		return err
+	case s.flushing:
+		return s.awaitLocked(ctx, s.open, s.frameWaiter(start, header))
+	}
+	return s.outcomeLocked(ctx, s.flushLocked(ctx))
 }
 
 // flush returns nil when the sink has everything that was accepted before.
@@ -123,16 +153,18 @@ func (s *sender) lastLocked() *batch {
 
 // acceptLocked appends a frame to the open batch, and returns where it begins. It
 // waits for room; an error means that nothing was accepted.
-func (s *sender) acceptLocked(ctx context.Context, header frameHeader, data []byte, hold bool) (int, error) {
+func (s *sender) acceptLocked(ctx context.Context, header *frameHeader, data []byte, hold bool, call *openCall) (int, error) {
 	waited := false
 	for {
 		switch {
 		case s.refusal != nil:
 			return 0, s.refuseLocked()
-		case (waited || len(s.noRoom) == 0) && s.open.fits(header, hold):
-			start := s.open.append(s.pool, header, data, hold)
-			s.sent.messages++
-			s.sent.bytes += uint64(len(data))
+		case (waited || len(s.noRoom) == 0) && s.open.fits(*header, hold):
+			if call != nil {
+				header.id = s.calls.add(call)
+			}
+			start := s.open.append(s.pool, *header, data, hold)
+			s.sent.count(*header, 1)
 			s.wakeNextLocked()
 			return start, nil
 		case !s.flushing:
@@ -476,9 +508,16 @@ func (s *sender) takeBackLargeLocked(reason error) {
 // cutLocked cuts the frame of w, the last one, off the open batch.
 func (s *sender) cutLocked(w *writeWaiter) {
 	s.open.frames.b, s.open.large, s.open.owner = s.open.frames.b[:w.start], nil, nil
-	s.sent.messages--
-	s.sent.bytes -= uint64(w.data)
+	s.uncountLocked(w.header)
 	s.wakeNextLocked()
+}
+
+// uncountLocked notes that a frame that was accepted is not sent.
+func (s *sender) uncountLocked(h frameHeader) {
+	s.sent.count(h, -1)
+	if h.isRequest() {
+		s.calls.takeBack()
+	}
 }
 
 // outcomeLocked turns the result of a flush into that of the call: a frame that
@@ -548,7 +587,7 @@ func (s *sender) newWaiter() *writeWaiter {
 // frameWaiter returns the waiter of a call whose frame begins at start.
 func (s *sender) frameWaiter(start int, h frameHeader) *writeWaiter {
 	w := getWaiter(s.pool)
-	w.start, w.length, w.data = start, h.size()+h.dataSize, h.dataSize
+	w.start, w.header = start, h
 	return w
 }
 
@@ -584,8 +623,9 @@ func (s *sender) closeWith(reason error, control [2]byte) {
 
 // acknowledgeWith refuses users' frames with reason from here on, and has the given
 // control frames sent behind what was accepted. A frame whose data is not copied is
-// taken back if nobody flushes it yet. Who waits for a frame goes on waiting: the
-// peer still takes what comes. The caller does not wait.
+// taken back if nobody flushes it yet, and so are requests: the peer does not answer
+// any more. Who waits for another frame goes on waiting: the peer still takes what
+// comes. The caller does not wait.
 func (s *sender) acknowledgeWith(reason error, controls ...[2]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -593,8 +633,37 @@ func (s *sender) acknowledgeWith(reason error, controls ...[2]byte) {
 	if s.broken {
 		return
 	}
+	s.takeBackRequestsLocked(reason)
 	s.appendControlsLocked(controls...)
 	s.passLocked()
+}
+
+// takeBackRequestsLocked takes the requests of the open batch out of it again, and
+// has their callers return with reason.
+func (s *sender) takeBackRequestsLocked(reason error) {
+	b := s.open
+	if b.empty() {
+		return
+	}
+	kept := b.frames.b[:0]
+	for rest := b.frames.b; len(rest) > 0; {
+		h, _, err := parseFrameHeader(rest, maxMsgSize)
+		if err != nil {
+			return // unreachable: these are our own frames
+		}
+		size := h.size() + h.dataSize
+		if h.isRequest() {
+			s.uncountLocked(h)
+		} else {
+			kept = append(kept, rest[:size]...)
+		}
+		rest = rest[size:]
+	}
+	b.frames.b = kept
+	s.dismissLocked(b, reason, func(w *writeWaiter) bool {
+		w.start = -1 // its frame is somewhere else now, and is not taken back
+		return w.header.isRequest()
+	})
 }
 
 // dismiss has everybody who waits after acknowledgeWith return with
@@ -682,6 +751,13 @@ func (s *sender) abandon(reason, cause error) lostMessages {
 	lost := s.sent.lost
 	s.sent.lost = lostMessages{}
 	return lost
+}
+
+// accepted returns how many messages and replies were accepted.
+func (s *sender) accepted() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent.messages + s.sent.replies
 }
 
 // isBroken reports whether nothing can be sent any more.

@@ -29,9 +29,10 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
 	// Nothing is accepted any more: not before, as a first message might come between.
-	if sent, _, _ := c.sender.totals(); sent > 0 {
+	if c.sender.accepted() > 0 {
 		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
+	c.sender.calls.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
 	if e.hooks.redial != nil {
 		gone = ReConnecting
@@ -110,6 +111,9 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	var unconfirmed error
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
+	}
+	if c != nil {
+		c.sender.calls.end(fail(ErrUnconfirmed, ErrClosed, "the reply has not come"))
 	}
 	e.awaitTasks(ctx)
 	e.cutShort()
@@ -215,7 +219,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 // that of ctx.
 func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
-	if sent, _, _ := c.sender.totals(); sent > 0 {
+	if c.sender.accepted() > 0 {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
 	}
 	c.sender.abandon(ErrClosed, ErrClosed)

@@ -9,7 +9,8 @@ type Stats struct {
 	Reconnects               uint64 // connections after the first
 	Refused                  uint64 // server: peers that were not admitted, and errors of accept
 	Rekeys                   uint64 // changes of a traffic key, both directions
-	Dropped                  uint64 // status messages, or clients that left, that nobody read in time
+	Calls, Requests          uint64 // requests that were sent and received; they count as messages, too, and replies do not
+	Dropped                  uint64 // status messages, or clients that left, that nobody read in time; replies that nobody waited for
 }
 
 func (s *Stats) add(o Stats) {
@@ -20,5 +21,7 @@ func (s *Stats) add(o Stats) {
 	s.Reconnects += o.Reconnects
 	s.Refused += o.Refused
 	s.Rekeys += o.Rekeys
+	s.Calls += o.Calls
+	s.Requests += o.Requests
 	s.Dropped += o.Dropped
 }

@@ -2,6 +2,11 @@
 
 package gipc
 
+import (
+	"errors"
+	"sync/atomic"
+)
+
 // Status is what an end of a connection is doing.
 type Status int
 
@@ -56,6 +61,45 @@ type Message struct {
 	Data    []byte // owned by the caller; after ReadInto, valid until the next ReadInto with the same Message
 	Status  string // with MsgType -1: the status, as Status.String gives it
 	Conn    uint64 // the ID of the connection that the message came on; 0 for Connecting, Timeout, Closed and TimeoutMessage
+
+	request *request // nil unless it is one; copies of the message share it
+}
+
+// A request is what Reply needs of a message.
+type request struct {
+	number  uint64
+	answer  func(number uint64, msgType int, data []byte) error
+	replied atomic.Bool
+}
+
+// IsRequest reports whether the peer waits for a reply to m: see Reply.
+func (m *Message) IsRequest() bool { return m.request != nil }
+
+// Reply answers a request, once. A nil error means that the kernel has accepted the
+// reply, or that the peer does not wait for it any more. It may be called from any
+// goroutine, also after other reads, on m or on a copy of it; ReadInto with m makes m
+// another message. The reply goes out on the connection on which the request came, or
+// not at all. Reply does not retain data. Errors:
+//   - ErrNotRequest: m is no request.
+//   - ErrReplied: it was answered before.
+//   - ErrReservedType and ErrTooLarge: nothing was sent, and m can still be answered.
+//   - the other errors of [Client.Write]: ErrNotConnected if that connection is over.
+func (m *Message) Reply(msgType int, data []byte) error {
+	r := m.request
+	if r == nil {
+		return fail(ErrNotRequest, nil, "see IsRequest")
+	}
+	if err := checkMessageType(msgType); err != nil {
+		return err
+	}
+	if r.replied.Swap(true) {
+		return ErrReplied
+	}
+	err := r.answer(r.number, msgType, data)
+	if errors.Is(err, ErrTooLarge) {
+		r.replied.Store(false)
+	}
+	return err
 }
 
 // Is reports whether m is the internal message of that status. It is false for

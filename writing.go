@@ -74,7 +74,7 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	}
 	c, err := e.writable(ctx, conn)
 	if err == nil {
-		err = c.sender.write(ctx, uint32(msgType), data, hold)
+		err = c.sender.write(ctx, frameHeader{frameType: uint32(msgType)}, data, hold)
 	}
 	if err == nil {
 		return nil

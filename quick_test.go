@@ -1,0 +1,111 @@
+package gipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+func requestPair(t testing.TB, encryption Encryption) (*Server, *Client) {
+	address := tempSocket(t)
+	s, err := StartServer(&ServerConfig{Name: "q", Network: "unix", Address: address, Encryption: encryption})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := StartClient(&ClientConfig{Name: "q", Network: "unix", Address: address, Encryption: encryption})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return s, c
+}
+
+func TestQuickCall(t *testing.T) {
+	s, c := requestPair(t, EncryptionOn)
+	go func() {
+		for m, err := range s.Messages(context.Background()) {
+			if err != nil {
+				return
+			}
+			if !m.IsRequest() {
+				continue
+			}
+			if err := m.Reply(m.MsgType+1, m.Data); err != nil && !errors.Is(err, ErrClosed) {
+				t.Error(err)
+			}
+			if err := m.Reply(m.MsgType+1, m.Data); !errors.Is(err, ErrReplied) {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 1000 {
+		m, err := c.Call(context.Background(), i+1, fmt.Append(nil, i))
+		if err != nil || m.MsgType != i+2 || string(m.Data) != fmt.Sprint(i) {
+			t.Fatal(m, err)
+		}
+	}
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for i := range 200 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				m, err := c.Call(ctx, w+1, fmt.Append(nil, w, i))
+				cancel()
+				if err != nil || m.MsgType != w+2 || string(m.Data) != fmt.Sprint(w, i) {
+					t.Error(m, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%+v %+v", c.Stats(), s.Stats())
+}
+
+func BenchmarkCall(b *testing.B) {
+	for _, callers := range []int{0, 1, 64} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			s, c := requestPair(b, EncryptionOn)
+			go func() {
+				var m Message
+				for s.ReadInto(context.Background(), &m) == nil {
+					if m.IsRequest() {
+						m.Reply(m.MsgType, m.Data)
+					} else if m.MsgType > 0 {
+						s.Write(m.MsgType, m.Data)
+					}
+				}
+			}()
+			data := make([]byte, 64)
+			b.ReportAllocs()
+			b.ResetTimer()
+			if callers == 0 {
+				var m Message
+				for i := 0; i < b.N; {
+					if i == 0 {
+						c.Read()
+					}
+					c.Write(1, data)
+					c.ReadInto(context.Background(), &m)
+					i++
+				}
+				return
+			}
+			var wg sync.WaitGroup
+			for w := range callers {
+				wg.Go(func() {
+					for i := w; i < b.N; i += callers {
+						if _, err := c.Call(context.Background(), 1, data); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}

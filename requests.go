@@ -1,0 +1,168 @@
+// Requests: the calls that wait for a reply, and replies.
+
+package gipc
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	callPatience = 10 * time.Second // with unread messages before the reply
+	unreadAdvice = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
+)
+
+// Call sends a request and returns the reply. The peer's reader gets the request as a
+// message for which IsRequest is true, and answers it by Reply. Any number of calls
+// may be open at once, in both directions. Call is safe for concurrent use, also while
+// a handler or a loop over messages runs. It does not retain data; the caller owns the
+// reply.
+//
+// While nobody else reads, the goroutine of Call reads for its reply; what comes before
+// it is queued for readers. If they leave 64 KiB unread, the reply cannot be reached:
+// Call then waits until somebody reads, until ctx is done, or for 10 seconds. Call
+// waits for the first connection as Write does. Errors:
+//   - ErrReservedType, ErrTooLarge, ErrMultiClient, or the context's error alone:
+//     nothing was sent.
+//   - ErrNotConnected and ErrClosed alone: nothing was sent, as for Write.
+//   - ErrUnconfirmed: the request may have been handled, and no reply will come. It
+//     wraps the context's error, the cause of the loss, or ErrClosed after Close.
+func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message, error) {
+	if err := checkMessageType(msgType); err != nil {
+		return nil, err
+	}
+	if err := checkContext(ctx); err != nil {
+		return nil, err
+	}
+	c, err := e.writable(ctx, 0)
+	if err != nil {
+		return nil, e.noteFailure(nil, err)
+	}
+	var reply *Message
+	call := getCall(e.pool)
+	if err = c.sender.request(ctx, msgType, data, call); err == nil {
+		reply, err = e.awaitReply(ctx, c, call)
+	}
+	c.sender.calls.giveUp(call)
+	putCall(e.pool, call)
+	return reply, e.noteFailure(c, err)
+}
+
+// A replyWait is a call that waits for its reply.
+type replyWait struct {
+	call    *openCall
+	granted bool      // it holds the read role
+	stop    uint64    // of the role, since when it has waited
+	since   time.Time // of that stop
+	late    bool      // it has waited too long
+}
+
+// awaitReply waits for the reply of a call, and reads for it if nobody else does.
+func (e *endpoint) awaitReply(ctx context.Context, c *connection, call *openCall) (*Message, error) {
+	w := replyWait{call: call}
+	read := readCall{ctx: cancellable(ctx), reply: call}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for {
+		reply, ended, err := c.sender.calls.result(call)
+		if !ended {
+			err = e.whyGivenUp(ctx, &w)
+		}
+		switch {
+		case ended || err != nil:
+			if w.granted {
+				e.releaseLocked()
+			}
+			return reply, err
+		case w.granted:
+			w.granted = false
+			e.leadLocked(c, &read)
+		case e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited:
+			e.role.take()
+			e.leadLocked(c, &read)
+		default:
+			e.waitForReplyLocked(ctx, &w)
+		}
+	}
+}
+
+// whyGivenUp returns why a call waits no longer, or nil.
+func (e *endpoint) whyGivenUp(ctx context.Context, w *replyWait) error {
+	advice := "the reply has not come"
+	if e.role.state == stopped {
+		advice = unreadAdvice
+	}
+	switch {
+	case ctx.Err() != nil:
+		return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
+	case w.late:
+		return fail(ErrUnconfirmed, ErrTimeout, "%s", advice)
+	}
+	return nil
+}
+
+// leadLocked reads for a call that holds the role, until its reply has come, or once
+// into the queue. It releases mu meanwhile.
+func (e *endpoint) leadLocked(c *connection, read *readCall) {
+	read.to = destination{room: e.roomLocked()}
+	e.mu.Unlock()
+	var m Message // on the stack: mostly the reply comes
+	err := c.receive(read, &m)
+	if read.unwatch != nil {
+		read.unwatch()
+		read.unwatch = nil
+	}
+	e.mu.Lock()
+	e.role.reads++
+	switch _, interrupted := err.(*interruption); {
+	case err == nil:
+		queued := m
+		e.countLocked(&queued)
+		e.pushLocked(&queued)
+		e.releaseLocked()
+	case err == errReplied, interrupted:
+		e.releaseLocked()
+	case err == errNeedRoom:
+		e.fullLocked(c)
+	default:
+		e.loseLocked(c, err)
+	}
+}
+
+// waitForReplyLocked waits until the call has ended, until it gets the role, or until
+// the reasons to wait have changed. It releases mu meanwhile.
+func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
+	var late <-chan time.Time
+	if e.role.state == stopped {
+		if w.stop != e.role.stops {
+			w.stop, w.since = e.role.stops, time.Now()
+		}
+		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
+		defer timer.Stop()
+		late = timer.C
+	}
+	turn := e.role.waitToLead()
+	e.mu.Unlock()
+	timedOut := false
+	select {
+	case <-turn.wake:
+	case <-w.call.done:
+	case <-ctx.Done():
+	case <-late:
+		timedOut = true
+	}
+	e.mu.Lock()
+	e.role.leaveCallers(turn)
+	w.granted = turn.granted
+	w.late = timedOut && e.role.state == stopped && e.role.stops == w.stop
+}
+
+// answer sends the reply to a request that came on the given connection.
+func (e *endpoint) answer(conn, number uint64, msgType int, data []byte) error {
+	c, err := e.writable(context.Background(), conn)
+	if err == nil {
+		header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
+		err = c.sender.write(context.Background(), header, data, false)
+	}
+	return e.noteFailure(c, err)
+}
