@@ -58,7 +58,7 @@ var vectorKeys = map[string]string{
 	"config":  "name secret",
 }
 
-var vectorExpects = regexp.MustCompile(`^(ok|handshake (refuse \d+|refused \d+|unproven|truncated)|(frame|type|record|control|close) malformed|` +
+var vectorExpects = regexp.MustCompile(`^(ok|handshake (refuse \d+|refused \d+|unproven|truncated)|(frame|type|id|record|control|close) malformed|` +
 	`record not-authentic|frame truncated-(inside|boundary)|close (received|undelivered)|config invalid)$`)
 
 var citation = regexp.MustCompile(`^[A-Z]-\d+$`)
@@ -302,7 +302,7 @@ func drive(c *connection, call *readCall, stream []byte, piece func() int) (got 
 	for {
 		switch err := c.decode(call, m); err {
 		case nil:
-			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data)})
+			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
 		case errPeerClosed, errCloseAcked:
 			if c.closing.refused != nil || !c.closing.sentClose {
@@ -335,9 +335,15 @@ func held(c *connection) int {
 	return n
 }
 
-// appendFrame is a frame as it is sent: in plaintext, or in records of its own.
+// appendFrame is a frame without an id as it is sent: in plaintext, or in records of
+// its own.
 func appendFrame(c *recordCipher, typ uint32, data []byte) []byte {
-	plain := appendFrameHeader(nil, frameHeader{frameType: typ, dataSize: len(data)})
+	return appendFrameID(c, typ, 0, data)
+}
+
+// appendFrameID is the same with an id, where bit 31 of the type is 1.
+func appendFrameID(c *recordCipher, typ uint32, id uint64, data []byte) []byte {
+	plain := appendFrameHeader(nil, frameHeader{frameType: typ, id: id, dataSize: len(data)})
 	if c == nil {
 		return append(plain, data...)
 	}
@@ -363,8 +369,38 @@ func typeAndData(t testing.TB, typ, data string) (uint32, []byte) {
 	return uint32(n), dashed(t, data)
 }
 
+// delivered reads "TYPE DATA" of a message and "TYPE DATA NUMBER" of a request.
+func delivered(t testing.TB, f []string) Message {
+	t.Helper()
+	typ, data := typeAndData(t, f[0], f[1])
+	m := Message{MsgType: int(typ), Data: data}
+	if len(f) > 2 && f[2] != "" {
+		m.request = &request{number: decimal(t, f[2])}
+	}
+	return m
+}
+
+func decimal(t testing.TB, text string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func sameMessages(got, want []Message) bool {
-	return slices.EqualFunc(got, want, func(a, b Message) bool { return a.MsgType == b.MsgType && bytes.Equal(a.Data, b.Data) })
+	return slices.EqualFunc(got, want, func(a, b Message) bool {
+		return a.MsgType == b.MsgType && bytes.Equal(a.Data, b.Data) && requestNumber(&a) == requestNumber(&b)
+	})
+}
+
+// requestNumber is the number of a request, and 0 for a message.
+func requestNumber(m *Message) uint64 {
+	if !m.IsRequest() {
+		return 0
+	}
+	return m.request.number
 }
 
 // failureOf is the part of an expect behind its layer.
@@ -390,12 +426,13 @@ var layers = []struct{ layer, says string }{
 	{"frame", "the length of a frame with an id is"},
 	{"frame", "a frame has"},
 	{"type", "message type"},
-	{"type", "a request or a reply"},
 	{"record", "a record's length is"},
 	{"record", "a record ends inside a frame"},
 	{"record", "bytes behind the head"},
 	{"control", "control frame"},
 	{"close", "a close-ack without a close"},
+	{"id", "a reply to request 0"},
+	{"id", ": request "},
 }
 
 // malformedLayer is the expect of a malformed input, or the text of an error that
@@ -683,9 +720,7 @@ func TestVectorsReceive(t *testing.T) {
 func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Message) {
 	stream := v.bytes(t, "stream")
 	for _, line := range v.lines {
-		f := strings.Fields(line)
-		typ, data := typeAndData(t, f[0], f[1])
-		want = append(want, Message{MsgType: int(typ), Data: data})
+		want = append(want, delivered(t, strings.Fields(line)))
 	}
 	expect := strings.Fields(v.fields["expect"])
 	for _, piece := range []int{1, 2, 7, 4096, len(stream)} {
@@ -711,12 +746,50 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
 				t.Errorf("fails after %d bytes, want %s", read, after)
 			}
+			if calls, ignored := l.sender.calls.counts(); calls != 0 || ignored != v.replies(t) {
+				t.Errorf("pieces of %d: %d replies are counted, want %d", piece, ignored, v.replies(t))
+			}
 			if most := 4*len(stream) + 2*readSize; held(l) > most {
 				t.Errorf("pieces of %d: %d bytes of memory for %d that came", piece, held(l), len(stream))
 			}
 		}
 	}
 	return want
+}
+
+// replies is how many replies a plaintext stream has before its fault, its close or
+// its end.
+func (v *vector) replies(t *testing.T) (n uint64) {
+	stream := v.bytes(t, "stream")
+	if secret := v.bytes(t, "traffic_secret"); secret != nil {
+		stream = v.opened(t, &chain{secret: secret, seq: v.number(t, "sequence"), rekeyAt: v.number(t, "rekey_at")}, stream)
+	}
+	frames, _ := plainFrames(stream, int(v.number(t, "limit")))
+	for _, f := range frames {
+		switch typ := binary.BigEndian.Uint32(f[4:]); {
+		case typ > 1<<31 && f[8]&0x80 != 0:
+			n++
+		case typ == controlType && f[8] == kindClose:
+			return n
+		}
+	}
+	return n
+}
+
+// opened is the plaintext of a stream of records, up to the first that does not open.
+func (v *vector) opened(t *testing.T, c *chain, stream []byte) (plain []byte) {
+	for len(stream) >= 4 {
+		n := 4 + uint64(binary.BigEndian.Uint32(stream))
+		if n > uint64(len(stream)) {
+			break
+		}
+		b, err := c.open(stream[:n])
+		if err != nil {
+			break
+		}
+		plain, stream = append(plain, b...), stream[n:]
+	}
+	return plain
 }
 
 // encodes wants what was delivered to be the beginning of a plaintext stream
@@ -727,10 +800,15 @@ func (v *vector) encodes(t *testing.T, stream []byte, got []Message) {
 	}
 	frames, _ := plainFrames(stream, maxMsgSize)
 	for _, frame := range frames {
-		if len(got) == 0 || binary.BigEndian.Uint32(frame[4:]) == controlType {
+		typ := binary.BigEndian.Uint32(frame[4:])
+		if len(got) == 0 || typ == controlType || typ > maxType && frame[8]&0x80 != 0 {
 			continue
 		}
-		if !bytes.Equal(appendFrame(nil, uint32(got[0].MsgType), got[0].Data), frame) {
+		made, number := uint32(got[0].MsgType), requestNumber(&got[0])
+		if number != 0 {
+			made |= requestFlag
+		}
+		if !bytes.Equal(appendFrameID(nil, made, number, got[0].Data), frame) {
 			t.Errorf("%x is not what the sending half makes of it", frame)
 		}
 		got = got[1:]
@@ -815,7 +893,35 @@ func TestVectorsRecord(t *testing.T) {
 type application interface {
 	ReadTimed(time.Duration) (*Message, error)
 	Write(int, []byte) error
+	Call(context.Context, int, []byte) (*Message, error)
+	Stats() Stats
 	Close() error
+}
+
+// An openRequest is one of the application's, whose Call runs.
+type openRequest struct {
+	giveUp context.CancelFunc
+	done   chan struct{}
+	reply  *Message
+	err    error
+}
+
+// startCall has the application call, and returns when the request was accepted.
+func startCall(app application, msgType int, data []byte, bubbled bool) *openRequest {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &openRequest{giveUp: cancel, done: make(chan struct{})}
+	before := app.Stats().Calls
+	go func() {
+		defer close(r.done)
+		r.reply, r.err = app.Call(ctx, msgType, data)
+	}()
+	for start := time.Now(); !bubbled && app.Stats().Calls == before && time.Since(start) < 5*time.Second; {
+		time.Sleep(20 * time.Microsecond)
+	}
+	if bubbled {
+		synctest.Wait()
+	}
+	return r
 }
 
 // bareEnd is an end with a connection and nothing around it.
@@ -959,6 +1065,15 @@ func (v *vector) session(t *testing.T, role string) {
 	peer.SetReadDeadline(time.Now().Add(20 * time.Second))
 	closed := make(chan error, 1)
 	ended := false
+	bubbled := back.secret == nil
+	var calls []*openRequest // of the application
+	defer func() {
+		for _, r := range calls {
+			r.giveUp()
+			<-r.done
+		}
+	}()
+	asked := map[uint64]*Message{} // requests of the peer
 	message := func() *Message {
 		for {
 			m, err := app.ReadTimed(20 * time.Second)
@@ -971,7 +1086,7 @@ func (v *vector) session(t *testing.T, role string) {
 		}
 	}
 	for i, step := range v.lines {
-		f := append(strings.Fields(step), "", "")
+		f := append(strings.Fields(step), "", "", "")
 		bad := func(format string, args ...any) {
 			t.Helper()
 			t.Fatalf("step %d, %q: %s", i+1, step, fmt.Sprintf(format, args...))
@@ -984,9 +1099,40 @@ func (v *vector) session(t *testing.T, role string) {
 		case "peer-ends":
 			peer.(*roadEnd).CloseWrite()
 		case "delivers":
-			typ, data := typeAndData(t, f[1], f[2])
-			if m := message(); !sameMessages([]Message{*m}, []Message{{MsgType: int(typ), Data: data}}) {
+			m := message()
+			if !sameMessages([]Message{*m}, []Message{delivered(t, f[1:4])}) {
 				bad("the application gets %v", m)
+			}
+			asked[requestNumber(m)] = m
+		case "requests":
+			typ, data := typeAndData(t, f[1], f[2])
+			calls = append(calls, startCall(app, int(typ), data, bubbled))
+		case "replies":
+			m := asked[decimal(t, f[1])]
+			typ, data := typeAndData(t, f[2], f[3])
+			if err := m.Reply(int(typ), data); err != nil {
+				bad("%v", err)
+			}
+			if err := m.Reply(int(typ), data); !errors.Is(err, ErrReplied) { // Q-3
+				bad("once more: %v", err)
+			}
+		case "replied", "gives-up", "fails":
+			r, start := calls[decimal(t, f[1])-1], time.Now()
+			if f[0] == "gives-up" {
+				r.giveUp()
+			}
+			<-r.done
+			if d := time.Since(start); bubbled && d > 0 || d > 900*time.Millisecond { // Q-6
+				bad("it takes %v", d)
+			}
+			switch {
+			case f[0] == "replied":
+				typ, data := typeAndData(t, f[2], f[3])
+				if r.err != nil || !sameMessages([]Message{*r.reply}, []Message{{MsgType: int(typ), Data: data}}) {
+					bad("it gets %v, %v", r.reply, r.err)
+				}
+			case r.reply != nil || !errors.Is(r.err, ErrUnconfirmed) || errors.Is(r.err, context.Canceled) != (f[0] == "gives-up"):
+				bad("it gets %v, %v", r.reply, r.err)
 			}
 		case "sends":
 			typ, data := typeAndData(t, f[1], f[2])
@@ -997,8 +1143,12 @@ func (v *vector) session(t *testing.T, role string) {
 			go func() { closed <- app.Close() }()
 		case "writes":
 			typ, data := typeAndData(t, f[1], f[2])
+			id := uint64(0)
+			if f[3] != "" {
+				typ, id = typ|requestFlag, decimal(t, f[3])
+			}
 			frame, err := written.next()
-			if err != nil || !bytes.Equal(frame, appendFrame(nil, typ, data)) {
+			if err != nil || !bytes.Equal(frame, appendFrameID(nil, typ, id, data)) {
 				bad("it writes %x, %v", frame, err)
 			}
 		case "writes-end":
@@ -1344,11 +1494,59 @@ func TestAnyFrameIsASignOfLife(t *testing.T) {
 	})
 }
 
+// A reply that stands behind what the application does not read is not waited for
+// longer than 10 s, which begin for a later request with that one.
+func TestCallsBehindUnreadMessagesFail(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, reads := range []bool{false, true} {
+			s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
+			near, far := newRoad(nil, nil)
+			conns <- far
+			near.Write([]byte{0, 0, 0, 0, 4, 0})
+			if _, err := s.Read(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			start := time.Now()
+			first := startCall(s, 1, nil, true)
+			<-time.After(time.Second)
+			for range 3 {
+				near.Write(appendFrame(nil, 1, make([]byte, 40_000)))
+			}
+			near.Write(appendFrameID(nil, 2|requestFlag, 1|replyFlag, nil))
+			near.Write(appendFrameID(nil, 2|requestFlag, 2|replyFlag, nil))
+			<-time.After(4 * time.Second)
+			second := startCall(s, 1, nil, true)
+			if reads {
+				<-time.After(5 * time.Second)
+				for range 3 {
+					if m, err := s.Read(); err != nil || m.MsgType == 1 && len(m.Data) != 40_000 {
+						t.Fatal(m, err)
+					}
+				}
+				s.ReadTimed(time.Second) // nothing comes but the replies
+			}
+			for i, r := range []*openRequest{first, second} {
+				<-r.done
+				if reads && (r.err != nil || r.reply.MsgType != 2) || !reads && (!errors.Is(r.err, ErrUnconfirmed) || !errors.Is(r.err, ErrTimeout)) {
+					t.Errorf("request %d gets %v, %v", i+1, r.reply, r.err)
+				}
+				if d := time.Since(start); !reads && d != time.Duration(11+4*i)*time.Second {
+					t.Errorf("request %d fails after %v", i+1, d)
+				}
+			}
+			near.Close()
+			s.Close()
+		}
+	})
+}
+
 // ---- A second parser of frames in plaintext
 
 // plainFrames takes a plaintext stream apart, without the library: whole frames,
 // up to the first that is malformed or not there to its end.
 func plainFrames(stream []byte, limit int) (frames [][]byte, malformed bool) {
+	requests := uint64(0)
 	for len(stream) >= 4 {
 		n := uint64(binary.BigEndian.Uint32(stream))
 		if n < 4 || n > uint64(limit)+12 {
@@ -1368,13 +1566,25 @@ func plainFrames(stream []byte, limit int) (frames [][]byte, malformed bool) {
 			return frames, false
 		}
 		frame := stream[:4+n]
-		if typ > 1<<31-1 || typ == 0 && !controlFits(frame[8:]) {
+		if typ == 0 && !controlFits(frame[8:]) {
+			return frames, true
+		}
+		if typ > 1<<31 && !idFits(binary.BigEndian.Uint64(frame[8:]), &requests) {
 			return frames, true
 		}
 		frames = append(frames, frame)
 		stream = stream[4+n:]
 	}
 	return frames, false
+}
+
+// idFits says whether an id is well-formed behind so many requests, and counts it.
+func idFits(id uint64, requests *uint64) bool {
+	if id >= 1<<63 {
+		return id > 1<<63
+	}
+	*requests++
+	return id == *requests
 }
 
 func plainMessages(frames [][]byte) (all []Message) {
@@ -1404,6 +1614,7 @@ var citedByTests = map[string]string{
 	"H-20": "TestRefusalsInPlaceOfTheHello",
 	"C-5":  "TestNewestPingIsAnswered",
 	"C-7":  "TestAnyFrameIsASignOfLife",
+	"Q-8":  "TestCallsBehindUnreadMessagesFail",
 }
 
 func specText(t *testing.T) string {
@@ -1479,9 +1690,9 @@ func TestSpecEveryMustHasAnID(t *testing.T) {
 	t.Parallel()
 	text := specText(t)
 	_, text, _ = strings.Cut(text, "\n## 2 ")
-	text, _, ok := strings.Cut(text, "\n## 14 ")
+	text, _, ok := strings.Cut(text, "\n## 15 ")
 	if !ok {
-		t.Fatal("sections 2 to 13 are not found")
+		t.Fatal("sections 2 to 14 are not found")
 	}
 	id := regexp.MustCompile(`^- \[[A-Z]-\d+\] `)
 	blocks, musts := regexp.MustCompile(`\n\n|\n- `).Split(text, -1), 0

@@ -16,7 +16,8 @@
 // changes, such as Connected, Reconnecting and Disconnected, where they happened.
 // [Client.Messages] skips these; [Client.ReadTimed], [Client.ReadContext] and
 // [Client.ReadInto] are other ways to read. [Client.Queue] and [Client.Flush]
-// batch small messages. A server with MultiClient serves any number of clients at
+// batch small messages. [Client.Call] sends a request, and [Message.Reply] answers
+// it; either side can ask. A server with MultiClient serves any number of clients at
 // one address: see [ConnectionPool].
 //
 // # Concurrency

@@ -133,9 +133,16 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return contextError("wait for a connection, the status is "+status.String(), ctx)
+			return fail(contextError("wait for a connection, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
+}
+
+// lastDialError returns why the last attempt to connect has failed, or nil.
+func (e *endpoint) lastDialError() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.life.dialErr
 }
 
 // checkContext returns ErrConfig for a nil context.

@@ -116,7 +116,7 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, contextError("write: no peer has connected yet, the status is "+status.String(), ctx)
+			return nil, fail(contextError("write: no peer has connected yet, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
 }

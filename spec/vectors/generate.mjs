@@ -67,6 +67,7 @@ const frameKey = (traffic) => expand(traffic, 'gipc/3 key', 32)
 const LARGE = 16384 // bytes of data from which on a frame is large
 const RECORD = 65536 // the most plaintext of a record of frames
 const REQUEST = 2 ** 31 // added to the user's type in a frame with an id
+const REPLY = 2n ** 63n // added to the number of the request in the id of a reply
 
 // The head of a frame: length, type, and the id if there is one.
 function head(type, size, id) {
@@ -75,6 +76,8 @@ function head(type, size, id) {
 }
 
 const frame = (type, data, id) => { data = cat(data); return cat(head(type, data.length, id), data) }
+const request = (number, type, data) => frame(REQUEST + type, data, number)
+const reply = (number, type, data) => frame(REQUEST + type, data, REPLY + BigInt(number))
 
 function sealRecord(key, nonce, ad, plain) {
   const c = createCipheriv('aes-256-gcm', key, nonce)
@@ -258,7 +261,7 @@ function receive(name, comment, cites, expect, stream, delivers, fails, o = {}) 
     comment, cites, test: 'receive', expect,
     traffic_secret: o.sealed ? TRAFFIC : NONE, sequence: o.sequence ?? 0, rekey_at: o.rekeyAt ?? 2 ** 32, limit: o.limit ?? 1024,
     sent_close: o.sentClose ?? 'no', stream: cat(stream), then: o.then ?? 'open',
-    delivers: delivers.map(([type, data]) => `${type} ${show(cat(data))}`), fails_after: fails ?? '-',
+    delivers: delivers.map(([type, data, number]) => `${type} ${show(cat(data))}${number ? ' ' + number : ''}`), fails_after: fails ?? '-',
   })
 }
 
@@ -504,7 +507,7 @@ client('client_truncated_instead', 'The stream ends behind the byte 0 of a refus
 
 // ---- One frame in plaintext
 
-const frameBad = 'frame malformed', typeBad = 'type malformed', recordBad = 'record malformed', controlBad = 'control malformed', closeBad = 'close malformed'
+const frameBad = 'frame malformed', typeBad = 'type malformed', idBad = 'id malformed', recordBad = 'record malformed', controlBad = 'control malformed', closeBad = 'close malformed'
 const notAuthentic = 'record not-authentic'
 frameTest('message', 'A message.', 'F-1', 'ok', frame(1, 'hello'), [1, undefined, 'hello'])
 frameTest('empty', 'A message without data.', 'F-1 F-7', 'ok', frame(7, ''), [7, undefined, ''])
@@ -581,9 +584,8 @@ receive('plain_length_most', 'The largest length.', 'F-2 F-4', frameBad, u32(2 *
 receive('plain_length_sign', 'A length with the highest bit set.', 'F-2 F-4', frameBad, u32(2 ** 31), [], 4)
 receive('plain_type_id_0', 'Type 2147483648, behind a valid frame and before another.', 'F-4 F-6 F-9', typeBad, cat(one, frame(REQUEST, 'x', 1), two), [[1, 'one']], one.length + 8)
 receive('plain_type_id_0_length_4', 'Type 2147483648 with a length of 4, which is too small as well: the type is checked first.', 'F-1 F-4 F-6', typeBad, cat(one, u32(4), u32(REQUEST), two), [[1, 'one']], one.length + 8)
-for (const [what, type, id, data] of [['first', REQUEST + 1, 1, 'x'], ['last', 2 ** 32 - 1, 2n ** 63n + 1n, 'x'], ['empty', REQUEST + 1, 1, ''], ['at_limit', REQUEST + 1, 1, n(1024)]]) {
-  const f = frame(type, data, id)
-  receive(`plain_id_${what}`, `A frame with an id, type ${type}. The receiver refuses it when it is complete.`, 'F-12 F-4 F-9', typeBad, cat(one, f, two), [[1, 'one']], one.length + f.length)
+for (const [what, type, data] of [['first', 1, 'x'], ['last', 2 ** 31 - 1, 'x'], ['empty', 1, ''], ['at_limit', 1, n(1024)]]) {
+  receive(`plain_id_${what}`, `A request of type ${type}, between two messages.`, 'F-1 F-2 F-6 F-7 Q-1 Q-2', 'ok', cat(one, request(1, type, data), two), [[1, 'one'], [type, data, 1], [2, 'two']])
 }
 receive('plain_announced', 'The length of the largest frame, and nothing of it: the receiver waits and takes little memory.', 'F-5', 'ok', cat(one, u32(4 + 2 ** 30)), [[1, 'one']], undefined, { limit: 2 ** 30 })
 receive('plain_announced_begun', 'The length of the largest frame, its type and 3 bytes of its data.', 'F-5', 'ok', cat(u32(4 + 2 ** 30), u32(1), 'abc'), [], undefined, { limit: 2 ** 30 })
@@ -595,6 +597,10 @@ receive('plain_truncated_at_once', 'The stream ends before the first frame.', 'F
 {
   const big = [1, 2].map((i) => frame(i, Buffer.alloc(20000, i)))
   receive('plain_large', 'Two frames of 20,000 bytes. In plaintext their data follows their heads.', 'F-8', 'ok', cat(...big), [1, 2].map((i) => [i, Buffer.alloc(20000, i)]), undefined, { limit: 20000 })
+  receive('plain_large_request', 'A request with 20,000 bytes of data.', 'F-8 Q-1', 'ok', cat(request(1, 3, big[0].subarray(8)), two), [[3, big[0].subarray(8), 1], [2, 'two']], undefined, { limit: 20000 })
+  receive('plain_large_reply', 'A reply with 20,000 bytes of data, which nobody waits for.', 'F-8 Q-4', 'ok', cat(reply(1, 3, big[0].subarray(8)), two), [[2, 'two']], undefined, { limit: 20000 })
+  const gap = request(2, 3, big[0].subarray(8))
+  receive('plain_large_request_gap', 'The first request has the number 2 and 20,000 bytes of data. In plaintext the receiver refuses it when it is complete.', 'F-4 Q-1', idBad, cat(one, gap, two), [[1, 'one']], one.length + gap.length, { limit: 20000 })
   receive('plain_large_truncated', 'The stream ends before the last byte of a frame of 20,000.', 'F-10', 'frame truncated-inside', big[0].subarray(0, -1), [], undefined, { limit: 20000, then: 'end' })
 }
 
@@ -650,7 +656,8 @@ for (const k of [4, 7]) {
     brokenBehind(`half_${k}_length_${length}`, `A record ends with ${k} bytes of a frame whose length is ${what}: the length is checked, though the type is not complete.`, id + ' R-7', frameBad, cat(u32(length), zeros(4)).subarray(0, k))
   }
 }
-brokenBehind('half_id', 'A record ends before the last byte of a frame with an id: whether the frame fits is checked first.', 'F-12 R-7', recordBad, frame(REQUEST + 1, 'x', 1).subarray(0, -1))
+brokenBehind('half_id', 'A record ends before the last byte of a request whose number is 2 and should be 1: whether the frame fits is checked first.', 'Q-1 R-7', recordBad, request(2, 1, 'x').subarray(0, -1))
+brokenBehind('half_id_7', 'A record ends inside the id of a request.', 'R-7', recordBad, request(1, 1, '').subarray(0, -1))
 brokenBehind('half_kind_16', 'A record ends before the last byte of a critical control frame: whether the frame fits is checked first.', 'C-3 R-7', recordBad, frame(0, [16, 1]).subarray(0, -1))
 broken('half_alone', 'A record of one frame ends before the last byte of the frame.', 'R-7', recordBad, two.subarray(0, -1))
 sealed('sealed_half_continued', 'A frame begins in one record and ends in the next.', 'R-7', recordBad, (w) => { const f = w.record(one, two.subarray(0, 8)); return { stream: cat(f, w.record(two.subarray(8), three)), delivers: [[1, 'one']], fails: f.length } })
@@ -661,7 +668,7 @@ brokenBehind('over_limit', 'A frame with one byte of data more than the limit.',
 brokenBehind('over_limit_12', 'A frame with the length 13 + limit.', 'F-2 R-7', frameBad, frame(REQUEST + 2, n(1025), 1), three)
 brokenBehind('type_id_0', 'A frame with type 2147483648, between two valid ones.', 'F-6 R-7', typeBad, frame(REQUEST, 'x', 1), three)
 brokenBehind('type_id_0_length_11', 'A frame with type 2147483648 and the length 11, between two valid ones: the type is checked first.', 'F-1 F-6 R-7', typeBad, u32(11), u32(REQUEST), zeros(7), three)
-brokenBehind('id', 'A frame with an id, between two valid ones.', 'F-12 R-7', typeBad, frame(REQUEST + 1, 'x', 1), three)
+sealed('sealed_id', 'A request between two messages, in one record.', 'Q-1 Q-2 R-7', 'ok', (w) => ({ stream: w.record(one, request(1, 5, 'x'), three), delivers: [[1, 'one'], [5, 'x', 1], [3, 'three']] }))
 brokenBehind('control_fault', 'A ping without its 8 bytes, between two valid frames.', 'C-1 R-7', controlBad, frame(0, [1]), three)
 sealed('sealed_at_limit', 'The most data that the limit allows, twice.', 'F-2', 'ok', (w) => ({ stream: w.record(frame(1, n(1024)), frame(2, n(1024))), delivers: [[1, n(1024)], [2, n(1024)]] }))
 
@@ -678,8 +685,18 @@ brokenLarge('frame_behind', 'A frame is behind the head of a large frame.', reco
 brokenLarge('over_limit', 'The head of a large frame whose data is more than the limit: the data is not waited for.', frameBad, [head(2, 20001)], 'F-2 F-4 R-7')
 brokenLarge('over_limit_12', 'The head of a large frame with the length 13 + limit.', frameBad, [head(REQUEST + 2, 20001, 1)], 'F-2 R-7')
 brokenLarge('type_id_0', 'The head of a large frame with type 2147483648.', typeBad, [head(REQUEST, LARGE, 1)], 'F-4 F-6 R-7')
-brokenLarge('id', 'The head of a large frame with an id: it is refused with the record that holds the head.', typeBad, [head(REQUEST + 1, LARGE, 1)], 'F-12 F-4 R-7')
-brokenLarge('id_byte_behind', 'One byte is behind the head of a large frame with an id: whether the head ends the record is checked first.', recordBad, [head(REQUEST + 1, LARGE, 1), [0x62]], 'F-12 R-7')
+sealed('large_id', 'A large request behind a small one, and another small one behind it.', 'Q-1 R-7 R-9', 'ok', (w) => ({
+  stream: cat(w.record(one, request(1, 5, 'x'), head(REQUEST + 6, LARGE, 2)), w.record(big), w.record(request(3, 5, 'y'))), delivers: [[1, 'one'], [5, 'x', 1], [6, big, 2], [5, 'y', 3]],
+}), limit)
+sealed('large_id_reply', 'A large reply that nobody waits for.', 'Q-4 R-7', 'ok', (w) => ({ stream: cat(w.record(one, head(REQUEST + 6, LARGE, REPLY + 7n)), w.record(big), w.record(two)), delivers: [[1, 'one'], [2, 'two']] }), limit)
+brokenLarge('id_gap', 'The head of a large request whose number is 2 and should be 1: it is refused with the record that holds the head, and the data is not waited for.', idBad, [head(REQUEST + 1, LARGE, 2)], 'Q-1 F-4 R-7')
+brokenLarge('id_0', 'The head of a large request with the number 0.', idBad, [head(REQUEST + 1, LARGE, 0)], 'Q-1 F-4 R-7')
+brokenLarge('id_reply_0', 'The head of a large reply to the number 0.', idBad, [head(REQUEST + 1, LARGE, REPLY)], 'Q-1 F-4 R-7')
+brokenLarge('id_byte_behind', 'One byte is behind the head of a large request whose number is 2 and should be 1: whether the head ends the record is checked first.', recordBad, [head(REQUEST + 1, LARGE, 2), [0x62]], 'Q-1 R-7')
+sealed('large_id_twice', 'The number of a large request comes again behind its data.', 'Q-1', idBad, (w) => {
+  const f = cat(w.record(one, head(REQUEST + 1, LARGE, 1)), w.record(big)), g = w.record(request(1, 1, 'x'))
+  return { stream: cat(f, g, w.record(two)), delivers: [[1, 'one'], [1, big, 1]], fails: f.length + g.length }
+}, limit)
 function brokenLarge(name, comment, expect, plain, cites = 'R-7') {
   sealed('large_' + name, comment, cites, expect, (w) => { const f = w.record(one, ...plain); return { stream: cat(f, w.frame(4, 'four')), delivers: [[1, 'one']], fails: f.length } }, { limit: 20000 })
 }
@@ -767,7 +784,18 @@ behindClose('length', 'A frame with the length 3 behind a close, in one record.'
 behindClose('half', 'A part of a frame behind a close, in one record.', recordBad, two.subarray(0, 9))
 behindClose('over_limit', 'A frame with more data than the limit behind a close, in one record.', frameBad, head(2, 20001))
 behindClose('type_id_0', 'A frame with type 2147483648 behind a close, in one record.', typeBad, frame(REQUEST, 'x', 1))
-behindClose('id', 'A frame with an id behind a close, in one record.', typeBad, frame(REQUEST + 1, 'x', 1))
+sealed('close_record_id', 'A request before a close, and the next one behind it, in one record with a reply.', 'G-4 Q-1', 'ok', (w) => ({ stream: w.record(request(1, 5, 'x'), close, request(2, 5, 'y'), reply(9, 5, 'z'), ack), delivers: [[5, 'x', 1]] }), { sentClose: 'yes' })
+behindClose('id_gap', 'A request with the number 2, which should be 1, behind a close, in one record.', idBad, request(2, 1, 'x'))
+behindClose('id_twice', 'Two requests with the number 1 behind a close, in one record: those behind it are counted.', idBad, request(1, 1, 'x'), request(1, 1, 'x'))
+behindClose('id_0', 'A request with the number 0 behind a close, in one record.', idBad, request(0, 1, 'x'))
+behindClose('id_reply_0', 'A reply to the number 0 behind a close, in one record.', idBad, reply(0, 1, 'x'))
+behindClose('id_ack', 'A request with the number 2, which should be 1, behind a close-ack, in one record.', idBad, ack, request(2, 1, 'x'))
+behindClose('id_large_gap', 'The head of a large request with the number 2, which should be 1, behind a close, in one record.', idBad, head(REQUEST + 1, LARGE, 2))
+sealed('close_record_id_large', 'The head of a large request ends the record with the close: it is valid, and its data is not read.', 'G-4 Q-1 R-7', 'close received', (w) => ({ stream: w.record(one, close, request(1, 1, 'x'), head(REQUEST + 2, LARGE, 2)), delivers: [[1, 'one']] }), limit)
+sealed('close_record_id_before', 'A request before a close has its number again behind it, in one record.', 'G-4 Q-1', idBad, (w) => {
+  const f = w.record(request(1, 5, 'x'), close, request(1, 5, 'x'))
+  return { stream: f, delivers: [[5, 'x', 1]], fails: f.length }
+}, { sentClose: 'yes' })
 behindClose('kind_16', 'A critical control frame behind a close, in one record.', controlBad, control(16))
 behindClose('ping', 'A ping without its 8 bytes behind a close, in one record.', controlBad, control(1))
 behindClose('large_behind', 'A byte behind the head of a large frame, behind a close.', recordBad, head(2, LARGE), [0])
@@ -873,6 +901,7 @@ sealedSession('truncated_head', 'The stream ends behind the head of a large fram
 ], { limit: 20000 })
 const closeFaults = [
   ['length', 'A frame with the length 3', [u32(3), two]], ['half', 'A part of a frame', [two.subarray(0, 9)]], ['type_id_0', 'A frame with type 2147483648', [frame(REQUEST, 'x', 1)]],
+  ['id', 'A request with the number 2, which should be 1,', [request(2, 1, 'x')]],
   ['kind_16', 'A critical control frame', [control(16)]], ['ack', 'A close-ack at a side that has sent no close', [ack]],
 ]
 for (const [what, comment, frames] of closeFaults) {
@@ -885,6 +914,124 @@ sealedSession('behind_close_large', 'The head of a large frame ends the record w
 ], { limit: 20000 })
 sealedSession('behind_ack', 'A critical control frame behind the peer\'s close-ack, in one record: the close-ack counts, and the side writes nothing.', 'G-4 R-7', 'ok', (w) => [
   ...sent, ...closes, ['peer', w.record(close, ack, control(16))], ['writes-end'], ['closed', 'ok'],
+])
+
+// ---- Requests and replies
+
+// A receiver, which has no requests open: in plaintext, and with all in one record.
+function ids(name, comment, cites, frames, delivers, expect = 'ok', o = {}) {
+  const failing = expect !== 'ok', all = cat(one, ...frames)
+  receive('id_' + name, comment, cites, expect, failing ? cat(all, two) : all, [[1, 'one'], ...delivers], failing ? all.length : undefined, o)
+  sealed('id_' + name + '_sealed', comment + ' All in one record.', cites + ' R-7', expect, (w) => {
+    const f = w.record(one, ...frames, ...(failing ? [two] : []))
+    return { stream: cat(f, failing ? w.frame(3, 'three') : []), delivers: [[1, 'one'], ...delivers], fails: failing ? f.length : undefined }
+  }, o)
+}
+const ask = (number) => request(number, 1, 'q' + number), asked = (number) => [1, 'q' + number, number]
+ids('three', 'Requests with the numbers 1, 2 and 3, and messages between them.', 'Q-1 Q-2', [ask(1), two, ask(2), three, ask(3)], [asked(1), [2, 'two'], asked(2), [3, 'three'], asked(3)])
+ids('many', 'Requests with the numbers 1 to 300.', 'Q-1', Array.from({ length: 300 }, (_, i) => ask(i + 1)), Array.from({ length: 300 }, (_, i) => asked(i + 1)), 'ok', { limit: 20000 })
+ids('first_2', 'The first request has the number 2.', 'F-4 Q-1 F-9', [ask(2)], [], idBad)
+ids('0', 'A request with the number 0.', 'F-4 Q-1 F-9', [ask(0)], [], idBad)
+ids('0_behind', 'A request with the number 0 behind one with the number 1.', 'Q-1', [ask(1), ask(0)], [asked(1)], idBad)
+ids('gap', 'The number 3 behind the number 1.', 'Q-1', [ask(1), ask(3)], [asked(1)], idBad)
+ids('twice', 'The number 2 comes twice.', 'Q-1', [ask(1), ask(2), ask(2)], [asked(1), asked(2)], idBad)
+ids('back', 'The number 1 behind the number 2.', 'Q-1', [ask(1), ask(2), ask(1)], [asked(1), asked(2)], idBad)
+ids('high', 'The number 2^32 + 1, which should be 1.', 'Q-1', [ask(2 ** 32 + 1)], [], idBad)
+ids('most', 'The number 2^63 - 1, which should be 2.', 'Q-1', [ask(1), request(2n ** 63n - 1n, 1, 'x')], [asked(1)], idBad)
+ids('types', 'The numbers do not depend on the type.', 'Q-1', [request(1, 7, 'a'), request(2, 8, 'b'), request(1, 9, 'c')], [[7, 'a', 1], [8, 'b', 2]], idBad)
+ids('reply_0', 'A reply to the number 0.', 'Q-1', [reply(0, 1, 'x')], [], idBad)
+ids('reply_0_behind', 'A reply to the number 0 behind a request.', 'Q-1', [ask(1), reply(0, 1, 'x')], [asked(1)], idBad)
+ids('reply_nothing', 'Replies to requests that were never made are ignored. They do not count among the requests.', 'Q-1 Q-4', [reply(1, 1, 'x'), ask(1), reply(1, 1, 'x'), reply(2n ** 63n - 1n, 2, ''), reply(7, 3, 'z'), ask(2)], [asked(1), asked(2)])
+ids('closing', 'A receiver that has sent a close discards requests, but it counts them.', 'G-5 Q-1', [ask(1), ask(2), ask(2)], [asked(1), asked(2)], idBad, { sentClose: 'yes' })
+receive('id_truncated', 'The stream ends inside the id of a request.', 'F-10', 'frame truncated-inside', cat(one, ask(1).subarray(0, 12)), [[1, 'one']], undefined, { then: 'end' })
+sealed('id_records', 'Requests in records of their own.', 'Q-1 Q-2', 'ok', (w) => ({ stream: cat(w.record(ask(1)), w.record(one), w.record(ask(2))), delivers: [asked(1), [1, 'one'], asked(2)] }))
+sealed('id_records_gap', 'Requests with the numbers 1 and 3 in records of their own.', 'Q-1', idBad, (w) => { const f = cat(w.record(ask(1)), w.record(ask(3))); return { stream: cat(f, w.record(one)), delivers: [asked(1)], fails: f.length } })
+sealed('id_control_fault', 'A request whose number is 2 and should be 1 before a critical control frame: the frames are checked in order.', 'Q-1 R-7', idBad, (w) => { const f = w.record(one, ask(2), control(16)); return { stream: f, delivers: [[1, 'one']], fails: f.length } })
+
+// A session, in plaintext and over an encrypted connection. make gets what makes the peer's bytes of frames.
+function exchange(name, comment, cites, expect, make, o = {}) {
+  session('request_' + name, comment, cites, expect, make((...frames) => ['peer', cat(...frames)]), o)
+  sealedSession('request_' + name, comment, cites, expect, (w) => make((...frames) => ['peer', w.record(...frames)]), o)
+}
+const own = (number) => [['requests', 1, cat('q' + number)], ['writes', 1, cat('q' + number), number]] // the side's request
+const replied2 = (number) => ['replied', number, 2, cat('r' + number)], reply2 = (number) => reply(number, 2, 'r' + number)
+const writesReply = (number, type, data) => ['writes', type, cat(data), REPLY + BigInt(number)]
+const delivered = (number) => ['delivers', 1, cat('q' + number), number]
+exchange('call', 'A request of the side, and the reply.', 'Q-1 Q-3 Q-5', 'ok', (peer) => [['requests', 1, cat('hello')], ['writes', 1, cat('hello'), 1], peer(reply(1, 2, 'hi')), ['replied', 1, 2, cat('hi')]])
+exchange('calls', 'Three requests of the side. The replies come in another order, and messages between them.', 'Q-1 Q-5', 'ok', (peer) => [
+  ...own(1), ...own(2), ...own(3), peer(reply2(3)), replied2(3), peer(one, reply2(1), two), replied2(1), ['delivers', 1, cat('one')], ['delivers', 2, cat('two')], peer(reply2(2)), replied2(2), ...own(4), peer(reply2(4)), replied2(4),
+])
+exchange('answer', 'A request of the peer, and the reply.', 'Q-2 Q-3', 'ok', (peer) => [peer(one, request(1, 1, 'hello'), two), ['delivers', 1, cat('one')], ['delivers', 1, cat('hello'), 1], ['delivers', 2, cat('two')], ['replies', 1, 2, cat('hi')], writesReply(1, 2, 'hi')])
+exchange('answers', 'Three requests of the peer: the side answers the third and then the first, and not the second.', 'Q-2 Q-3 Q-7', 'ok', (peer) => [
+  peer(ask(1), ask(2), ask(3)), delivered(1), delivered(2), delivered(3), ['replies', 3, 2147483647, cat('last')], writesReply(3, 2147483647, 'last'), ['replies', 1, 1, NONE], writesReply(1, 1, ''),
+])
+exchange('both', 'Both sides send requests: each direction has its own numbers.', 'Q-1 Q-3', 'ok', (peer) => [
+  ...own(1), peer(ask(1)), delivered(1), ...own(2), ['replies', 1, 3, cat('r')], writesReply(1, 3, 'r'), peer(ask(2), reply2(1)), delivered(2), replied2(1), ['replies', 2, 3, cat('s')], writesReply(2, 3, 's'), peer(reply2(2)), replied2(2),
+])
+exchange('order', 'Messages, requests and replies are written in the order in which they were accepted.', 'R-8 Q-1', 'ok', (peer) => [
+  peer(ask(1)), delivered(1), ['sends', 1, cat('one')], ['requests', 1, cat('q1')], ['sends', 2, cat('two')], ['replies', 1, 2, cat('r')], ['requests', 1, cat('q2')],
+  ['writes', 1, cat('one')], ['writes', 1, cat('q1'), 1], ['writes', 2, cat('two')], writesReply(1, 2, 'r'), ['writes', 1, cat('q2'), 2],
+])
+exchange('empty', 'A request and a reply without data.', 'F-7 Q-2 Q-5', 'ok', (peer) => [
+  ['requests', 9, NONE], ['writes', 9, NONE, 1], peer(reply(1, 2147483647, ''), request(1, 7, '')), ['replied', 1, 2147483647, NONE], ['delivers', 7, NONE, 1], ['replies', 1, 7, NONE], writesReply(1, 7, ''),
+])
+session('request_large', 'A large request and a large reply each way.', 'Q-1 Q-3', 'ok', [
+  ['requests', 1, n(LARGE)], ['writes', 1, n(LARGE), 1], ['peer', cat(reply(1, 2, big), request(1, 3, big))], ['replied', 1, 2, big], ['delivers', 3, big, 1], ['replies', 1, 4, n(LARGE)], writesReply(1, 4, n(LARGE)),
+], limit)
+sealedSession('request_large', 'A large request and a large reply each way.', 'Q-1 Q-3 R-7 R-9', 'ok', (w) => [
+  ['requests', 1, n(LARGE)], ['writes', 1, n(LARGE), 1], ['peer', cat(w.record(one, head(REQUEST + 2, LARGE, REPLY + 1n)), w.record(big), w.record(two, head(REQUEST + 3, LARGE, 1)), w.record(big))],
+  ['replied', 1, 2, big], ['delivers', 1, cat('one')], ['delivers', 2, cat('two')], ['delivers', 3, big, 1], ['replies', 1, 4, n(LARGE)], writesReply(1, 4, n(LARGE)),
+], limit)
+exchange('second_reply', 'A second reply to a request is ignored, and so is one to a request that was never made.', 'Q-4', 'ok', (peer) => [
+  ...own(1), peer(reply2(1), reply(1, 3, 'again'), reply(2, 3, 'never'), one), replied2(1), ['delivers', 1, cat('one')], ...own(2), peer(reply2(2)), replied2(2),
+])
+exchange('given_up', 'The side gives a request up: it writes nothing, the late reply is ignored, and the next request has the next number.', 'Q-1 Q-4 Q-7', 'ok', (peer) => [
+  ...own(1), ['gives-up', 1], ...own(2), peer(reply2(1), one), ['delivers', 1, cat('one')], peer(reply2(2)), replied2(2),
+])
+exchange('gap', 'A request with the number 3 behind the number 1: the side writes no close.', 'Q-1 F-9 G-10', idBad, (peer) => [peer(ask(1), ask(3), two), delivered(1), ['ends', 'malformed'], ['writes-end']])
+exchange('reply_0', 'A reply to the number 0, at a side with an open request: the request fails.', 'Q-1 Q-6 G-10', idBad, (peer) => [...own(1), peer(one, reply(0, 2, 'x'), reply2(1)), ['delivers', 1, cat('one')], ['fails', 1], ['ends', 'malformed'], ['writes-end']])
+exchange('fails_truncated', 'The stream ends without a close: open requests fail.', 'Q-6 G-10', 'frame truncated-boundary', (peer) => [...own(1), ...own(2), ...own(3), peer(reply2(2)), replied2(2), ['peer-ends'], ['fails', 1], ['fails', 3], ['ends', 'truncated-boundary'], ['writes-end']])
+sealedSession('request_fails_not_authentic', 'A record that is not authentic: open requests fail.', 'Q-6 G-10', notAuthentic, (w) => [...own(1), ['peer', flip(w.record(reply2(1)), -1)], ['fails', 1], ['ends', 'not-authentic'], ['writes-end']])
+exchange('fails_close', 'The peer closes: open requests fail. A reply behind the close is discarded.', 'G-2 G-4 Q-6', 'close received', (peer) => [...own(1), ...own(2), peer(reply2(2), close, reply2(1)), replied2(2), ['fails', 1], ['ends', 'close'], ...writesClose, ['writes-end']])
+exchange('unanswered', 'The peer closes while its request is open: it gets no reply.', 'G-2 Q-3 Q-7', 'close received', (peer) => [peer(ask(1), close), delivered(1), ['ends', 'close'], ...writesClose, ['writes-end']])
+exchange('close_reply', 'A reply arrives after the close of the side: it is handed over and not discarded, so the close-ack is 0.', 'G-5 G-6 Q-6', 'ok', (peer) => [
+  ...own(1), ...closes, peer(reply2(1)), replied2(1), peer(close, ack), ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_reply_together', 'The reply, the peer\'s close and its close-ack arrive together after the close of the side.', 'G-5 Q-6', 'ok', (peer) => [
+  ...own(1), ...closes, peer(reply2(1), close, ack), replied2(1), ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_reply_nothing', 'Replies to no open request arrive after the close of the side: they do not count as discarded, so the close-ack is 0.', 'G-5 Q-4', 'ok', (peer) => [
+  ...closes, peer(reply2(1), reply2(7), close, ack), ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_reply_second', 'A second reply arrives after the close of the side: the close-ack is 0.', 'G-5 Q-4', 'ok', (peer) => [
+  ...own(1), peer(reply2(1)), replied2(1), ...closes, peer(reply2(1), close, ack), ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_discarded', 'A request arrives after the close of the side: it is discarded, and the close-ack is 1.', 'G-5', 'ok', (peer) => [
+  ...closes, peer(ask(1), close, ack), ['writes', 0, [4, 1]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_behind', 'A request and a reply between the peer\'s close and its close-ack are discarded: the close-ack is 0, and the request of the side fails.', 'G-4 G-5 Q-6', 'ok', (peer) => [
+  ...own(1), ...closes, peer(close, ask(1), reply2(1), ack), ['fails', 1], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_fails', 'The side closes with a request open. The peer closes without a reply: the request fails when the peer\'s close is read, before the close-ack.', 'Q-6 G-6', 'ok', (peer) => [
+  ...own(1), ...closes, peer(close), ['writes', 0, [4, 0]], ['fails', 1], peer(ack), ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_fails_malformed', 'The side closes with a request open, and the peer\'s bytes are malformed: the request fails.', 'F-9 G-10 Q-6', 'close undelivered', (peer) => [
+  ...own(1), ...closes, peer(u32(3), reply2(1), close, ack), ['fails', 1], ['writes-end'], ['closed', 'undelivered'],
+])
+exchange('close_gap', 'Requests with the numbers 1 and 3 arrive after the close of the side: they are checked, though they are discarded, and the side writes no close-ack.', 'G-10 Q-1', 'close undelivered', (peer) => [
+  ...sent, ...closes, peer(ask(1), ask(3), close, ack), ['writes-end'], ['closed', 'undelivered'],
+])
+exchange('close_behind_gap', 'Requests with the numbers 1 and 3 behind the peer\'s close: they are checked, and the close-ack behind them does not count.', 'G-4 Q-1', 'close undelivered', (peer) => [
+  ...sent, ...closes, peer(close), ['writes', 0, [4, 0]], peer(ask(1), ask(3), ack), ['writes-end'], ['closed', 'undelivered'],
+])
+exchange('close_undelivered', 'The side has sent a request and no message. The stream ends without a close-ack: closing cannot report success.', 'G-6 G-9 Q-6', 'close undelivered', () => [
+  ...own(1), ...closes, ['peer-ends'], ['fails', 1], ['writes-end'], ['closed', 'undelivered'],
+])
+exchange('close_undelivered_reply', 'The side has sent a reply and no message. The stream ends without a close-ack.', 'G-6 G-9', 'close undelivered', (peer) => [
+  peer(ask(1)), delivered(1), ['replies', 1, 2, cat('r')], writesReply(1, 2, 'r'), ...closes, ['peer-ends'], ['writes-end'], ['closed', 'undelivered'],
+])
+exchange('close_1', 'The peer discarded the request of the side: its close-ack is 1.', 'G-5 G-6 Q-6', 'close undelivered', (peer) => [
+  ...own(1), ...closes, peer(close, control(4, 1)), ['fails', 1], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'undelivered'],
 ])
 
 // ---- Names and secrets

@@ -1,0 +1,579 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/gipc"
+	. "example.com/gipc/internal/testutil"
+)
+
+func init() {
+	children["requests: server"] = requestServer
+	children["requests: unanswered"] = memoryUnanswered
+	children["requests: unread"] = memoryUnreadRequests
+	children["requests: given up"] = memoryGivenUp
+	children["requests: replies to nothing"] = memoryRepliesToNothing
+}
+
+// answerOf is the reply to a request.
+func answerOf(request []byte) []byte { return payload(numberOf(request)+1_000_000, len(request)/2+8) }
+
+// A replier answers requests in random order, and knows which have come.
+type replier struct {
+	mu   sync.Mutex
+	came map[int]int
+	errs []error // of Reply, which are no loss of a connection
+}
+
+// serve reads until e is closed.
+func (r *replier) serve(e endpoint) {
+	r.came = map[int]int{}
+	requests := make(chan *gipc.Message, 256)
+	var wg sync.WaitGroup
+	wg.Go(func() { r.answer(requests) })
+	for m, err := range e.Messages(context.Background()) {
+		if err == nil && m.IsRequest() {
+			r.mu.Lock()
+			r.came[numberOf(m.Data)]++
+			r.mu.Unlock()
+			requests <- m
+		}
+	}
+	close(requests)
+	wg.Wait()
+}
+
+// answer collects requests for a moment, and answers them in random order.
+func (r *replier) answer(requests <-chan *gipc.Message) {
+	for m := range requests {
+		pending := []*gipc.Message{m}
+		for tries := rand.IntN(20); tries > 0 && len(pending) < 16; tries-- {
+			select {
+			case m := <-requests:
+				if m != nil {
+					pending = append(pending, m)
+				}
+			default:
+				runtime.Gosched()
+			}
+		}
+		rand.Shuffle(len(pending), func(i, j int) { pending[i], pending[j] = pending[j], pending[i] })
+		for _, m := range pending {
+			err := m.Reply(2, answerOf(m.Data))
+			if err != nil && !errors.Is(err, gipc.ErrNotConnected) && !errors.Is(err, gipc.ErrUnconfirmed) && !errors.Is(err, gipc.ErrClosed) {
+				r.mu.Lock()
+				r.errs = append(r.errs, err)
+				r.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (r *replier) times(number int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.came[number]
+}
+
+// A caller makes calls, each with a number, and knows how each has ended.
+type caller struct {
+	e        requester
+	total    int
+	giveUp   bool        // some contexts end
+	pace     func() bool // is called after each; false ends the calls
+	ended    []atomic.Int32
+	errs     []error
+	problems problemCounts
+}
+
+// run makes a quarter of the calls one after the other, and the others in 64 goroutines.
+func (c *caller) run() {
+	c.ended, c.errs = make([]atomic.Int32, c.total), make([]error, c.total)
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	next.Store(int64(c.total / 4))
+	wg.Go(func() {
+		for i := range c.total / 4 {
+			if !c.call(i) {
+				return
+			}
+		}
+	})
+	for range 64 {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= c.total || !c.call(i) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (c *caller) call(i int) bool {
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	switch {
+	case !c.giveUp:
+	case i%8 == 0:
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(1<<rand.IntN(12)))*time.Microsecond)
+	case i%8 == 1:
+		ctx, cancel = context.WithCancel(ctx)
+		n := rand.IntN(200)
+		go func() {
+			for range n {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
+	}
+	data := payload(i, 8+rand.IntN(1<<(3+rand.IntN(13)))) // up to 64 KiB
+	reply, err := c.e.Call(ctx, 1, data)
+	cancel()
+	c.ended[i].Add(1)
+	c.errs[i] = err
+	switch {
+	case err == nil && (reply == nil || reply.MsgType != 2 || !bytes.Equal(reply.Data, answerOf(data))):
+		c.problems.add("a call has the reply to another one", fmt.Sprint("call ", i), 1)
+	case err != nil && reply != nil:
+		c.problems.add("a reply beside an error", fmt.Sprint("call ", i), 1)
+	}
+	return c.pace()
+}
+
+// check compares how the calls ended with what the peer has read. living says that
+// the connection lived, so that only contexts may have ended calls.
+func (c *caller) check(t *testing.T, r *replier, living bool) {
+	delivered, calls := 0, 0
+	for i := range c.total {
+		if c.ended[i].Load() == 0 && !living {
+			continue // it was not made
+		}
+		err, n := c.errs[i], r.times(i)
+		delivered += n
+		example := fmt.Sprintf("call %d, which the peer got %d times: %v", i, n, err)
+		context := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		unsure := errors.Is(err, gipc.ErrUnconfirmed)
+		if err == nil || unsure {
+			calls++
+		}
+		switch {
+		case c.ended[i].Load() != 1:
+			c.problems.add("a call did not end once", example, 1)
+		case n > 1:
+			c.problems.add("a request came twice", example, 1)
+		case err == nil && n == 0:
+			c.problems.add("a reply without a request", example, 1)
+		case err != nil && !unsure && n > 0:
+			c.problems.add("an error says that nothing was sent, and the request came", example, 1)
+		case living && err != nil && !context:
+			c.problems.add("an error that is not the context's", example, 1)
+		case living && unsure && n == 0:
+			c.problems.add("a request was accepted, the connection lived, and it did not come", example, 1)
+		case err != nil && !context && !unsure && !errors.Is(err, gipc.ErrNotConnected) && !errors.Is(err, gipc.ErrClosed):
+			c.problems.add("another error", example, 1)
+		}
+	}
+	c.problems.report(t)
+	for _, err := range r.errs {
+		t.Errorf("Reply: %v", err)
+	}
+	if s := c.e.Stats(); living && (s.Calls != uint64(calls) || s.Sent != uint64(calls) || delivered != calls) {
+		t.Errorf("%+v, and %d calls were sent, %d came", s, calls, delivered)
+	}
+}
+
+// TestSoakRequest has both sides call at once, from one goroutine and from 64, with
+// replies out of order and contexts that end, on several transports; on half of them
+// the connection is cut again and again. GIPC_SOAK_CALLS is the number of calls each
+// way on each transport.
+func TestSoakRequest(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"unix", "tcp", "tls", "pipe"} {
+		for _, plain := range []bool{false, true} {
+			for _, cut := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, plain %v, cut %v", name, plain, cut), func(t *testing.T) {
+					t.Parallel()
+					soakRequests(t, transportNamed(name), plain, cut, EnvInt(t, "GIPC_SOAK_CALLS", 1000)/4)
+				})
+			}
+		}
+	}
+}
+
+func soakRequests(t *testing.T, tr transport, plain, cut bool, n int) {
+	sc, cc := tr.settings(t, plain)
+	var mu sync.Mutex
+	var conn net.Conn // the client's newest
+	upgrade := cc.Upgrade
+	cc.Upgrade = func(c net.Conn) (net.Conn, error) {
+		mu.Lock()
+		conn = c
+		mu.Unlock()
+		if upgrade != nil {
+			return upgrade(c)
+		}
+		return c, nil
+	}
+	cc.RetryTimer = time.Millisecond
+	server := startServer(t, sc)
+	client := startClient(t, cc)
+	waitConnected(t, server)
+	progress := WatchProgress(t, "calls", func() { // a hang ends here
+		client.Shutdown(ended())
+		server.Shutdown(ended())
+	})
+	var done atomic.Int64
+	pace := func() bool {
+		progress.Move()
+		if k := done.Add(1); cut && k%int64(max(n/4, 1)) == 0 {
+			mu.Lock()
+			conn.Close()
+			mu.Unlock()
+		}
+		return true
+	}
+	var repliers [2]replier
+	var served, called sync.WaitGroup
+	served.Go(func() { repliers[0].serve(server) })
+	served.Go(func() { repliers[1].serve(client) })
+	callers := [2]*caller{
+		{e: client, total: n, giveUp: true, pace: pace},
+		{e: server, total: n, giveUp: true, pace: pace},
+	}
+	for _, c := range callers {
+		called.Go(c.run)
+	}
+	called.Wait() // the watchdog ends it
+	if !cut && client.ID() != 1 {
+		t.Errorf("connection %d: it must live", client.ID())
+	}
+	// What a context has ended may still be on its way. The last call comes behind it.
+	if !cut {
+		for i, e := range []requester{client, server} {
+			Must(t, Do(t, "a last call", func() error { _, err := e.Call(context.Background(), 1, payload(n, 8)); return err }))
+			if s, d := e.Stats(), uint64(n); s.Dropped > d {
+				t.Errorf("%+v", s)
+			}
+			callers[i].total++
+			callers[i].errs = append(callers[i].errs, nil)
+			callers[i].ended = append(callers[i].ended, atomic.Int32{})
+			callers[i].ended[n].Store(1)
+		}
+	}
+	Do(t, "Shutdown", func() error { return client.Shutdown(ended()) })
+	Do(t, "Shutdown", func() error { return server.Shutdown(ended()) })
+	Await(t, "the repliers", Go(func() bool { served.Wait(); return true }))
+	succeeded := 0
+	for i, c := range callers {
+		c.check(t, &repliers[i], !cut)
+		for _, err := range c.errs {
+			if err == nil {
+				succeeded++
+			}
+		}
+	}
+	t.Logf("%d calls, %d replies, %d connections", 2*n, succeeded, client.ID())
+	if succeeded == 0 || succeeded == 2*n {
+		t.Error("all calls, or none, have ended with a reply")
+	}
+}
+
+// TestSoakRequestLoss: within 2 s of a loss every call has ended.
+func TestSoakRequestLoss(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(server *gipc.Server, conn net.Conn){
+		"cut":      func(server *gipc.Server, conn net.Conn) { conn.Close() },
+		"Shutdown": func(server *gipc.Server, conn net.Conn) { server.Shutdown(ended()) },
+		"Close":    func(server *gipc.Server, conn net.Conn) { server.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			Bubble(t, func(t *testing.T) {
+				network := &PipeNetwork{}
+				server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: network.Listen(), Heartbeat: -1})
+				var conn net.Conn
+				dialed := false
+				client := startClient(t, &gipc.ClientConfig{Name: "test", Heartbeat: -1, Dial: func(ctx context.Context) (net.Conn, error) {
+					if dialed {
+						<-ctx.Done() // there is one connection
+						return nil, ctx.Err()
+					}
+					dialed = true
+					c, err := network.Dial(ctx)
+					conn = c
+					return c, err
+				}})
+				waitConnected(t, server)
+				const n = 1000
+				lost := make(chan time.Time, 1)
+				var done atomic.Int64
+				var wg sync.WaitGroup
+				pace := func() bool {
+					if done.Add(1) == n/2 {
+						lost <- time.Now()
+						wg.Go(func() { lose(server, conn) })
+					}
+					return true
+				}
+				var repliers [2]replier
+				var served sync.WaitGroup
+				served.Go(func() { repliers[0].serve(server) })
+				served.Go(func() { repliers[1].serve(client) })
+				callers := [2]*caller{{e: client, total: n, pace: pace}, {e: server, total: n, pace: pace}}
+				ends := make(chan time.Time, 2)
+				called := Go(func() bool {
+					var wg sync.WaitGroup
+					for i, c := range callers {
+						wg.Go(func() {
+							c.run()
+							if name != "cut" || i == 0 {
+								ends <- time.Now()
+							}
+						})
+					}
+					if name == "cut" { // a server that waits for its next client fails calls as well
+						ends <- time.Now()
+					}
+					wg.Wait()
+					return true
+				})
+				at := Await(t, "the loss", lost)
+				Await(t, "the calls", called)
+				for range 2 {
+					if d := (<-ends).Sub(at); d > 2*time.Second {
+						t.Errorf("the last call ended %v after the loss", d)
+					}
+				}
+				wg.Wait()
+				client.Shutdown(ended())
+				server.Shutdown(ended())
+				served.Wait()
+				for i, c := range callers {
+					c.check(t, &repliers[i], false)
+				}
+			})
+		})
+	}
+}
+
+// requestServer serves requests until it is killed.
+func requestServer(args []string) error {
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "test", Network: "unix", Address: args[0]})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	new(replier).serve(server)
+	return nil
+}
+
+// TestSoakRequestKill kills the process of the server under calls.
+func TestSoakRequestKill(t *testing.T) {
+	t.Parallel()
+	address := TempSocket(t)
+	child := StartChild(t, "requests: server", address)
+	if line := child.Line(); line != "ready" {
+		t.Fatal(line)
+	}
+	client := startClient(t, &gipc.ClientConfig{Name: "test", Network: "unix", Address: address})
+	waitConnected(t, client)
+	n := EnvInt(t, "GIPC_SOAK_CALLS", 1000)
+	half := make(chan struct{})
+	var done atomic.Int64
+	c := &caller{e: client, total: n, pace: func() bool {
+		if done.Add(1) == int64(n/2) {
+			close(half)
+		}
+		return true
+	}}
+	called := Go(func() bool { c.run(); return true })
+	Await(t, "half of the calls", half)
+	child.Kill()
+	Await(t, "all calls", called)
+	replies, unsure, unsent := 0, 0, 0
+	for i, err := range c.errs {
+		switch {
+		case c.ended[i].Load() != 1:
+			t.Errorf("call %d ended %d times", i, c.ended[i].Load())
+		case err == nil:
+			replies++
+		case errors.Is(err, gipc.ErrUnconfirmed) && !errors.Is(err, gipc.ErrNotConnected):
+			unsure++
+		case errors.Is(err, gipc.ErrNotConnected):
+			unsent++
+		default:
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	c.problems.report(t)
+	t.Logf("%d replies, %d unconfirmed, %d not sent", replies, unsure, unsent)
+	if replies < n/2 {
+		t.Errorf("%d replies, want %d at least", replies, n/2)
+	}
+}
+
+// many returns the number of requests that a memory test sends.
+func many() string {
+	if testing.Short() || raceOn() {
+		return "100000"
+	}
+	return "1000000"
+}
+
+// floodFrames writes n frames, many with each call.
+func floodFrames(p *RawPeer, n int, frame func(i int) []byte) <-chan error {
+	return Go(func() error {
+		var batch []byte
+		for i := range n {
+			batch = append(batch, frame(i)...)
+			if len(batch) > 32<<10 || i == n-1 {
+				if _, err := p.Write(batch); err != nil {
+					return err
+				}
+				batch = batch[:0]
+			}
+		}
+		return nil
+	})
+}
+
+// memoryUnanswered reads requests and keeps nothing of them.
+func memoryUnanswered(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	client, peer, _, err := childPair()
+	if err != nil {
+		return err
+	}
+	peer.SetDeadline(time.Time{})
+	heap := WatchHeap()
+	data := payload(1, 20)
+	sent := floodFrames(peer, n, func(i int) []byte { return requestFrame(uint64(i)+1, 1, data) })
+	for came := 0; came < n; {
+		m, err := client.Read()
+		if err != nil {
+			return err
+		}
+		if m.IsRequest() {
+			came++
+		} else if m.Err != nil {
+			return m.Err
+		}
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	reportHeap(heap)
+	if s := client.Stats(); s.Requests != uint64(n) || s.Received != uint64(n) {
+		return fmt.Errorf("%+v", s)
+	}
+	client.Shutdown(ended())
+	return peer.Close()
+}
+
+// memoryUnreadRequests has nobody read the requests that come.
+func memoryUnreadRequests(args []string) error {
+	client, peer, _, err := childPair()
+	if err != nil {
+		return err
+	}
+	heap := WatchHeap()
+	var sent atomic.Int64
+	done := floodFrames(peer, 100_000, func(i int) []byte {
+		sent.Add(1)
+		return requestFrame(uint64(i)+1, 1, nil)
+	})
+	for last := int64(-1); last != sent.Load(); { // until the peer is blocked
+		last = sent.Load()
+		client.WaitConnected(context.Background())
+		<-time.After(500 * time.Millisecond)
+	}
+	reportHeap(heap)
+	client.Shutdown(ended())
+	peer.Close()
+	<-done
+	return nil
+}
+
+// memoryGivenUp gives up calls that the peer never answers.
+func memoryGivenUp(args []string) error {
+	client, peer, _, err := childPair()
+	if err != nil {
+		return err
+	}
+	peer.SetDeadline(time.Time{})
+	go io.Copy(io.Discard, peer)
+	heap := WatchHeap()
+	unconfirmed := 0
+	for range 10_000 {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Microsecond)
+		_, err := client.Call(ctx, 1, make([]byte, 500))
+		cancel()
+		switch {
+		case errors.Is(err, gipc.ErrUnconfirmed):
+			unconfirmed++
+		case !errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("Call: %w", err)
+		}
+	}
+	reportHeap(heap)
+	if s := client.Stats(); s.Calls != uint64(unconfirmed) || unconfirmed == 0 {
+		return fmt.Errorf("%d calls were sent: %+v", unconfirmed, s)
+	}
+	client.Shutdown(ended())
+	return peer.Close()
+}
+
+// memoryRepliesToNothing gets replies that nobody waits for, while nobody reads.
+func memoryRepliesToNothing(args []string) error {
+	client, peer, _, err := childPair()
+	if err != nil {
+		return err
+	}
+	const n = 100_000
+	data := payload(1, 100)
+	heap := WatchHeap()
+	if err := <-floodFrames(peer, n, func(i int) []byte { return replyFrame(uint64(i)+1, 1, data) }); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-client.Done():
+			return client.Err()
+		}
+		if s := client.Stats(); s.Dropped == n {
+			break
+		}
+	}
+	reportHeap(heap)
+	client.Shutdown(ended())
+	return peer.Close()
+}
+
+// TestRequestMemory: what is neither kept nor awaited costs no memory.
+func TestRequestMemory(t *testing.T) {
+	t.Parallel()
+	for _, child := range []string{"requests: unanswered", "requests: unread", "requests: given up", "requests: replies to nothing"} {
+		t.Run(child, func(t *testing.T) {
+			t.Parallel()
+			wantBoundedHeap(t, child, 4<<20, many())
+		})
+	}
+}
