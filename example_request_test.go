@@ -233,32 +233,43 @@ func ExampleMessage_Reply() {
 	// true
 }
 
-// A message that is no request cannot be answered.
+// A request is a message whose sender waits for a reply. Any other message cannot be
+// answered.
 func ExampleMessage_IsRequest() {
 	address, remove := socket()
 	defer remove()
-	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "kinds", Network: "unix", Address: address})
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "kinds", Network: "unix", Address: address, MultiClient: true})
 	if err != nil {
 		log.Fatal(err)
 	}
-	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "kinds", Network: "unix", Address: address})
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := client.Write(1, []byte("news")); err != nil {
-		log.Fatal(err)
-	}
-	for m, err := range server.Messages(context.Background()) {
+	ctx := context.Background()
+	go func() {
+		client, err := gipc.StartClient(&gipc.ClientConfig{Name: "kinds", Network: "unix", Address: address})
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(m.IsRequest())
-		fmt.Println(errors.Is(m.Reply(1, nil), gipc.ErrNotRequest))
-		break
-	}
-	mustClose(client)
-	mustClose(server)
+		if err := client.Write(1, []byte("news")); err != nil {
+			log.Fatal(err)
+		}
+		reply, err := client.Call(ctx, 1, []byte("how many?"))
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(string(reply.Data))
+		mustClose(client)
+		mustClose(server)
+	}()
+	err = server.Connections.Serve(ctx, func(client *gipc.Server, message *gipc.Message) {
+		if message.IsRequest() {
+			message.Reply(1, []byte("42")) // once, now or later, from any goroutine
+		}
+		if message.MsgType == 1 && !message.IsRequest() {
+			fmt.Println(errors.Is(message.Reply(1, nil), gipc.ErrNotRequest))
+		}
+	})
+	fmt.Println(err)
 	// Output:
-	// false
 	// true
+	// 42
+	// gipc: this end is closed for good
 }

@@ -8,11 +8,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +33,48 @@ if (mode === 'send') {
   const client = await connect(options), all = [];
   for (let i = 0; i < n; i++) all.push(client.write(1 + i, Buffer.alloc(i * 7 % 3000, i)));
   if (n > 1) await Promise.all(all);
+  await close(client);
+}
+if (mode === 'call') { // n calls, of which many are open at once
+  const client = await connect(options);
+  const one = async (i) => {
+    const r = await client.call(1 + i % 7, Buffer.alloc(i * 37 % 20000, i));
+    if (r.type !== 2 + i % 7 || !r.data.equals(Buffer.alloc(i * 37 % 20000, i + 1))) say('call', i, 'gets', r.type, r.data.length);
+  };
+  await one(0);
+  await Promise.all(Array.from({ length: n }, (_, i) => one(i)));
+  await client.call(98, 'late', { timeout: 20 }).catch((e) => say(e.code, e.cause.code));
+  await client.call(98, 'late', { signal: AbortSignal.timeout(20) }).catch((e) => say(e.code, e.cause.code));
+  await client.call(98, 'never', { signal: AbortSignal.abort() }).catch((e) => say(e.code, e.cause.code));
+  await client.call(1, Buffer.alloc(3145729)).catch((e) => say(e.code));
+  await client.call(0).catch((e) => say(e.code));
+  const open = [1, 2].map(() => client.call(98).catch((e) => say(e.code, e.cause.code)));
+  await client.call(99);
+  say('unasked', client.unasked);
+  await Promise.all(open); // the server closes
+  await client.close();
+  await client.call(1).catch((e) => say(e.code, e.cause.code));
+}
+if (mode === 'serve') {
+  const client = new Client(options);
+  client.onRequest(async (m) => {
+    if (m.type === 97) return m.reply(5, 'by hand').then(() => m.reply(5, 'again')).catch((e) => say(e.code));
+    if (m.type === 98) return;
+    if (m.type % 2) await new Promise((r) => setTimeout(r, m.data.length % 10));
+    if (m.type === 4) return 'text';
+    const back = await client.call(m.type, m.data); // from the handler
+    return { type: m.type + 1, data: back.data };
+  });
+  for await (const { type, data } of client) if (type === 99) break;
+  await close(client);
+}
+if (mode === 'iterate') {
+  const client = new Client(options);
+  for await (const m of client) {
+    say(m.type, m.data, m.reply ? 'request' : 'message');
+    if (m.type === 99) break;
+    if (m.reply) await m.reply(m.type + 1, m.data);
+  }
   await close(client);
 }
 if (mode === 'echo' || mode === 'count') {
@@ -305,6 +349,127 @@ func TestNodeRefuses(t *testing.T) {
 		n.says(c.want)
 		n.ends()
 	}
+}
+
+// Requests of the client are answered by the server, many at once, and fail with what became of them.
+func TestNodeCalls(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "call", 600)
+		var late []*gipc.Message
+		for {
+			m := nodeRead(t, s, "")
+			switch {
+			case !m.IsRequest():
+				t.Fatalf("%v is no request", m)
+			case m.MsgType == 98:
+				late = append(late, m)
+				continue
+			}
+			data := bytes.Clone(m.Data)
+			for i := range data {
+				data[i]++
+			}
+			if m.MsgType == 99 {
+				for _, l := range late[:2] {
+					must(t, l.Reply(1, nil)) // nobody waits
+				}
+			}
+			must(t, m.Reply(m.MsgType+1, data))
+			if m.MsgType == 99 {
+				break
+			}
+		}
+		n.says("unknown timeout", "unknown aborted", "unsent aborted", "too-large", "type", "unasked 2")
+		must(t, s.Close())
+		n.says("unknown goodbye", "unknown goodbye", "unsent closed")
+		n.ends()
+		if calls := s.Stats().Requests; calls != 606-1 || len(late) != 4 {
+			t.Errorf("%d requests, %d of them late", calls, len(late))
+		}
+	})
+}
+
+// Requests of the server are answered by the client's handler, which calls back.
+func TestNodeServes(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "serve", 0)
+		nodeRead(t, s, "Connected")
+		read := make(chan struct{})
+		go func() { // answers what the handler asks
+			defer close(read)
+			for {
+				m, err := s.Read()
+				if err != nil {
+					return
+				}
+				if m.IsRequest() {
+					if err := m.Reply(m.MsgType, append(m.Data, '!')); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}()
+		var wg sync.WaitGroup
+		for i := range 300 {
+			wg.Go(func() {
+				data := payload(i, i*91%20000)
+				m, err := s.Call(t.Context(), 5+i%3, data)
+				if err != nil || m.MsgType != 6+i%3 || !bytes.Equal(m.Data, append(data, '!')) {
+					t.Errorf("call %d: %v, %v", i, m, err)
+				}
+			})
+		}
+		wg.Wait()
+		if m, err := s.Call(t.Context(), 4, nil); err != nil || m.MsgType != 4 || string(m.Data) != "text" {
+			t.Errorf("text: %v, %v", m, err)
+		}
+		if m, err := s.Call(t.Context(), 97, nil); err != nil || m.MsgType != 5 || string(m.Data) != "by hand" {
+			t.Errorf("by hand: %v, %v", m, err)
+		}
+		n.says("replied")
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if m, err := s.Call(ctx, 98, nil); !errors.Is(err, gipc.ErrUnconfirmed) {
+			t.Errorf("unanswered: %v, %v", m, err)
+		}
+		unanswered := make(chan error)
+		go func() {
+			_, err := s.Call(t.Context(), 98, nil)
+			unanswered <- err
+		}()
+		for s.Stats().Calls < 304 {
+			time.Sleep(time.Millisecond)
+		}
+		must(t, s.Write(99, nil))
+		if err := <-unanswered; !errors.Is(err, gipc.ErrUnconfirmed) {
+			t.Errorf("the client closes: %v", err)
+		}
+		n.says("held")
+		n.ends()
+		must(t, s.Close())
+		<-read
+	})
+}
+
+// Without a handler requests come among the messages, in order.
+func TestNodeRequestsAmongMessages(t *testing.T) {
+	nodeKinds(t, func(t *testing.T, o nodeOptions) {
+		s := nodeServer(t, o)
+		n := startNode(t, o, "iterate", 0)
+		nodeRead(t, s, "Connected")
+		must(t, s.Queue(1, []byte("a")))
+		m, err := s.Call(t.Context(), 2, []byte("b"))
+		must(t, err)
+		if m.MsgType != 3 || string(m.Data) != "b" {
+			t.Errorf("the reply is %v", m)
+		}
+		must(t, s.Queue(3, []byte("c")))
+		must(t, s.Write(99, nil))
+		n.says("1 a message", "2 b request", "3 c message", "99  message", "held")
+		n.ends()
+	})
 }
 
 // The client passes the vectors that concern it.

@@ -1106,6 +1106,108 @@ func TestRequestBehindAFullQueue(t *testing.T) {
 	}
 }
 
+// TestRequestBehindAFullQueueOfAPool: who reads from the pool makes room for a reply, too.
+func TestRequestBehindAFullQueueOfAPool(t *testing.T) {
+	t.Parallel()
+	Bubble(t, func(t *testing.T) {
+		network := &PipeNetwork{}
+		server := startServer(t, &gipc.ServerConfig{Name: "test", Encryption: gipc.EncryptionOff, Heartbeat: -1, Listener: network.Listen(), MultiClient: true})
+		peer := dialRaw(t, network)
+		var member *gipc.Server
+		next := func(want int) {
+			t.Helper()
+			server.Connections.ReadTimedFastest(time.Second, func(s *gipc.Server, m *gipc.Message, err error) {
+				if member = s; err != nil || m.MsgType != want {
+					t.Errorf("%+v, %v, want type %d", m, err, want)
+				}
+			})
+		}
+		next(-1)
+		go io.Copy(io.Discard, peer) // requests, and pings of a side that does not read
+		const messages = 4           // three fill the queue, and the larger one of the pool
+		sent := Go(func() error {
+			for i := range messages {
+				if _, err := peer.Write(User(1, payload(i, 30_000))); err != nil {
+					return err
+				}
+			}
+			_, err := peer.Write(replyFrame(1, 9, []byte("reply")))
+			return err
+		})
+		call := goCall(member, t.Context(), 1, nil)
+		<-time.After(3 * time.Second)
+		stillOpen(t, "the call", call)
+		next(1) // 60,000 bytes are unread now
+		<-time.After(time.Second)
+		wantReply(t, "the call, when somebody has read", call, 9, []byte("reply"))
+		for range messages - 1 {
+			next(1)
+		}
+		Must(t, Await(t, "the peer", sent))
+	})
+}
+
+// TestRequestStuckBehindAFullQueue: a call whose request cannot be written, while this
+// side does not read, ends as well: two sides that are both full would wait for each
+// other for ever.
+func TestRequestStuckBehindAFullQueue(t *testing.T) {
+	t.Parallel()
+	for _, read := range []int{0, 10} { // bytes of the request that the peer reads
+		t.Run(fmt.Sprintf("%d bytes are written", read), func(t *testing.T) {
+			t.Parallel()
+			Bubble(t, func(t *testing.T) {
+				client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
+				go func() { // more than the queue, and than the larger one of a blocked write
+					for i := range 6 {
+						peer.Write(User(1, payload(i, 30_000)))
+					}
+				}()
+				write := Go(func() error { return client.Write(9, payload(1, 10)) })
+				if read > 0 {
+					if f, err := peer.ReadFrame(); err != nil || f.Type != 9 {
+						t.Errorf("%v, %v", f, err)
+					}
+				}
+				<-time.After(time.Second) // the queue is full
+				begun := time.Now()
+				call := goCall(client, t.Context(), 1, payload(1, 1000))
+				if read > 0 {
+					peer.ReadPart(read)
+				}
+				err := wantNoReply(t, "the call", call)
+				if d := time.Since(begun); d != 10*time.Second {
+					t.Errorf("it ended after %v, want 10 s", d)
+				}
+				if sent := errors.Is(err, gipc.ErrUnconfirmed); sent != (read > 0) {
+					t.Errorf("%v, and %d bytes were written", err, read)
+				}
+				client.Shutdown(ended())
+				peer.Close()
+				Await(t, "Write", write)
+			})
+		})
+	}
+}
+
+// TestRequestInMidFrameAtThePeersClose: no reply can come behind the peer's close, so
+// calls end at once, also those whose request is being written.
+func TestRequestInMidFrameAtThePeersClose(t *testing.T) {
+	t.Parallel()
+	Bubble(t, func(t *testing.T) {
+		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
+		call := goCall(client, t.Context(), 1, payload(1, 100_000))
+		peer.ReadPart(1000)
+		synctest.Wait()
+		begun := time.Now()
+		peer.SendClose()
+		err := wantNoReply(t, "the call", call, gipc.ErrUnconfirmed)
+		RejectErr(t, "the call", err, gipc.ErrNotConnected, gipc.ErrClosed)
+		if d := time.Since(begun); d != 0 {
+			t.Errorf("it ended %v after the peer's close", d)
+		}
+	})
+}
+
 // TestRequestWithoutAReader: a program that calls and never reads, whose peer sends
 // nothing but replies, never has a full queue.
 func TestRequestWithoutAReader(t *testing.T) {

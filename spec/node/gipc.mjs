@@ -4,6 +4,7 @@
 //   import { connect } from './gipc.mjs';
 //   const client = await connect({ name: 'weather' });              // see Client for the options
 //   await client.write(1, 'hello');                                 // the kernel has accepted it
+//   const reply = await client.call(2, 'how are you?');             // a request: { type, data } of the reply
 //   for await (const { type, data } of client) console.log(type, data.toString());
 //   await client.close();                                           // the server's program has received every message
 import net from 'node:net';
@@ -13,15 +14,17 @@ import { EventEmitter } from 'node:events';
 import { lstatSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
 
-const REKEY = 2 ** 32, LAST = 2n ** 64n - 2n, MAX_TYPE = 0x7fffffff, DEFAULT_LIMIT = 3145728;
-const LARGE = 16384, RECORD = 65536; // bytes: data that has a record of its own, the most plaintext of a record of frames
+const REKEY = 2 ** 32, LAST = 2n ** 64n - 2n, MAX_TYPE = 0x7fffffff, REPLY = 2n ** 63n, DEFAULT_LIMIT = 3145728;
+const LARGE = 16384, RECORD = 65536, PATIENCE = 10000; // the last in ms, the others in bytes: data that has a record of its own, the most plaintext of a record of frames
 const UNREAD = 1 << 20, AHEAD = 1 << 16; // bytes: unread messages that stop reading, written bytes that the kernel has not accepted
 const REASONS = { 1: 'the version differs', 2: 'encryption is required here, but switched off at the server', 4: 'the server requires a secret: configure it',
   5: 'a secret is configured here, but not at the server', 6: 'secret or name differs', 7: 'the server has reached its client limit', 8: 'not authorized', 9: 'malformed' };
 
 /** Every error of this file. `code` is one of: config, refuse (by the client), refused (by the server), unproven, cut (truncated in the handshake),
  *  timeout; goodbye (the server has closed), cut-boundary and cut-inside (truncated at the end of a frame, inside one), malformed, not-authentic,
- *  lost [F-10]; undelivered, closed, too-large, type. `reason` is that of a refusal, `part` what was malformed: record, frame, type, control, close. */
+ *  lost [F-10]; undelivered, closed, too-large, type. A call fails with unsent, if the server cannot have handled the request, or with unknown, if it may
+ *  have [Q-6]: `cause` says why, with one of the codes above, or timeout, aborted, closed. A reply fails with replied if it is the second one. `reason` is that of a refusal, `part` what was malformed: record,
+ *  frame, type, id, control, close. */
 export class GipcError extends Error {
   constructor(code, message, more = {}) { super(`gipc: ${message}`, { cause: more.cause }); Object.assign(this, { code }, more); }
 }
@@ -74,11 +77,12 @@ export class Keys {
   }
 }
 
-/** The head of a frame: length and type. */
-export function head(type, size) {
-  const b = Buffer.allocUnsafe(8);
-  b.writeUInt32BE(4 + size);
-  b.writeUInt32BE(type, 4);
+/** The head of a frame: length, the user's type, and the id of a request or a reply. */
+export function head(type, size, id) {
+  const b = Buffer.allocUnsafe(id === undefined ? 8 : 16);
+  b.writeUInt32BE(b.length - 4 + size);
+  b.writeUInt32BE(id === undefined ? type : MAX_TYPE + 1 + type, 4);
+  if (id !== undefined) b.writeBigUInt64BE(id, 8);
   return b;
 }
 
@@ -115,14 +119,15 @@ export class Input {
   }
 }
 
-/** Makes messages and control frames of the bytes of one direction. */
+/** Makes messages, requests, replies and control frames of the bytes of one direction. */
 export class Receiver {
-  #plain = Buffer.alloc(0); #due = null; // what is left of an open record of frames; the head of a large frame whose data is the next record
+  #requests = 0n; #plain = Buffer.alloc(0); #due = null; // what is left of an open record of frames; the head of a large frame whose data is the next record
   constructor({ input = new Input(), keys = null, limit, sentClose = false }) {
     Object.assign(this, { input, keys, limit, sentClose, closed: false, ack: undefined, error: null });
   }
   #fail(code, message, part) { throw this.error = new GipcError(code, message, { part }); }
-  /** The next { type, data }, or null if it needs more bytes. Type 0 is a ping, a close or a close-ack, and well-formed. */
+  /** The next { type, data }, or null if it needs more bytes. Type 0 is a ping, a close or a close-ack, and well-formed. A request has its number in
+   *  `request`, and a reply has that of its request in `reply`. */
   next() {
     if (this.error) throw this.error; // [F-9]
     for (let frame; (frame = this.keys ? this.#opened() : this.#plaintext());) {
@@ -135,14 +140,19 @@ export class Receiver {
     return null;
   }
   #head(bytes) { try { return parseHead(bytes, this.limit); } catch (e) { throw this.error = e; } }
-  #complete(head, data) {
-    if (head.type > MAX_TYPE) this.#fail('malformed', `a request or reply, type ${head.type}`, 'type'); // [F-12]
-    return { type: head.type, data };
+  #complete(head, bytes, data) {
+    if (head.type <= MAX_TYPE) return { type: head.type, data };
+    const id = bytes.readBigUInt64BE(8), type = head.type - MAX_TYPE - 1;
+    if (id === REPLY) this.#fail('malformed', 'a reply to request 0', 'id'); // [Q-1]
+    if (id > REPLY) return { type, data, reply: id - REPLY };
+    if (id !== ++this.#requests) this.#fail('malformed', `request ${id} instead of ${this.#requests}`, 'id'); // [Q-1]
+    return { type, data, request: id };
   }
   #plaintext() {
     const head = this.#head(this.input.peek(Math.min(8, this.input.length)));
     if (!head || this.input.length < head.size + head.data) return null;
-    return this.#complete(head, this.input.take(head.size + head.data).subarray(head.size));
+    const bytes = this.input.take(head.size + head.data);
+    return this.#complete(head, bytes, bytes.subarray(head.size));
   }
   /** The next frame of the records. The frames before a fault are returned before it throws [R-7]. */
   #opened() {
@@ -152,7 +162,7 @@ export class Receiver {
         if (!head || plain.length < head.size + (large ? 0 : head.data)) this.#fail('malformed', 'a record ends inside a frame', 'record'); // [R-7]
         if (large && plain.length > head.size) this.#fail('malformed', 'a record continues after the head of a large frame', 'record'); // [R-7]
         this.#plain = plain.subarray(head.size + (large ? 0 : head.data));
-        const frame = this.#complete(head, large ? null : Buffer.from(plain.subarray(head.size, head.size + head.data)));
+        const frame = this.#complete(head, plain, large ? null : Buffer.from(plain.subarray(head.size, head.size + head.data)));
         if (!large) return frame;
         this.#due = frame;
         this.#due.length = head.data;
@@ -163,7 +173,7 @@ export class Receiver {
       if (this.input.length < 32 + n) return null;
       const plain = this.keys.open(this.input.take(32 + n).subarray(4));
       if (!plain) this.#fail('not-authentic', 'a record is not authentic');
-      if (due) { this.#due = null; return { type: due.type, data: plain }; }
+      if (due) { this.#due = null; return { ...due, data: plain }; }
       this.#plain = plain;
     }
   }
@@ -203,7 +213,7 @@ export class Wire extends net.Socket {
     }
     return this.input.take(n);
   }
-  /** Ends the connection as section 9 says: shut down, read and discard for up to 1 s, close [G-11]. */
+  /** Ends the connection as section 10 says: shut down, read and discard for up to 1 s, close [G-11]. */
   finish() {
     this.discard = true;
     if (this.destroyed) return;
@@ -255,13 +265,34 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
   return { limit, peerLimit, sending: new Keys(keys.cs, { rekeyAt }), receiving: new Keys(keys.ss, { rekeyAt }), schedule: keys };
 }
 
-// ---- A connection: sections 8 and 9 ----
+// ---- A connection: sections 8 to 10 ----
 
-/** What comes after the handshake. `to` is the application: message(m), full(), ended(error). */
+/** A request that waits for its reply: it settles a promise of { type, data }. */
+export class Call {
+  #settle; #late; sent = false; over = false; // sent: it is in a record
+  constructor(type, data) { Object.assign(this, { type, data, reply: new Promise((resolve, reject) => { this.#settle = { resolve, reject }; }) }); }
+  #end() { clearTimeout(this.#late); this.over = true; this.forget?.(); }
+  resolve(reply) { if (!this.over) { this.#end(); this.#settle.resolve(reply); } }
+  reject(cause) { // [Q-6]
+    if (this.over) return;
+    this.#end();
+    const [code, what] = this.sent ? ['unknown', 'the request was sent, and there is no reply'] : ['unsent', 'the request was not sent'];
+    this.#settle.reject(['too-large', 'type'].includes(cause.code) ? cause : new GipcError(code, `${what}: ${cause.message}`, { cause }));
+  }
+  /** The connection reads, or has stopped reading [Q-8]. */
+  stopped(paused) {
+    clearTimeout(this.#late);
+    if (paused && !this.over) this.#late = setTimeout(() => this.reject(new GipcError('timeout', 'the reply is behind messages that were not read within 10 s')), PATIENCE);
+  }
+}
+
+/** What comes after the handshake. `to` is the application: message(m), full(), ended(error). A request is a message with a number and reply(). */
 export class Connection {
   #wire; #keys; #receiver; #peerLimit; #to; #pong = null; #closing = false; #acknowledged = false; #discarded = 0; #over = false; #gone = false; #sent = false; #sealed = false;
   #active = Date.now(); #timers = {};
-  queue = []; error = null; // messages that are not in a record yet; why the connection ended. #sealed: the close is in a record
+  #requests = 0n; #calls = new Map(); // the number of the last request; open requests that are in a record, by number
+  unasked = 0; // replies that nobody waits for [Q-4]
+  queue = []; error = null; // messages, requests and replies that are not in a record yet; why the connection ended. #sealed: the close is in a record
   constructor(wire, { sending, receiving, limit, peerLimit }, to, keepAlive = 0) {
     this.#wire = wire; this.#keys = sending; this.#peerLimit = peerLimit; this.#to = to;
     this.#receiver = new Receiver({ input: wire.input, keys: receiving, limit });
@@ -271,6 +302,7 @@ export class Connection {
       this.read(); // delivers the frames that have arrived
       Object.values(this.#timers).forEach(clearInterval);
       this.#end(this.#receiver.eof());
+      this.#failCalls(this.error);
       r();
     }));
     wire.wake = () => { this.#active = Date.now(); this.read(); }; // [C-7]
@@ -295,15 +327,48 @@ export class Connection {
   }
   #paused(paused) { // a side that does not read pings once a second [C-4]
     paused ? this.#wire.pause() : this.#wire.resume();
+    if (paused !== !!this.#timers.paused) for (const call of this.#open()) call.stopped(paused); // [Q-8]
     if (!paused) { if (this.#timers.paused) this.#active = Date.now(); clearInterval(this.#timers.paused); this.#timers.paused = null; } // [C-7]
     else this.#timers.paused ??= setInterval(() => { if (this.#wire.writableLength === 0) this.#ping(); }, 1000);
   }
-  #handle({ type, data }) {
-    if (type !== 0) return this.#closing ? void (this.#discarded = 1) : this.#to.message({ type, data }); // [G-5]
+  #handle({ type, data, request, reply }) {
+    if (reply !== undefined) { // also while closing: [Q-5] [Q-6]
+      const call = this.#calls.get(reply);
+      return call ? call.resolve({ type, data }) : void this.unasked++; // [Q-4]
+    }
+    if (type !== 0) {
+      if (this.#closing) return void (this.#discarded = 1); // [G-5]
+      return this.#to.message(request === undefined ? { type, data } : { type, data, number: request, reply: this.#replier(request) });
+    }
     if (data[0] === 1) this.#pong = data.subarray(1); // the newest counts [C-5]
     if (data[0] !== 3) return;
     this.#within(5000);
-    this.#end(new GipcError('goodbye', 'the server has closed the connection'));
+    const goodbye = new GipcError('goodbye', 'the server has closed the connection');
+    this.#end(goodbye);
+    this.#failCalls(goodbye); // no reply follows [Q-6]
+  }
+  #open() { return [...this.#calls.values(), ...this.queue.filter((m) => m instanceof Call)]; }
+  #failCalls(error) {
+    const open = this.#open();
+    this.queue = this.queue.filter((m) => !(m instanceof Call));
+    for (const call of open) call.reject(error);
+  }
+  /** The function that answers a request, once, on this connection [Q-3]. */
+  #replier(number) {
+    let replied = false;
+    return (type, data = '') => new Promise((resolve, reject) => {
+      data = checked(type, data);
+      if (replied) throw new GipcError('replied', 'the request has a reply');
+      if (!this.accepts) throw this.error ?? new GipcError('closed', 'the client is closed');
+      if (data.length > this.#peerLimit) throw tooLarge(data, this.#peerLimit);
+      replied = true;
+      this.add({ type, data, id: REPLY + number, resolve, reject });
+    });
+  }
+  /** Accepts a message, a reply or a Call for sending. What is accepted in one tick shares a record [R-8]. */
+  add(m) {
+    if (m instanceof Call && this.#timers.paused) m.stopped(true);
+    if (this.queue.push(m) === 1) queueMicrotask(() => this.pump());
   }
   /** Seals and writes as many frames as the kernel accepts. */
   pump() {
@@ -319,19 +384,21 @@ export class Connection {
   #write() {
     const parts = [], messages = [];
     let size = 0, large = null;
-    const add = (type, data) => { parts.push(head(type, data.length), data); size += 8 + data.length; };
+    const add = (type, data, id) => { const h = head(type, data.length, id); parts.push(h, data); size += h.length + data.length; };
     const control = (...bytes) => add(0, Buffer.from(bytes));
-    const fits = (data) => size + 8 + (data < LARGE ? data : 0) <= RECORD;
+    const fits = (data) => size + 16 + (data < LARGE ? data : 0) <= RECORD; // 16: the longest head
     while (!large && fits(9)) { // the longest control frame that it writes
       if (this.#pong && !this.#sealed) { control(2, ...this.#pong); this.#pong = null; } // ahead of messages [C-4]
       else if (this.queue.length && !this.#sealed) {
         const m = this.queue[0];
         if (!fits(m.data.length)) break;
         this.queue.shift();
-        if (m.data.length > this.#peerLimit) { m.reject(new GipcError('too-large', `${m.data.length} bytes, the server accepts ${this.#peerLimit}`)); continue; } // [F-3]
+        if (m.over) continue; // given up [Q-7]
+        if (m.data.length > this.#peerLimit) { m.reject(tooLarge(m.data, this.#peerLimit)); continue; } // [F-3]
         messages.push(m);
-        if (m.data.length < LARGE) add(m.type, m.data);
-        else { parts.push(head(m.type, m.data.length)); large = m.data; }
+        if (m instanceof Call) this.#number(m);
+        if (m.data.length < LARGE) add(m.type, m.data, m.id);
+        else { parts.push(head(m.type, m.data.length, m.id)); large = m.data; }
       } else if ((this.#closing || this.#receiver.closed) && !this.#sealed) { control(3, 0); this.#sealed = true; } // [G-1]
       else if (this.#receiver.closed && !this.#acknowledged) { control(4, this.#discarded); this.#acknowledged = true; } // [G-3]
       else break;
@@ -341,7 +408,7 @@ export class Connection {
     const sealed = (plain) => this.#keys?.seal(plain) ?? plain;
     const written = () => {
       const failure = this.#wire.failure && new GipcError('lost', 'the connection was lost while writing', { cause: this.#wire.failure });
-      for (const m of messages) failure ? m.reject(failure) : m.resolve();
+      for (const m of messages) failure ? m.reject(failure) : m instanceof Call || m.resolve();
       this.pump();
     };
     try {
@@ -352,6 +419,11 @@ export class Connection {
       this.#wire.uncork();
     } catch (e) { for (const m of messages) m.reject(e); throw e; }
     return true;
+  }
+  #number(call) { // in the order of writing [Q-1]
+    const number = call.id = ++this.#requests;
+    this.#calls.set(number, call);
+    Object.assign(call, { sent: true, forget: () => this.#calls.delete(number) });
   }
   #ping() {
     const plain = Buffer.concat([head(0, 9), Buffer.of(1), randomBytes(8)]);
@@ -369,8 +441,9 @@ export class Connection {
     if (!this.#over) { this.#over = true; this.#wire.finish(); }
     this.#wire.discard = true;
     this.#end(error);
+    this.#failCalls(error); // [Q-6]
   }
-  /** Closes, and waits for the end. True if no message was sent, or if the server has received all of them for its application [G-6] [G-9]. */
+  /** Closes, and waits for the end. True if no message, request or reply was sent, or if the server has received all of them for its application [G-6] [G-9]. */
   async close() {
     if (!this.#closing) {
       this.#closing = this.#receiver.sentClose = true; // [G-7]
@@ -380,7 +453,7 @@ export class Connection {
     await this.done;
     return this.#idle || this.#receiver.ack === 0;
   }
-  get #idle() { return !this.#sent && !this.queue.length; }
+  get #idle() { return !this.#sent && !this.queue.some((m) => !m.over); }
 }
 
 // ---- The client ----
@@ -388,6 +461,14 @@ export class Connection {
 /** Whether only this user can reach what is in a directory: section 2. */
 function isPrivate(directory) {
   try { const s = lstatSync(directory); return s.isDirectory() && s.uid === process.geteuid() && (s.mode & 0o777) === 0o700; } catch { return false; }
+}
+
+const tooLarge = (data, limit) => new GipcError('too-large', `${data.length} bytes, the server accepts ${limit}`);
+
+/** The data to send, as bytes, of a type that may be sent [F-6]. */
+function checked(type, data) {
+  if (!Number.isInteger(type) || type < 1 || type > MAX_TYPE) throw new GipcError('type', `a type is 1 to ${MAX_TYPE}`);
+  return Buffer.from(data);
 }
 
 const check = (ok, message) => { if (!ok) throw new GipcError('config', message); };
@@ -416,7 +497,7 @@ export function configure({ name, address, network = 'unix', secret = null, requ
 }
 
 /**
- * A client connects, and reconnects when a connection ends. It emits 'status' (status, error) with the status of section 11. The error is why a
+ * A client connects, and reconnects when a connection ends. It emits 'status' (status, error) with the status of section 12. The error is why a
  * connection ended [F-10].
  *
  *   name                the server's: a string, or bytes. Optional if the address is a path, which then ends in NAME.sock
@@ -427,10 +508,10 @@ export function configure({ name, address, network = 'unix', secret = null, requ
  *   timeout             ms without a connection after which it gives up: status Timeout. 0: never
  *   reconnect           true; if false, the client ends with the connection, or with the first attempt that fails
  *   keepAlive           ms without received bytes after which it pings; the server is lost after two. 30000; 0: never
- *   checkOwner          true: without a secret the socket file must be this user's or root's (section 13)
+ *   checkOwner          true: without a secret the socket file must be this user's or root's (section 14)
  */
 export class Client extends EventEmitter {
-  #o; #connection = null; #wire = null; #waiting = []; #unread = []; #bytes = 0; #wanted = []; #finished = null; #closed = null; #awake = () => {}; #first = true; #connected; #fail; #running;
+  #o; #connection = null; #wire = null; #waiting = []; #unread = []; #bytes = 0; #wanted = []; #finished = null; #closed = null; #awake = () => {}; #first = true; #connected; #fail; #running; #handler = null; #unasked = 0;
   status = 'Connecting';
   constructor(options) {
     super();
@@ -469,18 +550,20 @@ export class Client extends EventEmitter {
         const made = await this.#dial();
         if (this.#closed) return this.#wire.destroy();
         const c = this.#connection = new Connection(this.#wire, made, {
-          message: (m) => { this.#bytes += m.data.length + 64; this.#unread.push(m); this.#hand(); },
+          message: (m) => { this.#bytes += m.data.length + 64; if (m.reply && this.#handler) return this.#answer(m); this.#unread.push(m); this.#hand(); }, // [C-4]
           full: () => this.#bytes > UNREAD,
           ended: (e) => { if (!this.#closed) this.#o.reconnect ? this.#set('Reconnecting', e) : this.#stop('Closed', e); },
         }, this.#o.keepAlive);
-        c.queue.push(...this.#waiting.splice(0));
+        for (const m of this.#waiting.splice(0)) c.add(m);
         const at = Date.now();
         this.#first = false;
         this.#set('Connected');
         this.#connected(this);
         await c.done;
         this.#connection = null;
-        this.#waiting.unshift(...c.queue.splice(0)); // not sent: they go to the next connection
+        this.#unasked += c.unasked;
+        const gone = c.error;
+        for (const m of c.queue.splice(0).reverse()) m.id === undefined ? this.#waiting.unshift(m) : m.reject(gone); // not sent: messages go to the next connection
         since = Date.now();
         if (since - at > 5000) backoff = 50;
       } catch (e) {
@@ -504,20 +587,50 @@ export class Client extends EventEmitter {
 
   /** Resolves when the kernel has accepted the message. Only close() reports that the server has received it. Without a connection the message waits
    *  for the next one. It fails if the connection is lost while the message is being written: whether it has arrived is not known. */
-  write(type, data = '') {
-    return new Promise((resolve, reject) => {
-      data = Buffer.from(data);
-      if (!Number.isInteger(type) || type < 1 || type > MAX_TYPE) throw new GipcError('type', `a type is 1 to ${MAX_TYPE}`); // [F-6]
-      if (this.#closed || this.#finished) throw this.#finished?.error ?? new GipcError('closed', 'the client is closed');
-      const c = this.#connection?.accepts ? this.#connection : null;
-      if ((c?.queue ?? this.#waiting).push({ type, data, resolve, reject }) === 1 && c) queueMicrotask(() => c.pump()); // what is written until then shares a record [R-8]
-    });
+  write(type, data = '') { return new Promise((resolve, reject) => this.#accept({ type, data: checked(type, data), resolve, reject })); }
+  #accept(m) {
+    if (this.#closed || this.#finished) throw this.#finished?.error ?? new GipcError('closed', 'the client is closed');
+    this.#connection?.accepts ? this.#connection.add(m) : this.#waiting.push(m);
   }
+
+  /** Sends a request, and resolves to the reply: { type, data }. Without a connection the request waits for the next one. `timeout` in ms, and `signal`, an
+   *  AbortSignal, limit the wait; the server learns nothing of that [Q-7]. It fails with code unsent or unknown if there is no reply. */
+  async call(type, data = '', { timeout = 0, signal } = {}) {
+    const call = new Call(type, checked(type, data));
+    const give = (cause) => { call.reject(cause); for (const list of [this.#waiting, this.#connection?.queue]) if (list?.includes(call)) list.splice(list.indexOf(call), 1); };
+    const aborted = () => give(new GipcError('aborted', 'the signal was aborted', { cause: signal.reason }));
+    if (signal?.aborted) aborted(); else try { this.#accept(call); } catch (e) { call.reject(e); }
+    const timer = timeout && setTimeout(() => give(new GipcError('timeout', `no reply within ${timeout} ms`)), timeout);
+    signal?.addEventListener('abort', aborted);
+    try { return await call.reply; } finally { clearTimeout(timer); signal?.removeEventListener('abort', aborted); }
+  }
+
+  /** Has a function answer the requests of the server, which otherwise come out of the iterator among the messages, each with a method reply(type, data).
+   *  It gets { type, data, reply }. What it returns, or the promise that it returns resolves to, is the reply: data, of the type of the request, or
+   *  { type, data }. Undefined is no reply: the handler has called reply() itself, or the request stays unanswered [Q-7]. It does not wait for messages that
+   *  have not been read [Q-2]. An error of the handler is an unhandled rejection. */
+  onRequest(handler) {
+    this.#handler = handler;
+    for (const m of this.#unread.filter((m) => m.reply)) { this.#unread.splice(this.#unread.indexOf(m), 1); this.#answer(m); }
+  }
+  async #answer(m) {
+    try {
+      const reply = await this.#handler(m), { type, data } = typeof reply === 'string' || ArrayBuffer.isView(reply) ? { type: m.type, data: reply } : reply ?? {};
+      if (reply !== undefined) m.reply(type ?? m.type, data).catch((e) => { if (['type', 'too-large', 'replied'].includes(e.code)) throw e; }); // else the connection is over
+    } finally { this.#taken(m); }
+  }
+  #taken(m) { // the application has it
+    this.#bytes -= m.data.length + 64;
+    if (this.#bytes <= UNREAD && this.#connection) queueMicrotask(() => this.#connection?.read());
+  }
+
+  /** How many replies were ignored because nobody waited for them [Q-4]. */
+  get unasked() { return this.#unasked + (this.#connection?.unasked ?? 0); }
 
   #hand() { // settles the pending promises of the iterator
     while (this.#wanted.length && (this.#unread.length || this.#finished)) {
       const { resolve, reject } = this.#wanted.shift(), m = this.#unread.shift(), error = this.#finished?.error;
-      if (m) { this.#bytes -= m.data.length + 64; resolve({ done: false, value: m }); if (this.#bytes <= UNREAD && this.#connection) queueMicrotask(() => this.#connection?.read()); }
+      if (m) { this.#taken(m); resolve({ done: false, value: m }); }
       else error && error.code !== 'goodbye' ? reject(error) : resolve({ done: true, value: undefined });
     }
   }

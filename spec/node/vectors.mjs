@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import net from 'node:net';
-import { Connection, GipcError, Input, Keys, Receiver, Wire, configure, handshake, head, parseHead, schedule } from './gipc.mjs';
+import { Call, Connection, GipcError, Input, Keys, Receiver, Wire, configure, handshake, head, parseHead, schedule } from './gipc.mjs';
 
 const bytes = (s) => s === '-' ? Buffer.alloc(0) : Buffer.from(s, 'hex');
 const hex = (b) => b.length ? Buffer.from(b).toString('hex') : '-';
@@ -57,11 +57,14 @@ async function pair() {
   s.on('data', (b) => { peer.got.push(b); peer.wake(); }).on('end', () => { peer.ended = true; peer.wake(); }).on('error', () => {});
   peer.until = async (condition, what) => {
     const timer = setTimeout(() => { peer.late = true; peer.wake(); }, 3000);
-    while (!condition()) { ok(!peer.late, `${what}: nothing was received`); await new Promise((r) => { peer.wake = r; }); }
+    while (!condition()) { ok(!peer.late, `${what}: nothing was received`.slice(-200)); await new Promise((r) => { peer.wake = r; }); }
     clearTimeout(timer);
   };
   return { wire, peer };
 }
+
+/** A message or a request as vectors write it. */
+const line = ({ type, data, request }) => `${type} ${hex(data)}${request === undefined ? '' : ` ${request}`}`;
 
 /** What `ends` calls an error code. */
 const STEPS = { close: 'goodbye', 'truncated-boundary': 'cut-boundary', 'truncated-inside': 'cut-inside', malformed: 'malformed', 'not-authentic': 'not-authentic' };
@@ -162,9 +165,10 @@ const tests = {
       return same(run(frame.length), v.expect);
     }
     const { type, size, data } = run(frame.length);
-    same([type, size === 16 ? String(frame.readBigUInt64BE(8)) : '-', hex(frame.subarray(size))], [+v.type, v.id, v.data]);
+    const id = size === 16 ? frame.readBigUInt64BE(8) : undefined;
+    same([type, String(id ?? '-'), hex(frame.subarray(size))], [+v.type, v.id, v.data]);
     same(size + data, frame.length);
-    if (size === 8) same(hex(head(type, data)), hex(frame.subarray(0, 8)));
+    same(hex(head(type % 2 ** 31, data, id)), hex(frame.subarray(0, size)));
   },
 
   async record(v) {
@@ -183,7 +187,7 @@ const tests = {
       try {
         for (let i = 0; i < n; i += piece) {
           r.input.push(stream.subarray(i, Math.min(n, i + piece)));
-          for (let m; (m = r.next());) if (m.type !== 0) delivered.push(`${m.type} ${hex(m.data)}`);
+          for (let m; (m = r.next());) if (m.type !== 0 && m.reply === undefined) delivered.push(line(m));
           if (r.closed && !r.sentClose) throw new GipcError('goodbye', 'a close');
         }
         if (end) throw r.eof();
@@ -200,22 +204,34 @@ const tests = {
   async session(v) {
     const { wire, peer } = await pair(), keys = (s) => s === '-' ? null : new Keys(bytes(s));
     const out = new Output(peer.got, keys(v.out_secret));
-    const messages = [], ends = [], closed = [];
+    const messages = [], ends = [], closed = [], asked = {}, calls = [];
     const wake = () => peer.wake();
     const c = new Connection(wire, { sending: keys(v.out_secret), receiving: keys(v.in_secret), limit: +v.limit, peerLimit: +v.limit },
       { message: (m) => { messages.push(m); wake(); }, full: () => false, ended: (e) => { ends.push(e); wake(); } });
     let result = 'ok';
     for (const step of v.step) {
-      const [what, a, b] = step.split(' ');
+      const [what, a, b, d] = step.split(' '), call = calls[a - 1];
       if (what === 'peer') peer.socket.write(bytes(a));
       else if (what === 'peer-ends') peer.socket.end();
-      else if (what === 'delivers') { await peer.until(() => messages.length, step); const m = messages.shift(); same([m.type, hex(m.data)], [+a, b]); }
-      else if (what === 'sends') await new Promise((resolve, reject) => { c.queue.push({ type: +a, data: bytes(b), resolve, reject }); c.pump(); });
+      else if (what === 'delivers') { await peer.until(() => messages.length, step); const m = messages.shift(); same(line({ ...m, request: m.number }), step.slice(9)); asked[m.number] = m; }
+      else if (what === 'sends') await new Promise((resolve, reject) => { c.add({ type: +a, data: bytes(b), resolve, reject }); c.pump(); });
+      else if (what === 'requests') {
+        const call = new Call(+a, bytes(b)), settled = (result) => { call.result = result; wake(); };
+        call.reply.then((m) => settled(line(m)), (e) => settled(e.code));
+        calls.push(call);
+        c.add(call);
+      } else if (what === 'replies') {
+        await asked[a].reply(+b, bytes(d));
+        same(await asked[a].reply(+b, bytes(d)).catch((e) => e.code), 'replied'); // [Q-3]
+      } else if (what === 'replied') { await peer.until(() => call.result, step); same(call.result, `${b} ${d}`); }
+      else if (what === 'gives-up') { call.reject(new GipcError('timeout', 'given up')); await peer.until(() => call.result, step); same(call.result, 'unknown'); }
+      else if (what === 'fails') { const at = Date.now(); await peer.until(() => call.result, step); same(call.result, 'unknown'); ok(Date.now() - at < 900, 'it fails late'); }
       else if (what === 'closes') c.close().then((received) => { closed.push(received ? 'ok' : 'undelivered'); wake(); });
       else if (what === 'writes') {
         let frame;
         await peer.until(() => (frame = out.next()), step);
-        same([frame.readUInt32BE(4), hex(frame.subarray(8))], [+a, b]);
+        const { type, size } = parseHead(frame, 2 ** 30), id = size === 16 ? String(frame.readBigUInt64BE(8)) : undefined;
+        same([type % 2 ** 31, hex(frame.subarray(size)), id], [+a, b, d]);
       } else if (what === 'writes-end') { await peer.until(() => peer.ended, step); same(out.next(), null); same(out.left, 0); peer.socket.end(); }
       else if (what === 'ends') { await peer.until(() => ends.length, step); same(STEPS[a], ends[0].code); result = named(ends[0]); }
       else if (what === 'closed') { await peer.until(() => closed.length, step); same(closed[0], a); if (a !== 'ok') result = `close ${a}`; }

@@ -1,0 +1,71 @@
+// Messages, and the replies to those that are requests.
+
+package gipc
+
+import (
+	"errors"
+	"sync/atomic"
+)
+
+// Message is what Read returns: a message of the peer, or, with MsgType -1, a
+// change of this end's status at the place in the stream where it happened.
+type Message struct {
+	Err     error  // for status messages: why the connection was lost; nil if the peer closed it
+	MsgType int    // 1 to 2147483647 are the peer's; -1 is internal; 0 is reserved
+	Data    []byte // owned by the caller; after ReadInto, valid until the next ReadInto with the same Message
+	Status  string // with MsgType -1: the status, as Status.String gives it
+	Conn    uint64 // the ID of the connection that the message came on; 0 for Connecting, Timeout, Closed and TimeoutMessage
+
+	request *request // nil unless it is one; copies of the message share it
+}
+
+// Is reports whether m is the internal message of that status. It is false for
+// messages of the peer and for [TimeoutMessage].
+func (m *Message) Is(status Status) bool { return m.internal() && m.Status == status.String() }
+
+// internal reports whether m is a status message.
+func (m *Message) internal() bool { return m.MsgType == internalType }
+
+// TimeoutMessage is what ReadTimed returns when its time has passed. Compare
+// the pointer; the library never reads what it points to.
+var TimeoutMessage = &Message{MsgType: -1, Err: ErrTimeout}
+
+// internalType is the MsgType of a message that tells of a change of status.
+const internalType = -1
+
+// A request is what Reply needs of a message.
+type request struct {
+	number  uint64
+	answer  func(number uint64, msgType int, data []byte) error
+	replied atomic.Bool
+}
+
+// IsRequest reports whether the peer waits for a reply to m: see Reply.
+func (m *Message) IsRequest() bool { return m.request != nil }
+
+// Reply answers a request, once. A nil error means that the kernel has accepted the
+// reply, or that the peer does not wait for it any more. It may be called from any
+// goroutine, also after other reads, on m or on a copy of it; ReadInto with m makes m
+// another message. The reply goes out on the connection on which the request came, or
+// not at all. Reply does not retain data. Errors:
+//   - ErrNotRequest: m is no request.
+//   - ErrReplied: it was answered before.
+//   - ErrReservedType and ErrTooLarge: nothing was sent, and m can still be answered.
+//   - the other errors of [Client.Write]: ErrNotConnected if that connection is over.
+func (m *Message) Reply(msgType int, data []byte) error {
+	r := m.request
+	if r == nil {
+		return fail(ErrNotRequest, nil, "see IsRequest")
+	}
+	if err := checkMessageType(msgType); err != nil {
+		return err
+	}
+	if r.replied.Swap(true) {
+		return ErrReplied
+	}
+	err := r.answer(r.number, msgType, data)
+	if errors.Is(err, ErrTooLarge) {
+		r.replied.Store(false)
+	}
+	return err
+}
