@@ -550,7 +550,7 @@ export class Client extends EventEmitter {
         const made = await this.#dial();
         if (this.#closed) return this.#wire.destroy();
         const c = this.#connection = new Connection(this.#wire, made, {
-          message: (m) => { this.#bytes += m.data.length + 64; if (m.reply && this.#handler) return this.#answer(m); this.#unread.push(m); this.#hand(); }, // [C-4]
+          message: (m) => { if (m.reply && this.#handler) return void this.#answer(m); this.#bytes += m.data.length + 64; this.#unread.push(m); this.#hand(); }, // [C-4]
           full: () => this.#bytes > UNREAD,
           ended: (e) => { if (!this.#closed) this.#o.reconnect ? this.#set('Reconnecting', e) : this.#stop('Closed', e); },
         }, this.#o.keepAlive);
@@ -611,13 +611,13 @@ export class Client extends EventEmitter {
    *  have not been read [Q-2]. An error of the handler is an unhandled rejection. */
   onRequest(handler) {
     this.#handler = handler;
-    for (const m of this.#unread.filter((m) => m.reply)) { this.#unread.splice(this.#unread.indexOf(m), 1); this.#answer(m); }
+    const earlier = this.#unread.filter((m) => m.reply);
+    this.#unread = this.#unread.filter((m) => !m.reply);
+    for (const m of earlier) { this.#taken(m); this.#answer(m); }
   }
   async #answer(m) {
-    try {
-      const reply = await this.#handler(m), { type, data } = typeof reply === 'string' || ArrayBuffer.isView(reply) ? { type: m.type, data: reply } : reply ?? {};
-      if (reply !== undefined) m.reply(type ?? m.type, data).catch((e) => { if (['type', 'too-large', 'replied'].includes(e.code)) throw e; }); // else the connection is over
-    } finally { this.#taken(m); }
+    const reply = await this.#handler(m), { type, data } = typeof reply === 'string' || ArrayBuffer.isView(reply) ? { type: m.type, data: reply } : reply ?? {};
+    if (reply !== undefined) m.reply(type ?? m.type, data).catch((e) => { if (['type', 'too-large', 'replied'].includes(e.code)) throw e; }); // else the connection is over
   }
   #taken(m) { // the application has it
     this.#bytes -= m.data.length + 64;
