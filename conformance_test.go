@@ -777,7 +777,7 @@ func (v *vector) replies(t *testing.T) (n uint64) {
 }
 
 // opened is the plaintext of a stream of records, up to the first that does not open.
-func (v *vector) opened(t *testing.T, c *chain, stream []byte) (plain []byte) {
+func (v *vector) opened(t testing.TB, c *chain, stream []byte) (plain []byte) {
 	for len(stream) >= 4 {
 		n := 4 + uint64(binary.BigEndian.Uint32(stream))
 		if n > uint64(len(stream)) {

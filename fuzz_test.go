@@ -65,11 +65,20 @@ func head(b []byte, limit int) (n, size, need int, ok bool) {
 	return n, int(length) - (n - 4), n, true
 }
 
-// complete makes a frame of a head and its data. Frames with an id are not defined.
+// complete makes a frame of a head and its data.
 func complete(head, data []byte) (frame, bool) {
 	typ := binary.BigEndian.Uint32(head[4:])
 	f := frame{frameHeader{frameType: typ, dataSize: len(data)}, data}
-	return f, typ < 1<<31 && (typ != 0 || controlFits(data))
+	if typ > 1<<31 {
+		f.id = binary.BigEndian.Uint64(head[8:])
+	}
+	return f, typ != 0 || controlFits(data)
+}
+
+// idCounts says whether the id of a head, if it has one, is well-formed behind so
+// many requests, and counts it.
+func idCounts(head []byte, requests *uint64) bool {
+	return binary.BigEndian.Uint32(head[4:]) < 1<<31 || idFits(binary.BigEndian.Uint64(head[8:]), requests)
 }
 
 // controlFits says whether the data of a control frame is well-formed.
@@ -87,7 +96,7 @@ func controlFits(data []byte) bool {
 
 // parsePlain takes a plaintext stream apart.
 func parsePlain(stream []byte, limit int) (p parsed) {
-	at := 0
+	at, requests := 0, uint64(0)
 	for {
 		b := stream[at:]
 		n, size, need, ok := head(b, limit)
@@ -101,7 +110,7 @@ func parsePlain(stream []byte, limit int) (p parsed) {
 		}
 		f, ok := complete(b[:n], b[n:n+size])
 		at += n + size
-		if !ok {
+		if !ok || !idCounts(b[:n], &requests) {
 			p.failure, p.after = ErrMalformed, at
 			return p
 		}
@@ -111,7 +120,7 @@ func parsePlain(stream []byte, limit int) (p parsed) {
 
 // parseRecords takes a stream of records apart. The cipher alone is the library's.
 func parseRecords(c *recordCipher, stream []byte, limit int) (p parsed) {
-	at := 0
+	at, requests := 0, uint64(0)
 	var due []byte // the head whose data is due
 	for {
 		b := stream[at:]
@@ -153,7 +162,7 @@ func parseRecords(c *recordCipher, stream []byte, limit int) (p parsed) {
 			n, size, need, ok := head(plain, limit)
 			large := size >= 16384
 			switch {
-			case !ok || len(plain) < need, large && (len(plain) > n || n == 16), !large && len(plain) < n+size:
+			case !ok || len(plain) < need, large && len(plain) > n, !large && len(plain) < n+size, !idCounts(plain[:n], &requests):
 				p.failure = ErrMalformed
 				return p
 			case large:
@@ -201,7 +210,7 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 				t.Fatal("there is room for everything")
 			}
 			f, step, err = nextFrame(d, to)
-		} else if err == nil && step == frameReady && f.frameType != 0 && len(f.data)+messageOverhead > try.room {
+		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.room {
 			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.room)
 		}
 		if err != nil {
@@ -333,7 +342,7 @@ func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got
 	for {
 		switch err := c.decode(&call, m); {
 		case err == nil:
-			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data)})
+			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
 		case err == errPeerClosed:
 			return got, true, nil
@@ -348,15 +357,15 @@ func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got
 	}
 }
 
-func equalMessages(a, b []Message) bool {
-	return slices.EqualFunc(a, b, func(a, b Message) bool { return a.MsgType == b.MsgType && bytes.Equal(a.Data, b.Data) })
-}
+func isReply(f frame) bool { return f.frameType > 1<<31 && f.id>>63 == 1 }
 
 func FuzzFrame(f *testing.F) {
 	for _, v := range loadVectors(f, "receive") {
 		stream := v.bytes(f, "stream")
-		if v.fields["traffic_secret"] != "-" {
-			stream = plainFrame(1, stream)
+		if secret := v.bytes(f, "traffic_secret"); secret != nil {
+			// What it seals, frames and data alike, and the stream itself as data.
+			opened := v.opened(f, &chain{secret: secret, seq: v.number(f, "sequence"), rekeyAt: v.number(f, "rekey_at")}, stream)
+			stream = append(opened, plainFrame(1, stream)...)
 		}
 		f.Add(stream, int(v.number(f, "limit")), []byte{0, 3}, uint32(len(stream)*5))
 	}
@@ -382,7 +391,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		for _, f := range frames {
 			h := appendFrameHeader(nil, f.frameHeader)
-			if again, _, err := parseFrameHeader(h, limit); err != nil || again != f.frameHeader || !bytes.Equal(slices.Concat(h, f.data), plainFrame(f.frameType, f.data)) {
+			if again, _, err := parseFrameHeader(h, limit); err != nil || again != f.frameHeader || !bytes.Equal(slices.Concat(h, f.data), plainOf(f)) {
 				t.Fatalf("%v becomes %x, %v, %v", f.frameHeader, h, again, err)
 			}
 		}
@@ -390,7 +399,7 @@ func FuzzFrame(f *testing.F) {
 			t.Helper()
 			defer c.decoder.end()
 			got, closed, err := receiveAll(c, reuse, stream, piece)
-			if want := messagesOf(frames); !equalMessages(got, want) || closed != closes {
+			if want := messagesOf(frames); !sameMessages(got, want) || closed != closes {
 				t.Fatalf("it delivers %v and closes: %v, want %v and %v", got, closed, want, closes)
 			}
 			if (err != nil) != (failure != nil) || failure != nil && !errors.Is(err, failure) {
@@ -409,7 +418,7 @@ func FuzzFrame(f *testing.F) {
 		var sealed []byte
 		starts := []int{0}
 		for _, f := range frames {
-			sealed = append(sealed, wireFrame(out, f.frameType, f.data)...)
+			sealed = append(sealed, sealedFrame(out, f)...)
 			starts = append(starts, len(sealed))
 		}
 		failure = nil
@@ -421,11 +430,11 @@ func FuzzFrame(f *testing.F) {
 		sealed[at/8] ^= 1 << (at % 8)
 		hit, _ := slices.BinarySearch(starts, at/8+1)
 		offset := at/8 - starts[hit-1]
-		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && offset >= 40 && offset < 44
+		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && inSecondLength(frames[hit-1], offset)
 		c := fuzzConnection(fuzzCipher(t), limit)
 		defer c.decoder.end()
 		got, closed, err := receiveAll(c, false, sealed, piecesOf(sizes))
-		if !equalMessages(got, messagesOf(frames[:hit-1])) || closed {
+		if !sameMessages(got, messagesOf(frames[:hit-1])) || closed {
 			t.Fatalf("frame %d of %d is changed, and it delivers %v", hit, len(frames), got)
 		}
 		if err != nil && !errors.Is(err, ErrNotAuthentic) && !(inLength && errors.Is(err, ErrMalformed)) || err == nil && !inLength {
@@ -434,10 +443,38 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// messagesOf are the frames that an application gets.
+// inSecondLength says whether an offset in the two records of a large frame is in
+// the length of the second.
+func inSecondLength(f frame, offset int) bool {
+	second := 4 + 28 + len(plainOf(f)) - len(f.data)
+	return offset >= second && offset < second+4
+}
+
+// plainOf is a frame in plaintext.
+func plainOf(f frame) []byte {
+	if f.frameType > 1<<31 {
+		return plainFrame(f.frameType, append(binary.BigEndian.AppendUint64(nil, f.id), f.data...))
+	}
+	return plainFrame(f.frameType, f.data)
+}
+
+// sealedFrame is a frame in a record of its own, or in two if it is large.
+func sealedFrame(c *recordCipher, f frame) []byte {
+	plain := plainOf(f)
+	if len(f.data) < 16384 {
+		return record(c, plain...)
+	}
+	return append(record(c, plain[:len(plain)-len(f.data)]...), record(c, f.data...)...)
+}
+
+// messagesOf are the frames that an application gets which waits for no reply.
 func messagesOf(frames []frame) (all []Message) {
 	for _, f := range frames {
-		if f.frameType != controlType {
+		switch {
+		case f.frameType == controlType || isReply(f):
+		case f.frameType > 1<<31:
+			all = append(all, Message{MsgType: int(f.frameType - 1<<31), Data: f.data, request: &request{number: f.id}})
+		default:
 			all = append(all, Message{MsgType: int(f.frameType), Data: f.data})
 		}
 	}
@@ -449,6 +486,7 @@ func messagesOf(frames []frame) (all []Message) {
 // fuzzedRecords makes a stream of records as a program says, most of them good.
 func fuzzedRecords(c *recordCipher, p *program) (stream []byte) {
 	var plain []byte
+	requests := uint64(0)
 	for len(p.b) > 0 && len(stream)+len(plain) < 200_000 {
 		op, n := p.next(), p.next()
 		data := bytes.Repeat([]byte{byte(n)}, n)
@@ -493,6 +531,25 @@ func fuzzedRecords(c *recordCipher, p *program) (stream []byte) {
 			stream, p.b = append(stream, p.b[:m]...), p.b[m:]
 		case 9: // a head with an id
 			plain = append(plain, 0, 0, byte(op/16<<4), byte(n), 0x80, 0, 0, byte(n%2), 0, 0, 0, 0, 0, 0, 0, 1)
+		case 11: // a request, mostly the next
+			if n%8 != 7 {
+				requests++
+			}
+			plain = append(plain, plainOf(frame{frameHeader{frameType: 1<<31 + 1 + uint32(op), id: requests}, data})...)
+		case 13: // a reply, rarely to 0
+			plain = append(plain, plainOf(frame{frameHeader{frameType: 1<<31 + 1, id: 1<<63 + uint64(n)}, data})...)
+		case 14, 15: // a large request or reply, whose number may be wrong
+			id := 1<<63 + uint64(n)
+			if op%16 == 14 {
+				if n%8 != 7 {
+					requests++
+				}
+				id = requests
+			}
+			data = bytes.Repeat([]byte{byte(n)}, 16384+n)
+			f := plainOf(frame{frameHeader{frameType: 1<<31 + 2, id: id}, data})
+			stream = append(stream, record(c, append(plain, f[:16]...)...)...)
+			stream, plain = append(stream, record(c, data...)...), nil
 		case 10: // a head alone
 			plain = append(plain, 0, byte(op/128), byte(op), byte(n), 0, 0, 0, 1)
 		}
@@ -522,6 +579,8 @@ func FuzzRecords(f *testing.F) {
 		{12, 4, 0, 0, 7, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9},
 		{12, 4, 0, 0, 8, 9, 0, 0, 0, 40, 5, 6, 7, 8, 9},
 		{9, 12, 0, 0}, {12, 0, 9 + 64, 13, 0, 0}, {9 + 64, 12}, {9 + 64, 13},
+		{11, 1, 11, 2, 12, 3, 13, 5, 11, 3, 0, 0, 27, 4}, {11, 1, 11, 7, 12, 1}, {11, 7}, {13, 0, 12, 1}, {12, 2, 13, 9, 0, 0, 13, 9},
+		{11, 1, 14, 2, 11, 3, 15, 4, 12, 1}, {12, 1, 14, 7, 12, 1}, {12, 1, 15, 0, 12, 1}, {14, 1, 14, 2, 14, 15, 12, 1},
 		{10 + 64, 4, 0, 0, 12, 20_000 % 256}, {0, 0}, {12, 1, 0, 0, 0, 0, 12, 1},
 	} {
 		for _, bit := range []uint32{0, 1000} {

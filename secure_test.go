@@ -426,19 +426,6 @@ func record(c *recordCipher, plain ...byte) []byte {
 	return b
 }
 
-// wireFrame is a frame as it is sent: in plaintext where c is nil, and otherwise
-// in a record of its own, or in two if it is large.
-func wireFrame(c *recordCipher, typ uint32, data []byte) []byte {
-	plain := plainFrame(typ, data)
-	switch {
-	case c == nil:
-		return plain
-	case len(data) < 16384:
-		return record(c, plain...)
-	}
-	return append(record(c, plain[:8]...), record(c, data...)...)
-}
-
 // TestLastSequenceNumberEndsTheConnection: a sender that has used its last number
 // ends the connection without a close, as a loss that it declares.
 func TestLastSequenceNumberEndsTheConnection(t *testing.T) {
