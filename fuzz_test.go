@@ -780,7 +780,6 @@ type speaker struct {
 		application
 		Queue(int, []byte) error
 		Flush() error
-		Stats() Stats
 		ID() uint64
 	}
 	*account        // of what it sends
@@ -800,7 +799,8 @@ func (c *speaker) talk(p *program) {
 		if op&4 != 0 {
 			size <<= 8
 		}
-		if op&3 == 3 {
+		asks := op&11 == 11
+		if op&3 == 3 && !asks {
 			<-time.After(max(time.Duration(size)*time.Millisecond, 1)) // none that is due: TestTimersInBubbles
 			c.e.Flush()
 			continue
@@ -808,8 +808,16 @@ func (c *speaker) talk(p *program) {
 		if c.most -= 4 + size; c.most < 0 {
 			return
 		}
-		switch err := c.put(c.e, n, size, op&3 == 2); {
-		case errors.Is(err, ErrNotConnected), errors.Is(err, ErrClosed) && !errors.Is(err, ErrUnconfirmed):
+		var to interface {
+			Write(int, []byte) error
+			Queue(int, []byte) error
+			ID() uint64
+		} = c.e
+		if asks {
+			to = (*asker)(c)
+		}
+		switch err := c.put(to, n, size, op&3 == 2); {
+		case asks && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnconfirmed), errors.Is(err, ErrNotConnected), errors.Is(err, ErrClosed) && !errors.Is(err, ErrUnconfirmed):
 			c.unsent = append(c.unsent, n)
 		case err != nil && !errors.Is(err, ErrUnconfirmed):
 			c.wrong(besides, "%s: message %d: %v", c.who, n, err)
@@ -817,8 +825,27 @@ func (c *speaker) talk(p *program) {
 	}
 }
 
-// listen reads to the end what the peer sends.
+// An asker sends requests instead of messages, and wants them back in the replies.
+type asker speaker
+
+func (a *asker) ID() uint64 { return a.e.ID() }
+
+func (a *asker) Queue(msgType int, data []byte) error { return a.Write(msgType, data) }
+
+func (a *asker) Write(msgType int, data []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+len(data)%3)*time.Second)
+	defer cancel()
+	reply, err := a.e.Call(ctx, msgType, data)
+	if err == nil && !a.blind && (reply.MsgType != msgType || !bytes.Equal(reply.Data, data) || reply.IsRequest()) {
+		a.wrong(changed, "%s: the reply to %d:%d bytes is %d:%d bytes", a.who, msgType, len(data), reply.MsgType, len(reply.Data))
+	}
+	return err
+}
+
+// listen reads to the end what the peer sends, and answers its requests.
 func (c *speaker) listen(peer *speaker) {
+	var replies sync.WaitGroup
+	defer replies.Wait()
 	for {
 		m, err := c.e.ReadTimed(time.Hour)
 		if err != nil {
@@ -826,6 +853,14 @@ func (c *speaker) listen(peer *speaker) {
 		}
 		if m.MsgType != internalType {
 			peer.arrived(m)
+			if m.IsRequest() {
+				replies.Go(func() {
+					err := m.Reply(m.MsgType, m.Data)
+					if again := m.Reply(m.MsgType, m.Data); !errors.Is(again, ErrReplied) {
+						c.wrong(besides, "%s: after %v, a second reply: %v", c.who, err, again)
+					}
+				})
+			}
 			continue
 		}
 		if c.honest && (errors.Is(m.Err, ErrNotAuthentic) || errors.Is(m.Err, ErrMalformed)) {
@@ -862,7 +897,7 @@ func FuzzSession(f *testing.F) {
 	}
 	// Both close at the same moment, behind a connection that was cut.
 	f.Add([]byte("\x10\x057(ose#002600000000 L!yLLLZ8009wri98.Yy 1l\"sed\"xk"))
-	talk := []byte{0, 9, 2, 200, 4, 100, 6, 255, 1, 0, 3, 1, 2, 2, 2, 2, 3, 3, 0, 77}
+	talk := []byte{0, 9, 2, 200, 4, 100, 6, 255, 1, 0, 3, 1, 2, 2, 2, 2, 3, 3, 0, 77, 11, 5, 2, 30, 15, 70, 11, 0}
 	for mode := range byte(3) {
 		for order := range byte(3) {
 			for _, w := range []string{"\x10\x00\x00\x00", "\x04\x01\x02\x00", "\x10\x03\x00\x01\x01\x40", "\x09\x00\x05\x02\x0f\x21", "\x0c\x00\x00\x01\x00\x70"} {
