@@ -1009,6 +1009,12 @@ exchange('close_reply_second', 'A second reply arrives after the close of the si
 exchange('close_discarded', 'A request arrives after the close of the side: it is discarded, and the close-ack is 1.', 'G-5', 'ok', (peer) => [
   ...closes, peer(ask(1), close, ack), ['writes', 0, [4, 1]], ['writes-end'], ['closed', 'ok'],
 ])
+exchange('close_counts', 'Requests that are discarded after the close of the side, and one behind the peer\'s close, have their numbers.', 'G-5 Q-1', 'ok', (peer) => [
+  peer(ask(1)), delivered(1), ...closes, peer(ask(2), ask(3), close, ask(4), ack), ['writes', 0, [4, 1]], ['writes-end'], ['closed', 'ok'],
+])
+exchange('close_twice', 'The number of a request that is discarded after the close of the side comes again: the side writes no close-ack.', 'G-10 Q-1', 'close undelivered', (peer) => [
+  ...sent, peer(ask(1)), delivered(1), ...closes, peer(ask(2), ask(2), close, ack), ['writes-end'], ['closed', 'undelivered'],
+])
 exchange('close_behind', 'A request and a reply between the peer\'s close and its close-ack are discarded: the close-ack is 0, and the request of the side fails.', 'G-4 G-5 Q-6', 'ok', (peer) => [
   ...own(1), ...closes, peer(close, ask(1), reply2(1), ack), ['fails', 1], ['writes', 0, [4, 0]], ['writes-end'], ['closed', 'ok'],
 ])
