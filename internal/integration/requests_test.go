@@ -149,6 +149,30 @@ func transportNamed(name string) transport {
 	panic(name)
 }
 
+// whileMoving runs fs at the same time, for as long as one of them gets on: many
+// transports under the race detector take their time.
+func whileMoving(t testing.TB, ends []requester, fs ...func(move func()) error) {
+	t.Helper()
+	progress := WatchProgress(t, "calls and messages", func() { // a hang ends here
+		for _, e := range ends {
+			e.Shutdown(ended())
+		}
+	})
+	errs := make(chan error, len(fs))
+	for i, f := range fs {
+		go func() {
+			err := f(progress.Move)
+			if err != nil {
+				err = fmt.Errorf("function %d of %d: %w", i+1, len(fs), err)
+			}
+			errs <- err
+		}()
+	}
+	for range fs {
+		WantErr(t, "together", <-errs) // the watchdog ends it
+	}
+}
+
 // raceOn reports whether the race detector is on.
 func raceOn() bool {
 	info, ok := debug.ReadBuildInfo()
@@ -341,9 +365,10 @@ func TestRequestInEveryWayToRead(t *testing.T) {
 				return nil
 			})
 			echo(t, caller)
-			Together(t,
-				func() error {
+			whileMoving(t, []requester{caller, reader},
+				func(move func()) error {
 					for i := range n {
+						move()
 						size := []int{8, 100, 20_000, 70_000}[i%4]
 						if err := caller.Write(2, payload(2*i, 10)); err != nil {
 							return err
@@ -369,8 +394,9 @@ func TestRequestInEveryWayToRead(t *testing.T) {
 					}
 					return err
 				},
-				func() error {
+				func(move func()) error {
 					for i := range n {
+						move()
 						reply, err := reader.Call(context.Background(), i+1, payload(i, 100))
 						if err != nil {
 							return err
@@ -620,8 +646,8 @@ func TestRequestOfThreeMiB(t *testing.T) {
 		echo(t, server)
 		echo(t, client)
 		data := payload(5, 3<<20)
-		call := func(e requester) func() error {
-			return func() error {
+		call := func(e requester) func(func()) error {
+			return func(move func()) error {
 				for range 2 {
 					reply, err := e.Call(context.Background(), 8, data)
 					if err != nil {
@@ -630,11 +656,12 @@ func TestRequestOfThreeMiB(t *testing.T) {
 					if reply.MsgType != 9 || !bytes.Equal(reply.Data, data) {
 						return fmt.Errorf("a reply of type %d and %d bytes, or other bytes", reply.MsgType, len(reply.Data))
 					}
+					move()
 				}
 				return nil
 			}
 		}
-		Together(t, call(client), call(server))
+		whileMoving(t, []requester{client, server}, call(client), call(server))
 	})
 }
 
@@ -1505,8 +1532,8 @@ func TestRequestAmongMessages(t *testing.T) {
 		onTransports(t, func(t *testing.T, tr transport, plain bool) {
 			server, client := tr.connect(t, plain)
 			const n = 1000
-			Together(t,
-				func() error { // writes, and answers between
+			whileMoving(t, []requester{client, server},
+				func(move func()) error { // writes, and answers between
 					next := 0
 					for m, err := range server.Messages(context.Background()) {
 						if err != nil {
@@ -1526,7 +1553,7 @@ func TestRequestAmongMessages(t *testing.T) {
 					}
 					return nil
 				},
-				func() error {
+				func(move func()) error {
 					for i := range (n + 6) / 7 {
 						reply, err := client.Call(context.Background(), 1, payload(i, 30))
 						if err != nil {
@@ -1538,7 +1565,7 @@ func TestRequestAmongMessages(t *testing.T) {
 					}
 					return nil
 				},
-				func() error { // one reader in three ways, so that order can be seen
+				func(move func()) error { // one reader in three ways, so that order can be seen
 					for i, tries := 0, 0; i < n; tries++ {
 						var m *gipc.Message
 						var err error
@@ -1560,6 +1587,7 @@ func TestRequestAmongMessages(t *testing.T) {
 								return fmt.Errorf("message %d came in place of %d", numberOf(m.Data), i)
 							}
 							i++
+							move()
 						}
 					}
 					return nil
