@@ -2,7 +2,10 @@
 
 package gipc
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // An openCall is a request whose reply is awaited.
 type openCall struct {
@@ -10,7 +13,8 @@ type openCall struct {
 	number uint64        // of the request; 0 unless it was accepted for sending
 	ended  bool
 	reply  *Message
-	err    error // why there is no reply
+	err    error                   // why there is no reply
+	cancel context.CancelCauseFunc // ends the sending of the request; nil if nobody waits for that
 }
 
 // A callTable holds the open calls of one connection. It is safe for concurrent
@@ -55,6 +59,16 @@ func (t *callTable) takeBack() {
 	t.last--
 }
 
+// watch has cancel called when the call has ended without a reply.
+func (t *callTable) watch(call *openCall, cancel context.CancelCauseFunc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	call.cancel = cancel
+	if call.err != nil {
+		cancel(call.err)
+	}
+}
+
 // deliver gives a reply to the call that waits for it, and returns that, or nil.
 func (t *callTable) deliver(number uint64, msgType int, data []byte, conn uint64) *openCall {
 	t.mu.Lock()
@@ -90,6 +104,9 @@ func (t *callTable) giveUp(call *openCall) (reply *Message, ended bool, err erro
 	if t.open[call.number] == call {
 		delete(t.open, call.number)
 	}
+	if call.cancel != nil {
+		call.cancel(nil)
+	}
 	return call.reply, call.ended, call.err
 }
 
@@ -116,6 +133,9 @@ func (t *callTable) counts() (calls, unasked uint64) {
 
 func (c *openCall) endLocked(reply *Message, err error) {
 	c.ended, c.reply, c.err = true, reply, err
+	if c.cancel != nil && err != nil {
+		c.cancel(err)
+	}
 	c.done <- struct{}{} // has room: a call ends once
 }
 

@@ -22,6 +22,9 @@ var (
 	errReplied    = errors.New("a reply has come")
 )
 
+// errNoReply is what Close leaves to open calls.
+var errNoReply = fail(ErrUnconfirmed, ErrClosed, "the reply has not come")
+
 const requestBlock = 16 // requests whose memory is made at once
 
 // A connection is one transport after its handshake.
@@ -396,6 +399,7 @@ func (c *connection) awaitAck(ctx context.Context) error {
 			return h.outcome(sent, h.refused)
 		case h.peerClosed && !h.sentAck:
 			c.acknowledge(ErrClosed)
+			c.sender.calls.end(errNoReply) // none comes behind the peer's close
 			continue
 		case h.acked:
 			return h.outcome(sent, nil)

@@ -177,7 +177,7 @@ func (e *endpoint) popLocked(call *readCall, m *Message) bool {
 	}
 	e.consumedLocked()
 	e.handLocked(call, m, queued)
-	if e.role.state == stopped && (!e.role.always || e.queue.bytes <= queueSize/2) {
+	if e.role.state == stopped && (!e.role.always || e.queue.bytes <= queueSize/2 || len(e.role.callers) > 0 && e.roomLocked() == unlimited) {
 		e.current.Load().beat.touch() // until now nobody listened
 		e.releaseLocked()
 	}

@@ -64,7 +64,7 @@ func (m *Message) Reply(msgType int, data []byte) error {
 		return ErrReplied
 	}
 	err := r.answer(r.number, msgType, data)
-	if errors.Is(err, ErrTooLarge) {
+	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNotConnected) { // nothing was sent
 		r.replied.Store(false)
 	}
 	return err

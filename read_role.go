@@ -40,6 +40,7 @@ type readRole struct {
 	waiters   []*readWaiter // callers, in order of arrival
 	callers   []*readWaiter // calls that wait for replies, and read for them if nobody else does
 	stops     uint64        // how often reading has stopped
+	stoppedAt time.Time     // the last time
 	yielded   event         // Close has the role
 	untilRead bool          // no background reader before somebody has read: a reader is expected
 	always    bool          // the background reader goes on for all who wait
@@ -133,6 +134,7 @@ func (r *readRole) detach() {
 func (r *readRole) stop() {
 	r.state = stopped
 	r.stops++
+	r.stoppedAt = time.Now()
 	for _, w := range r.callers {
 		w.wake <- struct{}{}
 	}

@@ -4,6 +4,7 @@ package gipc
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -40,12 +41,86 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	}
 	var reply *Message
 	call := getCall(e.pool)
-	if err = c.sender.request(ctx, msgType, data, call); err == nil {
+	sending := &sendContext{Context: ctx, e: e, calls: c.sender.calls, call: call}
+	if err = c.sender.request(sending, msgType, data, call); err == nil {
 		reply, err = e.awaitReply(ctx, c, call)
+	} else {
+		err = sending.result(err)
 	}
 	c.sender.calls.giveUp(call)
 	putCall(e.pool, call)
 	return reply, e.noteFailure(c, err)
+}
+
+// A sendContext is the context of a call while its request is being sent. Beside the
+// caller's it ends when no reply can come any more, and when
+// reading has been stopped for too long. What it takes is made when somebody waits.
+type sendContext struct {
+	context.Context // the caller's; then one that is made of it
+	e               *endpoint
+	calls           *callTable
+	call            *openCall
+	caller          context.Context // nil until a context is made
+	begun           time.Time
+}
+
+// errUnread is the cause of a sendContext that has ended since nobody reads.
+var errUnread = errors.New(unreadAdvice)
+
+func (s *sendContext) Done() <-chan struct{} {
+	if s.caller == nil {
+		made, cancel := context.WithCancelCause(s.Context)
+		s.caller, s.Context, s.begun = s.Context, made, time.Now()
+		s.calls.watch(s.call, cancel)
+		s.e.cancelUnread(s.begun, made, cancel)
+	}
+	return s.Context.Done()
+}
+
+// cancelUnread calls cancel when reading has been stopped for too long since begun,
+// unless ctx is done before.
+func (e *endpoint) cancelUnread(begun time.Time, ctx context.Context, cancel context.CancelCauseFunc) {
+	var timer *time.Timer
+	check := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		left := callPatience
+		if e.role.state == stopped {
+			since := e.role.stoppedAt
+			if since.Before(begun) {
+				since = begun
+			}
+			left = time.Until(since.Add(callPatience))
+		}
+		if left <= 0 {
+			cancel(errUnread)
+			return
+		}
+		timer.Reset(left)
+	}
+	e.mu.Lock()
+	timer = time.AfterFunc(callPatience, check)
+	e.mu.Unlock()
+	context.AfterFunc(ctx, func() { timer.Stop() })
+}
+
+// result returns what an error of sending means: the library's own reasons are no end
+// of the caller's context.
+func (s *sendContext) result(err error) error {
+	if s.caller == nil || s.caller.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	kind, cause := ErrNotConnected, context.Cause(s.Context)
+	if errors.Is(err, ErrUnconfirmed) {
+		kind = ErrUnconfirmed
+	}
+	switch _, ended, why := s.calls.result(s.call); {
+	case cause == errUnread:
+		return fail(kind, ErrTimeout, "%s", unreadAdvice)
+	case ended && kind == ErrUnconfirmed:
+		return why
+	}
+	return fail(kind, nil, "the connection is over")
 }
 
 // A replyWait is a call that waits for its reply.

@@ -113,7 +113,7 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 		unconfirmed = e.closeConnection(ctx, c, code)
 	}
 	if c != nil {
-		c.sender.calls.end(fail(ErrUnconfirmed, ErrClosed, "the reply has not come"))
+		c.sender.calls.end(errNoReply)
 	}
 	e.awaitTasks(ctx)
 	e.cutShort()
@@ -203,6 +203,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	limit, cancel := c.closeLimit(ctx) // nothing is accepted any more
 	defer cancel()
 	err := c.awaitAck(limit)
+	c.sender.calls.end(errNoReply)
 	if c.closing.sentAck {
 		c.sender.drain(limit)
 	}
