@@ -105,7 +105,7 @@ func (s *sender) request(ctx context.Context, msgType int, data []byte, call *op
 	case err != nil:
 		return err
 	case s.flushing:
-		return s.awaitLocked(ctx, s.open, s.frameWaiter(start, header))
+		return s.awaitFrameLocked(ctx, start, header)
 	}
 	return s.outcomeLocked(ctx, s.flushLocked(ctx))
 }

