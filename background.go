@@ -18,14 +18,6 @@ func (e *endpoint) startReader() {
 	go e.readInBackground(c, e.roomLocked())
 }
 
-// roomLocked returns how large the next message may be that is queued for nobody.
-// A blocked write, an open call and the ways to read from all clients may hold a
-// larger one.
-func (e *endpoint) roomLocked() int {
-	c := e.current.Load()
-	return e.queue.room(e.role.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
-}
-
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.tasks.Done()

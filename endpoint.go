@@ -184,6 +184,14 @@ func (e *endpoint) popLocked(call *readCall, m *Message) bool {
 	return true
 }
 
+// roomLocked returns how large the next message may be that is queued for nobody.
+// A blocked write, an open call and the ways to read from all clients may hold a
+// larger one.
+func (e *endpoint) roomLocked() int {
+	c := e.current.Load()
+	return e.queue.room(e.role.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
+}
+
 // handLocked gives a queued message to a reader.
 func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
 	if queued.internal() && !call.noStatus {
