@@ -1,4 +1,4 @@
-// Every state of the reading role in small systems: two callers of Read, the background
+// Every state of the reading role in small systems: two callers of Read or Call, the background
 // reader, Close, two connections, a peer.
 
 package gipc
@@ -20,11 +20,12 @@ import (
 // A roleMode is a small system.
 type roleMode struct {
 	name           string
-	kinds          string // of calls: 'c' has a context, which may never be done, 't' has a time, 'p' polls
+	kinds          string // of calls: 'c' has a context, which may never be done, 't' has a time, 'p' polls, 'r' is a request
 	callers, conns int
 	sizes          []int // of the peer's messages, in bytes
 	single         bool  // the endpoint lives for one connection, and Serve reads it
 	pooled         bool  // the pool may begin to read from all clients
+	strays         int   // replies that may be under way beside one
 	holds          bool  // the pool reads from all clients, and may keep too much
 	blocks, fails  bool  // writes may block, or fail
 }
@@ -58,6 +59,19 @@ type roleTask struct {
 	waiter *readWaiter
 	m      *Message // the result of receive
 	err    error
+
+	request  *openCall // of a call of kind r
+	answered bool      // the peer has sent the reply
+	wait     replyWait
+	late     bool // it has waited in this stop for as long as a request may
+}
+
+// isCall reports whether t waits for a reply.
+func (t *roleTask) isCall() bool { return t.request != nil }
+
+// mayWake reports whether what a sleeping call waits for has happened.
+func (t *roleTask) mayWake() bool {
+	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.request.done) > 0
 }
 
 // A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
@@ -81,9 +95,14 @@ type roleWorld struct {
 
 var roleData = make([]byte, large)
 
+// A reply is a message of the transport with this type, and Conn is its number.
+const replyType = -2
+
 // streamBit has one bit set, which says where in the stream a message is.
 func streamBit(m *Message) int {
 	switch {
+	case m.MsgType == replyType:
+		return 0
 	case !m.internal():
 		return 1 << m.MsgType
 	case m.Is(Closed):
@@ -107,7 +126,7 @@ func (s *roleSource) end()                            {}
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
 	return &connection{id: uint64(id), conn: conn, source: new(roleSource), decoder: new(decoder), closing: new(closeHandshake),
-		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: &socketSink{conn: conn}, open: new(batch), active: new(batch)}}
+		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: &socketSink{conn: conn}, calls: new(callTable), open: new(batch), active: new(batch)}}
 }
 
 // clone copies all that a step may change.
@@ -118,9 +137,10 @@ func (w *roleWorld) clone() *roleWorld {
 	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
 		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
 	n.e.leaving.Store(w.e.leaving.Load())
+	copies := callCopies{}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
 		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
-			beat: c.beat, sender: &sender{sink: c.sender.sink, open: c.sender.open, active: c.sender.active}}
+			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copies.table(c.sender.calls), open: c.sender.open, active: c.sender.active}}
 		*n.source() = *w.source()
 		n.c.preempt.Store(c.preempt.Load())
 		n.c.loss.Store(c.loss.Load())
@@ -130,23 +150,55 @@ func (w *roleWorld) clone() *roleWorld {
 	if w.failed == w.c {
 		n.failed = n.c
 	}
-	role.waiters = slices.Clone(role.waiters)
+	role.waiters, role.callers = slices.Clone(role.waiters), slices.Clone(role.callers)
 	for i := range n.tasks {
 		if old := n.tasks[i].waiter; old != nil {
 			copied := *old
 			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
 				copied.wake <- struct{}{}
 			}
-			if at := slices.Index(role.waiters, old); at >= 0 {
-				role.waiters[at] = &copied
+			for _, line := range [][]*readWaiter{role.waiters, role.callers} {
+				if at := slices.Index(line, old); at >= 0 {
+					line[at] = &copied
+				}
 			}
 			n.tasks[i].waiter = &copied
+		}
+		if t := &n.tasks[i]; t.isCall() {
+			t.request = copies.call(t.request)
+			t.call.reply, t.wait.call = t.request, t.request
 		}
 	}
 	role.yielded.channel = nil // Close looks at happened
 	role.paused = func() {}    // that the pause has passed is a step
 	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.roomLocked()}}) }
 	return &n
+}
+
+// callCopies has the copies of open calls.
+type callCopies map[*openCall]*openCall
+
+func (copies callCopies) call(old *openCall) *openCall {
+	n := copies[old]
+	if n == nil {
+		n = &openCall{done: make(chan struct{}, 1), number: old.number, ended: old.ended, reply: old.reply, err: old.err}
+		if len(old.done) > 0 {
+			n.done <- struct{}{}
+		}
+		copies[old] = n
+	}
+	return n
+}
+
+func (copies callCopies) table(old *callTable) *callTable {
+	n := &callTable{last: old.last, over: old.over}
+	if old.open != nil {
+		n.open = map[uint64]*openCall{}
+	}
+	for number, call := range old.open {
+		n.open[number] = copies.call(call)
+	}
+	return n
 }
 
 func (w *roleWorld) source() *roleSource { return w.c.source.(*roleSource) }
@@ -158,9 +210,60 @@ func (w *roleWorld) startBackground(call readCall) {
 	w.tasks[2] = roleTask{place: inTurn, call: call}
 }
 
+// begin begins a call of a kind.
+func (w *roleWorld) begin(t *roleTask, kind byte) {
+	*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
+	if kind != 'r' {
+		w.enter(t)
+		return
+	}
+	t.request = &openCall{done: make(chan struct{}, 1)}
+	t.call.reply, t.wait.call = t.request, t.request
+	w.c.sender.calls.add(t.request)
+	w.await(t)
+}
+
+// calls returns the table of the open calls. That of a connection that is over is empty.
+func (w *roleWorld) calls() *callTable {
+	if w.c == nil {
+		return new(callTable)
+	}
+	return w.c.sender.calls
+}
+
+// await is a turn of awaitReply.
+func (w *roleWorld) await(t *roleTask) {
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls()}})
+	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, &t.wait)
+	switch {
+	case done:
+		w.calls().giveUp(t.request)
+		w.leave(t, nil)
+	case t.wait.granted:
+		t.wait.granted, t.call.to.room, t.place = false, e.roomLocked(), looking
+	default:
+		if e.role.state == stopped && t.wait.stop != e.role.stops {
+			t.wait.stop, t.late = e.role.stops, false
+		}
+		t.waiter, t.place = e.role.waitToLead(), inLine
+	}
+}
+
+// awakeCall is waitForReplyLocked behind the sleep.
+func (w *roleWorld) awakeCall(t *roleTask) {
+	w.e.role.leaveCallers(t.waiter)
+	t.wait.granted = t.waiter.granted
+	t.wait.late = t.late && t.place == givingUp && w.e.role.state == stopped && w.e.role.stops == t.wait.stop
+	t.waiter = nil
+	w.await(t)
+}
+
 // enter is a turn of readLocked.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
+	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.err == nil {
+		w.takeReplies(&t.call) // readBufferedLocked
+	}
 	switch e := w.e; {
 	case e.popLocked(&t.call, &m):
 		w.leave(t, &m)
@@ -185,6 +288,10 @@ func (w *roleWorld) enter(t *roleTask) {
 
 // awake is waitLocked behind the sleep, and the turn of readLocked from there on.
 func (w *roleWorld) awake(t *roleTask) {
+	if t.isCall() {
+		w.awakeCall(t)
+		return
+	}
 	e, waiter, why := w.e, t.waiter, t.why
 	t.why = nil
 	waiting := e.role.leave(waiter)
@@ -250,10 +357,27 @@ func (w *roleWorld) read(t *roleTask) {
 	w.decode(t)
 }
 
+// takeReplies delivers the replies that come next, and reports whether call ends with
+// the last of them.
+func (w *roleWorld) takeReplies(call *readCall) bool {
+	for len(w.decoder) > 0 && w.decoder[0].MsgType == replyType {
+		answered := w.calls().deliver(w.decoder[0].Conn, 1, nil, w.c.id)
+		w.decoder = w.decoder[1:]
+		if answered != nil && (call.replies || answered == call.reply) {
+			return true
+		}
+	}
+	return false
+}
+
 // decode ends receive with the next message, or with what stands in its place.
 func (w *roleWorld) decode(t *roleTask) {
-	t.place, t.err = hasResult, errNeedRoom
-	if len(w.decoder) == 0 {
+	before := len(w.decoder)
+	if t.place, t.err = hasResult, errNeedRoom; w.takeReplies(&t.call) {
+		t.err = errReplied
+	} else if len(w.decoder) == 0 && before > 0 {
+		t.place, t.err = looking, nil
+	} else if len(w.decoder) == 0 {
 		t.err = net.ErrClosed
 	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.to.room {
 		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
@@ -264,6 +388,12 @@ func (w *roleWorld) decode(t *roleTask) {
 func (w *roleWorld) report(t *roleTask) {
 	m, err := t.m, t.err
 	t.m, t.err = nil, nil
+	if t.isCall() {
+		w.e.ledLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+		w.noteLoss()
+		w.await(t)
+		return
+	}
 	done, _ := w.e.receivedLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
 	if w.noteLoss(); done {
 		w.leave(t, m)
@@ -300,6 +430,9 @@ func (w *roleWorld) noteLoss() {
 		return
 	}
 	synctest.Wait() // for part
+	if !w.ended && w.c.loss.Load() == nil {
+		w.fault = "the connection is lost without a reason"
+	}
 	w.exist += 1 << (5*w.made - 1)
 	if w.drained() {
 		w.discard()
@@ -371,6 +504,8 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(w.closing == 'w' && w.e.role.yielded.happened, true, "Close has the role", (*roleWorld).endReads)
 	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
 	add(open, false, "Close", (*roleWorld).close)
+	calls := w.calls()
+	add(w.closing == 'd' && calls.any(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().end(errNoReply) })
 	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.readAlways() })
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
@@ -426,15 +561,24 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		}
 	}
 	for _, kind := range []byte(w.kinds) {
-		add(i < w.callers && t.place == outside, false, "calls, kind "+string(kind), func(w *roleWorld, t *roleTask) {
-			*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
-			w.enter(t)
-		})
+		possible := kind != 'r' || w.c != nil && w.closing == 0
+		add(i < w.callers && t.place == outside && possible, false, "calls, kind "+string(kind), func(w *roleWorld, t *roleTask) { w.begin(t, kind) })
 	}
-	add((t.kind == 'c' || t.kind == 't') && !t.over, false, "has to end", (*roleWorld).endCall)
-	add(t.waiter != nil && t.place != givingUp && len(t.waiter.wake) > 0, true, "is woken", func(w *roleWorld, t *roleTask) {
-		<-t.waiter.wake
+	add((t.kind == 'c' || t.kind == 't' || t.kind == 'r') && !t.over, false, "has to end", (*roleWorld).endCall)
+	add(t.waiter != nil && t.place != givingUp && t.mayWake(), true, "is woken", func(w *roleWorld, t *roleTask) {
+		select {
+		case <-t.waiter.wake:
+		default:
+			<-t.request.done
+		}
 		w.awake(t)
+	})
+	add(t.isCall() && !t.answered && w.c != nil && !w.ended && w.replies() <= w.strays, false, "gets a reply", func(w *roleWorld, t *roleTask) {
+		t.answered = true
+		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.request.number})
+	})
+	add(t.isCall() && t.place == inLine && w.e.role.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
+		t.place, t.late = givingUp, true
 	})
 	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
 		t.place, t.why, t.call.poll = givingUp, ErrTimeout, t.kind == 't'
@@ -451,7 +595,7 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 
 // endCall has the context of a call done, or its time passed.
 func (w *roleWorld) endCall(t *roleTask) {
-	if t.over = true; t.kind == 'c' {
+	if t.over = true; t.kind != 't' {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		t.call.ctx = ctx
@@ -461,10 +605,25 @@ func (w *roleWorld) endCall(t *roleTask) {
 	}
 }
 
+// replies returns how many replies are under way.
+func (w *roleWorld) replies() (n int) {
+	for _, m := range slices.Concat(w.decoder, w.wire) {
+		if m.MsgType == replyType {
+			n++
+		}
+	}
+	return n
+}
+
 // checkHolder: the state says who holds the role, and nobody waits for what is there.
 func (w *roleWorld) checkHolder() string {
 	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.role.state
+	calls, stuck := 0, false
 	for _, t := range w.tasks[:2] {
+		if slices.Contains(w.e.role.callers, t.waiter) {
+			calls++
+			stuck = stuck || !t.mayWake()
+		}
 		if slices.Contains(w.e.role.waiters, t.waiter) {
 			waiting++
 		}
@@ -475,10 +634,12 @@ func (w *roleWorld) checkHolder() string {
 	switch {
 	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
 		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
-	case waiting != len(w.e.role.waiters):
+	case waiting != len(w.e.role.waiters) || calls != len(w.e.role.callers):
 		return "a caller is in line that is gone"
 	case waiting > 0 && (s == free || s == stopped || len(w.e.queue.messages) > 0):
 		return "a caller waits, and nobody reads or the queue has messages"
+	case stuck && (s == free || s == noConnection || s == stopped && w.e.roomLocked() == unlimited && !w.held):
+		return "a request waits, and nobody reads"
 	case s == free && (w.e.role.always || w.c.loss.Load() != nil && w.failed == nil):
 		return "nobody reads, though the pool or a pending loss needs it"
 	}
@@ -495,7 +656,7 @@ func (w *roleWorld) checkMessages() string {
 	switch q := w.e.queue; {
 	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
 		return "the sums of the queue are wrong"
-	case !w.e.role.always && !w.blocks && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+	case !w.e.role.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
 		return "the queue holds too much"
 	}
 	for i, t := range w.tasks {
@@ -503,14 +664,14 @@ func (w *roleWorld) checkMessages() string {
 			all += streamBit(t.waiter.message)
 		}
 		switch {
-		case t.m != nil && i == 2:
+		case t.m != nil && (i == 2 || t.isCall()):
 			line = append(line, t.m)
 		case t.m != nil:
 			all += streamBit(t.m)
 		}
 	}
 	for _, m := range slices.Concat(line, w.decoder, w.wire) {
-		if all >= streamBit(m) {
+		if bit := streamBit(m); bit > 0 && all >= bit {
 			return "a message is handed out before an earlier one"
 		}
 		all += streamBit(m)
@@ -596,14 +757,27 @@ func (w *roleWorld) key(first int) string {
 		if t.waiter != nil {
 			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
+		if t.isCall() {
+			add(true, t.answered, len(t.request.done) > 0, t.request.ended, t.late, t.wait.stop == r.stops, t.err == errReplied)
+		}
 	}
 	for _, waiter := range r.waiters {
+		add(waiter == w.tasks[first].waiter)
+	}
+	k = append(k, '|')
+	for _, waiter := range r.callers {
 		add(waiter == w.tasks[first].waiter)
 	}
 	for _, list := range [][]*Message{w.e.queue.messages, w.decoder, w.wire} {
 		k = append(k, '|')
 		for _, m := range list {
-			k = append(k, byte(len(m.Data)>>12)) // 0 is a status
+			of := 0
+			for place, i := range []int{first, 1 - first} {
+				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.request.number == m.Conn {
+					of = place + 1
+				}
+			}
+			k = append(k, byte(len(m.Data)>>12), byte(of), byte(m.MsgType>>8)) // no data and type -1 is a status
 		}
 	}
 	return string(k)
@@ -715,6 +889,14 @@ func TestExploreRole(t *testing.T) {
 		{name: "blocked writes", callers: 1, kinds: "c", conns: 1, sizes: []int{half, large}, blocks: true},
 		{name: "failed writes", callers: 2, kinds: "p", conns: 1, sizes: []int{large}, fails: true},
 		{name: "held back", callers: 2, kinds: "cp", conns: 1, sizes: []int{half}, holds: true},
+		{name: "requests", callers: 2, kinds: "r", conns: 1, sizes: []int{half}, strays: 1},
+		{name: "requests and readers", callers: 2, kinds: "rc", conns: 1},
+		{name: "requests and polls", callers: 2, kinds: "rp", conns: 1},
+		{name: "requests and the queue", callers: 1, kinds: "r", conns: 1, sizes: []int{large, half}},
+		{name: "requests over connections", callers: 2, kinds: "r", conns: 2},
+		{name: "requests in a pool", callers: 1, kinds: "r", conns: 1, sizes: []int{half, half, half}, pooled: true},
+		{name: "requests held back", callers: 1, kinds: "r", conns: 1, sizes: []int{half}, holds: true},
+		{name: "requests and failed writes", callers: 1, kinds: "r", conns: 1, fails: true, sizes: []int{large}},
 		{name: "serve", callers: 2, kinds: "c", conns: 1, sizes: []int{half}, single: true},
 	} {
 		if testutil.RaceEnabled && i > 0 {

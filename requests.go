@@ -139,26 +139,37 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, call *openCall
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		reply, ended, err := c.sender.calls.result(call)
-		if !ended {
-			err = e.whyGivenUp(ctx, &w)
-		}
+		reply, done, err := e.replyTurnLocked(ctx, c, &w)
 		switch {
-		case ended || err != nil:
-			if w.granted {
-				e.releaseLocked()
-			}
+		case done:
 			return reply, err
 		case w.granted:
 			w.granted = false
-			e.leadLocked(c, &read)
-		case e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited:
-			e.role.take()
 			e.leadLocked(c, &read)
 		default:
 			e.waitForReplyLocked(ctx, &w)
 		}
 	}
+}
+
+// replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
+// has the role afterwards if it may read.
+func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
+	reply, done, err = c.sender.calls.result(w.call)
+	if !done {
+		err = e.whyGivenUp(ctx, w)
+		done = err != nil
+	}
+	switch {
+	case done && w.granted:
+		w.granted = false
+		e.releaseLocked()
+	case done || w.granted:
+	case e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited:
+		e.role.take()
+		w.granted = true
+	}
+	return reply, done, err
 }
 
 // whyGivenUp returns why a call waits no longer, or nil.
@@ -188,14 +199,21 @@ func (e *endpoint) leadLocked(c *connection, read *readCall) {
 		read.unwatch = nil
 	}
 	e.mu.Lock()
+	e.ledLocked(c, read, &m, err)
+}
+
+// ledLocked gives the role up with the result of one receive.
+func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err error) {
 	e.role.reads++
 	switch _, interrupted := err.(*interruption); {
 	case err == nil:
-		queued := m
+		queued := *m
 		e.countLocked(&queued)
 		e.pushLocked(&queued)
 		e.releaseLocked()
 	case err == errReplied, interrupted:
+		e.releaseLocked()
+	case err == errNeedRoom && e.roomLocked() > read.to.room: // the pool has read meanwhile
 		e.releaseLocked()
 	case err == errNeedRoom:
 		e.fullLocked(c)
