@@ -33,11 +33,11 @@ type job struct {
 
 // An order is what a child is told to do.
 type order struct {
-	Do      string        // ping-pong, stream, trips, set-up, reconnected, cost, memory
+	Do      string        // ping-pong, stream, trips, calls, set-up, reconnected, cost, memory
 	Size    int           // of the messages
 	For     time.Duration // how long, roughly
 	Active  int           // trips: clients that talk; 0 is all
-	Writers int           // stream: goroutines that write; 0 is one
+	Writers int           // stream: goroutines that write; calls: that call; 0 is one
 }
 
 // A result is what came of it. Times are nanoseconds.
@@ -143,6 +143,8 @@ func do(k kind, j job, o order, clients []*caller) (r result, err error) {
 		r, err = stream(clients[0], o)
 	case "trips":
 		r, err = trips(clients, o)
+	case "calls":
+		r, err = calls(clients[0], o)
 	case "set-up":
 		return setUp(k, j, o)
 	case "cost":
@@ -249,27 +251,46 @@ func trips(clients []*caller, o order) (r result, err error) {
 	if o.Active > 0 {
 		clients = clients[:o.Active]
 	}
-	var n atomic.Int64
+	return together(len(clients), o, func(i int, data []byte) error { return clients[i].roundTrip(data) })
+}
+
+// calls has several goroutines call over one connection; each calls again when it
+// has its answer. The receiver has to have taken each call once.
+func calls(c *caller, o order) (r result, err error) {
+	t, ok := c.talker.(*callTalker)
+	if !ok {
+		return r, errors.New("this contestant has no calls")
+	}
+	r, err = together(max(1, o.Writers), o, func(i int, data []byte) error { return c.callTrip(t, i, data) })
+	if err == nil {
+		err = c.counted(r.N, o.Size)
+	}
+	return r, err
+}
+
+// together has n goroutines make trips at once, each with data of its own.
+func together(n int, o order, trip func(i int, data []byte) error) (r result, err error) {
+	var all atomic.Int64
 	var over atomic.Bool
 	var wg sync.WaitGroup
-	errs := make(chan error, len(clients))
+	errs := make(chan error, n)
 	start := time.Now()
-	for _, c := range clients {
+	for i := range n {
 		wg.Go(func() {
 			data, mine := make([]byte, o.Size), 0
 			for ; mine == 0 || !over.Load(); mine++ {
-				if err := c.roundTrip(data); err != nil {
+				if err := trip(i, data); err != nil {
 					errs <- err
 					return
 				}
 			}
-			n.Add(int64(mine))
+			all.Add(int64(mine))
 		})
 	}
 	stop := time.AfterFunc(o.For, func() { over.Store(true) })
 	defer stop.Stop()
 	wg.Wait()
-	total(&r, int(n.Load()), time.Since(start))
+	total(&r, int(all.Load()), time.Since(start))
 	select {
 	case err = <-errs:
 	default:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,7 @@ type contestant struct {
 	Kind     string        // a key of kinds
 	Sealed   bool          // gipc: encrypted; raw: AES-256-GCM
 	Batch    bool          // the client collects: gipc's Queue, raw's bufio.Writer
+	Call     bool          // gipc: the client calls, and the server replies
 	Reader   string        // how gipc's server reads: ReadInto (the default) or Read, of one client; else a way of the pool
 	Clients  int           // connections of one client process; 0 is one
 	MaxSize  int           // largest message, where that has to be said; 0 is what is usual there
@@ -70,9 +72,12 @@ var (
 	plain          = contestant{Name: "gipc plain", Kind: "gipc"}
 	queueEncrypted = contestant{Name: "gipc encrypted, Queue", Kind: "gipc", Sealed: true, Batch: true}
 	queuePlain     = contestant{Name: "gipc plain, Queue", Kind: "gipc", Batch: true}
+	callEncrypted  = contestant{Name: "gipc encrypted, Call", Kind: "gipc", Sealed: true, Call: true}
+	callPlain      = contestant{Name: "gipc plain, Call", Kind: "gipc", Call: true}
 )
 
-// callers answer each message; streamers take many in a row.
+// callers answer each message; streamers take many in a row; procedures have any
+// number of calls open over one connection.
 var (
 	callers = []contestant{
 		{Name: "websocket", Kind: "websocket"},
@@ -91,6 +96,11 @@ var (
 		{Name: "ttrpc stream", Kind: "ttrpc strm"},
 		{Name: "gRPC stream", Kind: "grpc stream"},
 		{Name: "zmq4 (Go)", Kind: "zmq4"},
+	}
+	procedures = []contestant{
+		{Name: "ttrpc", Kind: "ttrpc"},
+		{Name: "net/rpc", Kind: "net/rpc"},
+		{Name: "gRPC unary", Kind: "grpc unary"},
 	}
 )
 
@@ -152,6 +162,18 @@ func (r *receiver) take(data []byte) []byte {
 	return nil
 }
 
+// lockedReceiver is a receiver that several goroutines use.
+type lockedReceiver struct {
+	receiver
+	mu sync.Mutex
+}
+
+func (r *lockedReceiver) take(data []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.receiver.take(data)
+}
+
 // converse serves one connection to its end.
 func converse(t talker) {
 	var r receiver
@@ -189,6 +211,23 @@ func (c *caller) roundTrip(data []byte) error {
 	if err != nil {
 		return err
 	}
+	return same(answer, data, number)
+}
+
+// callTrip calls with a message of that writer. Writers may call at once.
+func (c *caller) callTrip(t *callTalker, writer int, data []byte) error {
+	number := c.next[writer]
+	c.next[writer]++
+	stamp(data, number, true, writer)
+	answer, err := t.call(data)
+	if err != nil {
+		return err
+	}
+	return same(answer, data, number)
+}
+
+// same returns an error unless an answer is the message of that number.
+func same(answer, data []byte, number uint64) error {
 	if len(answer) != len(data) || binary.BigEndian.Uint64(answer) != number {
 		return fmt.Errorf("message %d of %d bytes came back as %d bytes, %x", number, len(data), len(answer), answer[:min(len(answer), minSize)])
 	}

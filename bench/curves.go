@@ -98,6 +98,23 @@ func (b *bench) curveOfWriters(string) {
 		func(i int, c contestant) (*scores, string) { return s, turnName(i, c) })
 }
 
+func (b *bench) curveOfCallers(string) {
+	who := b.and(procedures, callEncrypted, callPlain)
+	var points []string
+	var turns []turn
+	numbers := []int{1, 4, 16, 64}
+	turnName := func(i int, c contestant) string { return fmt.Sprint(c.Name, numbers[i]) }
+	for i, n := range numbers {
+		points = append(points, fmt.Sprint(n))
+		for _, c := range who {
+			turns = append(turns, turn{who: c, order: order{Do: "calls", Size: 64, Writers: n}, name: turnName(i, c)})
+		}
+	}
+	s := b.alternate(curveRounds, turns...)
+	b.curve("Callers", "Time of a call of 64 B when so many goroutines call over one connection. gipc's replier reads by ReadInto, in one goroutine.", "callers", who, points,
+		func(i int, c contestant) (*scores, string) { return s, turnName(i, c) })
+}
+
 func sizeName(n int) string {
 	switch {
 	case n >= miB:

@@ -22,12 +22,16 @@ type ourTalker struct {
 		Close() error
 	}
 	queue, read bool // Queue in place of Write, Read in place of ReadInto
+	reply       bool // Reply, to what ReadInto has brought, in place of Write
 	m           gipc.Message
 }
 
 func (t *ourTalker) send(data []byte) error {
-	if t.queue {
+	switch {
+	case t.queue:
 		return t.end.Queue(1, data)
+	case t.reply:
+		return t.m.Reply(1, data)
 	}
 	return t.end.Write(1, data)
 }
@@ -100,7 +104,7 @@ func serveOurs(c contestant, path string, ready func()) error {
 	switch c.Reader {
 	case "", "Read":
 		for { // a client after the other
-			converse(&ourTalker{end: s, read: c.Reader == "Read"})
+			converse(&ourTalker{end: s, read: c.Reader == "Read", reply: c.Call})
 			if err := s.Err(); err != nil {
 				return err
 			}
@@ -133,6 +137,15 @@ func dialOurs(c contestant, path string) (talker, error) {
 		MaxMsgSize: c.MaxSize, BusyPoll: c.BusyPoll, Timeout: time.Minute})
 	if err != nil {
 		return nil, err
+	}
+	if c.Call {
+		return &callTalker{call: func(data []byte) ([]byte, error) {
+			reply, err := client.Call(background, 1, data)
+			if err != nil {
+				return nil, err
+			}
+			return reply.Data, nil
+		}}, nil
 	}
 	return &ourTalker{end: client, queue: c.Batch}, nil
 }

@@ -36,7 +36,7 @@ func (t messageTalker) recv() ([]byte, error) {
 
 // callTalker makes a call when it sends; the answer waits for recv.
 type callTalker struct {
-	call   func(data []byte) ([]byte, error)
+	call   func(data []byte) ([]byte, error) // safe for concurrent use
 	answer []byte
 }
 
@@ -48,8 +48,8 @@ func (t *callTalker) send(data []byte) (err error) {
 func (t *callTalker) flush() error          { return nil }
 func (t *callTalker) recv() ([]byte, error) { return t.answer, nil }
 
-// takeCall answers a call: unary ones come from one client, one at a time.
-func takeCall(r *receiver, decode func(any) error) (any, error) {
+// takeCall answers a call. All come from one client; several may come at once.
+func takeCall(r *lockedReceiver, decode func(any) error) (any, error) {
 	m := new(wrapperspb.BytesValue)
 	if err := decode(m); err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func serveGRPC(_ contestant, path string, ready func()) error {
 	if err != nil {
 		return err
 	}
-	var r receiver
+	var r lockedReceiver
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(1<<30), grpc.MaxSendMsgSize(1<<30))
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service, HandlerType: (*any)(nil),
@@ -113,7 +113,7 @@ func serveTTRPC(_ contestant, path string, ready func()) error {
 	if err != nil {
 		return err
 	}
-	var r receiver
+	var r lockedReceiver
 	s.RegisterService(service, &ttrpc.ServiceDesc{
 		Methods: map[string]ttrpc.Method{"Call": func(_ context.Context, decode func(any) error) (any, error) { return takeCall(&r, decode) }},
 		Streams: map[string]ttrpc.Stream{"Stream": {StreamingClient: true, StreamingServer: true, Handler: func(_ context.Context, stream ttrpc.StreamServer) (any, error) {
@@ -148,7 +148,7 @@ func dialTTRPCStream(_ contestant, path string) (talker, error) {
 }
 
 // netRPC is the service of one connection.
-type netRPC struct{ r receiver }
+type netRPC struct{ r lockedReceiver }
 
 // Call is the method that net/rpc finds.
 func (s *netRPC) Call(data []byte, answer *[]byte) error {

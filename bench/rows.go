@@ -24,9 +24,9 @@ func (b *bench) groups() []group {
 	turns := func(n int) time.Duration {
 		return time.Duration(n*(b.rounds+1))*b.slice + time.Duration(n)*150*time.Millisecond
 	}
-	peers := 0
+	peers, calling := 0, 0
 	if b.peers {
-		peers = len(callers)
+		peers, calling = len(callers), len(procedures)
 	}
 	g := []group{
 		{"ping-pong 64 B", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, 64) }},
@@ -34,6 +34,8 @@ func (b *bench) groups() []group {
 		{"ping-pong 1 MiB", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, miB) }},
 		{"streaming 64 B", turns(8 + peers), (*bench).streaming64},
 		{"streaming 1 MiB", turns(4 + peers), (*bench).streaming1M},
+		{"Call 64 B, one caller", turns(3 + calling), (*bench).oneCaller},
+		{"Call 64 B, 64 callers", turns(3 + calling), (*bench).manyCallers},
 		{"connection set-up", turns(2), (*bench).setUp},
 		{"many clients", turns(6) + 12*time.Second, (*bench).many},
 	}
@@ -53,6 +55,7 @@ func (b *bench) groups() []group {
 			group{"curve of clients", 100 * time.Second, (*bench).curveOfClients},
 			group{"curve of sizes", 60 * time.Second, (*bench).curveOfSizes},
 			group{"curve of writers", turns(14), (*bench).curveOfWriters},
+			group{"curve of callers", turns(5 + 2*calling), (*bench).curveOfCallers},
 		)
 	}
 	return g
@@ -156,6 +159,44 @@ func (b *bench) streaming1M(name string) {
 		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond, true)
 	}
 	b.report.draw(s, panelLarge, who, rate, bytesPerSecond)
+}
+
+// oneCaller compares calls, one at a time, with raw's ping-pong.
+func (b *bench) oneCaller(name string) {
+	who := b.and(procedures, raw, callEncrypted, callPlain)
+	s := b.alternate(b.rounds, turnsOf(order{Do: "ping-pong", Size: 64}, who...)...)
+	add := func(what, of, over string, bound bound) {
+		b.compare(s, row{"Call 64 B, " + what + ", one caller, replier by ReadInto, median", of, over, p50, span, bound, ""})
+	}
+	add("encrypted", callEncrypted.Name, raw.Name, atMost(1.25))
+	for _, c := range b.and(procedures) {
+		add("encrypted", callEncrypted.Name, c.Name, bound{})
+	}
+	add("plain", callPlain.Name, raw.Name, bound{})
+	for _, c := range who {
+		b.report.peer(s, name, label(c), c.Name, p50, span, true)
+	}
+}
+
+// manyCallers has 64 goroutines call over one connection. A row compares them with a
+// single one over the same connection.
+func (b *bench) manyCallers(name string) {
+	const alone = "one caller"
+	who := b.and(procedures, callEncrypted, callPlain)
+	turns := turnsOf(order{Do: "calls", Size: 64, Writers: 64}, who...)
+	turns = append(turns, turn{who: callEncrypted, order: order{Do: "calls", Size: 64}, name: alone})
+	s := b.alternate(b.rounds, turns...)
+	add := func(over string, bound bound) {
+		b.compare(s, row{"Call 64 B, encrypted, 64 callers on one connection, replier by ReadInto", callEncrypted.Name, over, rate, perSecond, bound, ""})
+	}
+	add(alone, atLeast(3))
+	targets := map[string]bound{"net/rpc": atLeast(2), "gRPC unary": atLeast(2)}
+	for _, c := range b.and(procedures) {
+		add(c.Name, targets[c.Name])
+	}
+	for _, c := range who {
+		b.report.peer(s, name, label(c), c.Name, rate, perSecond, false)
+	}
 }
 
 func (b *bench) setUp(name string) {
