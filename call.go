@@ -138,21 +138,3 @@ func (c *openCall) endLocked(reply *Message, err error) {
 	}
 	c.done <- struct{}{} // has room: a call ends once
 }
-
-// getCall returns a call that waits for nothing yet.
-func getCall(p *bufferPool) *openCall {
-	if c, _ := p.calls.Get().(*openCall); c != nil {
-		return c
-	}
-	return &openCall{done: make(chan struct{}, 1)}
-}
-
-// putCall takes a call back that has ended or was given up.
-func putCall(p *bufferPool, c *openCall) {
-	select {
-	case <-c.done:
-	default:
-	}
-	*c = openCall{done: c.done}
-	p.calls.Put(c)
-}

@@ -60,18 +60,17 @@ type roleTask struct {
 	m      *Message // the result of receive
 	err    error
 
-	request  *openCall // of a call of kind r
-	answered bool      // the peer has sent the reply
-	wait     replyWait
-	late     bool // it has waited in this stop for as long as a request may
+	wait     *replyWait // of a call of kind r
+	answered bool       // the peer has sent the reply
+	late     bool       // it has waited in this stop for as long as a request may
 }
 
 // isCall reports whether t waits for a reply.
-func (t *roleTask) isCall() bool { return t.request != nil }
+func (t *roleTask) isCall() bool { return t.wait != nil }
 
 // mayWake reports whether what a sleeping call waits for has happened.
 func (t *roleTask) mayWake() bool {
-	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.request.done) > 0
+	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.wait.call.done) > 0
 }
 
 // A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
@@ -137,10 +136,15 @@ func (w *roleWorld) clone() *roleWorld {
 	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
 		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
 	n.e.leaving.Store(w.e.leaving.Load())
-	copies := callCopies{}
+	copies := map[*openCall]*openCall{}
+	for i := range n.tasks {
+		if t := &n.tasks[i]; t.isCall() {
+			t.copyWait(copies)
+		}
+	}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
 		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
-			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copies.table(c.sender.calls), open: c.sender.open, active: c.sender.active}}
+			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
 		*n.source() = *w.source()
 		n.c.preempt.Store(c.preempt.Load())
 		n.c.loss.Store(c.loss.Load())
@@ -153,20 +157,20 @@ func (w *roleWorld) clone() *roleWorld {
 	role.waiters, role.callers = slices.Clone(role.waiters), slices.Clone(role.callers)
 	for i := range n.tasks {
 		if old := n.tasks[i].waiter; old != nil {
-			copied := *old
+			copied := new(readWaiter)
+			if t := &n.tasks[i]; t.isCall() {
+				copied = &t.wait.turn
+			}
+			*copied = *old
 			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
 				copied.wake <- struct{}{}
 			}
 			for _, line := range [][]*readWaiter{role.waiters, role.callers} {
 				if at := slices.Index(line, old); at >= 0 {
-					line[at] = &copied
+					line[at] = copied
 				}
 			}
-			n.tasks[i].waiter = &copied
-		}
-		if t := &n.tasks[i]; t.isCall() {
-			t.request = copies.call(t.request)
-			t.call.reply, t.wait.call = t.request, t.request
+			n.tasks[i].waiter = copied
 		}
 	}
 	role.yielded.channel = nil // Close looks at happened
@@ -175,28 +179,26 @@ func (w *roleWorld) clone() *roleWorld {
 	return &n
 }
 
-// callCopies has the copies of open calls.
-type callCopies map[*openCall]*openCall
-
-func (copies callCopies) call(old *openCall) *openCall {
-	n := copies[old]
-	if n == nil {
-		n = &openCall{done: make(chan struct{}, 1), number: old.number, ended: old.ended, reply: old.reply, err: old.err}
-		if len(old.done) > 0 {
-			n.done <- struct{}{}
-		}
-		copies[old] = n
+// copyWait copies the wait of a call, and notes the copy of the open call in it.
+func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
+	old := t.wait
+	t.wait = new(replyWait)
+	*t.wait = *old
+	t.wait.call.done = make(chan struct{}, 1)
+	if len(old.call.done) > 0 {
+		t.wait.call.done <- struct{}{}
 	}
-	return n
+	t.wait.turn.wake = make(chan struct{}, 1) // a waiter copies the rest
+	t.call.reply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
-func (copies callCopies) table(old *callTable) *callTable {
+func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
 	n := &callTable{last: old.last, over: old.over}
 	if old.open != nil {
 		n.open = map[uint64]*openCall{}
 	}
 	for number, call := range old.open {
-		n.open[number] = copies.call(call)
+		n.open[number] = copies[call]
 	}
 	return n
 }
@@ -217,9 +219,9 @@ func (w *roleWorld) begin(t *roleTask, kind byte) {
 		w.enter(t)
 		return
 	}
-	t.request = &openCall{done: make(chan struct{}, 1)}
-	t.call.reply, t.wait.call = t.request, t.request
-	w.c.sender.calls.add(t.request)
+	t.wait = getReplyWait(new(bufferPool))
+	t.call.reply = &t.wait.call
+	w.c.sender.calls.add(&t.wait.call)
 	w.await(t)
 }
 
@@ -234,10 +236,10 @@ func (w *roleWorld) calls() *callTable {
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
 	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls()}})
-	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, &t.wait)
+	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
-		w.calls().giveUp(t.request)
+		w.calls().giveUp(&t.wait.call)
 		w.leave(t, nil)
 	case t.wait.granted:
 		t.wait.granted, t.call.to.room, t.place = false, e.roomLocked(), looking
@@ -245,14 +247,14 @@ func (w *roleWorld) await(t *roleTask) {
 		if e.role.state == stopped && t.wait.stop != e.role.stops {
 			t.wait.stop, t.late = e.role.stops, false
 		}
-		t.waiter, t.place = e.role.waitToLead(), inLine
+		t.waiter, t.place = &t.wait.turn, inLine
+		e.role.waitToLead(t.waiter)
 	}
 }
 
 // awakeCall is waitForReplyLocked behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
-	w.e.role.leaveCallers(t.waiter)
-	t.wait.granted = t.waiter.granted
+	t.wait.granted = w.e.role.leaveCallers(t.waiter)
 	t.wait.late = t.late && t.place == givingUp && w.e.role.state == stopped && w.e.role.stops == t.wait.stop
 	t.waiter = nil
 	w.await(t)
@@ -569,13 +571,13 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		select {
 		case <-t.waiter.wake:
 		default:
-			<-t.request.done
+			<-t.wait.call.done
 		}
 		w.awake(t)
 	})
 	add(t.isCall() && !t.answered && w.c != nil && !w.ended && w.replies() <= w.strays, false, "gets a reply", func(w *roleWorld, t *roleTask) {
 		t.answered = true
-		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.request.number})
+		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
 	})
 	add(t.isCall() && t.place == inLine && w.e.role.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
 		t.place, t.late = givingUp, true
@@ -758,7 +760,7 @@ func (w *roleWorld) key(first int) string {
 			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.request.done) > 0, t.request.ended, t.late, t.wait.stop == r.stops, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.ended, t.late, t.wait.stop == r.stops, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {
@@ -773,7 +775,7 @@ func (w *roleWorld) key(first int) string {
 		for _, m := range list {
 			of := 0
 			for place, i := range []int{first, 1 - first} {
-				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.request.number == m.Conn {
+				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.number == m.Conn {
 					of = place + 1
 				}
 			}

@@ -38,7 +38,7 @@ const (
 type readRole struct {
 	state     roleState
 	waiters   []*readWaiter // callers, in order of arrival
-	callers   []*readWaiter // calls that wait for replies, and read for them if nobody else does
+	callers   []*readWaiter // calls that wait for replies; the last one reads for all if nobody else does
 	stops     uint64        // how often reading has stopped
 	stoppedAt time.Time     // the last time
 	yielded   event         // Close has the role
@@ -63,6 +63,15 @@ type readWaiter struct {
 	poll    bool // it has no time: it waits for the background reader to make way
 }
 
+// reset takes w back for its next use. It is in no line.
+func (w *readWaiter) reset() {
+	select {
+	case <-w.wake:
+	default:
+	}
+	*w = readWaiter{wake: w.wake}
+}
+
 // wait adds a caller.
 func (r *readRole) wait() *readWaiter {
 	w := &readWaiter{wake: make(chan struct{}, 1)}
@@ -80,17 +89,17 @@ func (r *readRole) leave(w *readWaiter) bool {
 }
 
 // waitToLead adds a call that waits for its reply.
-func (r *readRole) waitToLead() *readWaiter {
-	w := &readWaiter{wake: make(chan struct{}, 1)}
-	r.callers = append(r.callers, w)
-	return w
-}
+func (r *readRole) waitToLead(w *readWaiter) { r.callers = append(r.callers, w) }
 
-// leaveCallers removes a call that waits for its reply.
-func (r *readRole) leaveCallers(w *readWaiter) {
+// leaveCallers removes a call that waits for its reply, and reports whether it was
+// granted the role.
+func (r *readRole) leaveCallers(w *readWaiter) (granted bool) {
 	if i := slices.Index(r.callers, w); i >= 0 {
 		r.callers = slices.Delete(r.callers, i, i+1)
 	}
+	granted = w.granted
+	w.reset()
+	return granted
 }
 
 // giveMessage hands a message to the first caller, and reports whether there is
@@ -138,7 +147,8 @@ func (r *readRole) stop() {
 	for _, w := range r.callers {
 		w.wake <- struct{}{}
 	}
-	r.callers = nil
+	clear(r.callers)
+	r.callers = r.callers[:0]
 }
 
 // release gives the role up: to Close, to the first caller, to the background
@@ -156,8 +166,12 @@ func (r *readRole) release(leaving, needed bool) {
 	case needed || r.always:
 		r.startBackground()
 	case len(r.callers) > 0:
-		w := r.callers[0]
-		r.callers = r.callers[1:]
+		// Replies come in the order of requests, mostly: who has waited for the
+		// shortest time hands over to the next leader last.
+		last := len(r.callers) - 1
+		w := r.callers[last]
+		r.callers[last] = nil
+		r.callers = r.callers[:last]
 		r.state, w.granted = reading, true
 		w.wake <- struct{}{}
 	default:

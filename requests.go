@@ -40,15 +40,15 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 		return nil, e.noteFailure(nil, err)
 	}
 	var reply *Message
-	call := getCall(e.pool)
-	sending := &sendContext{Context: ctx, e: e, calls: c.sender.calls, call: call}
-	if err = c.sender.request(sending, msgType, data, call); err == nil {
-		reply, err = e.awaitReply(ctx, c, call)
+	w := getReplyWait(e.pool)
+	sending := &sendContext{Context: ctx, e: e, calls: c.sender.calls, call: &w.call}
+	if err = c.sender.request(sending, msgType, data, &w.call); err == nil {
+		reply, err = e.awaitReply(ctx, c, w)
 	} else {
 		err = sending.result(err)
 	}
-	c.sender.calls.giveUp(call)
-	putCall(e.pool, call)
+	c.sender.calls.giveUp(&w.call)
+	putReplyWait(e.pool, w)
 	return reply, e.noteFailure(c, err)
 }
 
@@ -125,21 +125,39 @@ func (s *sendContext) result(err error) error {
 
 // A replyWait is a call that waits for its reply.
 type replyWait struct {
-	call    *openCall
-	granted bool      // it holds the read role
+	call    openCall
+	turn    readWaiter // in the line of the read role
+	granted bool       // it holds the read role
 	stop    uint64    // of the role, since when it has waited
 	since   time.Time // of that stop
 	late    bool      // it has waited too long
 }
 
+// getReplyWait returns a call that waits for nothing yet.
+func getReplyWait(p *bufferPool) *replyWait {
+	if w, _ := p.calls.Get().(*replyWait); w != nil {
+		return w
+	}
+	return &replyWait{call: openCall{done: make(chan struct{}, 1)}, turn: readWaiter{wake: make(chan struct{}, 1)}}
+}
+
+// putReplyWait takes a call back that has ended or was given up.
+func putReplyWait(p *bufferPool, w *replyWait) {
+	select {
+	case <-w.call.done:
+	default:
+	}
+	*w = replyWait{call: openCall{done: w.call.done}, turn: readWaiter{wake: w.turn.wake}}
+	p.calls.Put(w)
+}
+
 // awaitReply waits for the reply of a call, and reads for it if nobody else does.
-func (e *endpoint) awaitReply(ctx context.Context, c *connection, call *openCall) (*Message, error) {
-	w := replyWait{call: call}
-	read := readCall{ctx: cancellable(ctx), reply: call}
+func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) (*Message, error) {
+	read := readCall{ctx: cancellable(ctx), reply: &w.call}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		reply, done, err := e.replyTurnLocked(ctx, c, &w)
+		reply, done, err := e.replyTurnLocked(ctx, c, w)
 		switch {
 		case done:
 			return reply, err
@@ -147,7 +165,7 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, call *openCall
 			w.granted = false
 			e.leadLocked(c, &read)
 		default:
-			e.waitForReplyLocked(ctx, &w)
+			e.waitForReplyLocked(ctx, w)
 		}
 	}
 }
@@ -155,7 +173,7 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, call *openCall
 // replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
 // has the role afterwards if it may read.
 func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
-	reply, done, err = c.sender.calls.result(w.call)
+	reply, done, err = c.sender.calls.result(&w.call)
 	if !done {
 		err = e.whyGivenUp(ctx, w)
 		done = err != nil
@@ -234,19 +252,18 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 		defer timer.Stop()
 		late = timer.C
 	}
-	turn := e.role.waitToLead()
+	e.role.waitToLead(&w.turn)
 	e.mu.Unlock()
 	timedOut := false
 	select {
-	case <-turn.wake:
+	case <-w.turn.wake:
 	case <-w.call.done:
 	case <-ctx.Done():
 	case <-late:
 		timedOut = true
 	}
 	e.mu.Lock()
-	e.role.leaveCallers(turn)
-	w.granted = turn.granted
+	w.granted = e.role.leaveCallers(&w.turn)
 	w.late = timedOut && e.role.state == stopped && e.role.stops == w.stop
 }
 
