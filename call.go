@@ -11,7 +11,9 @@ import (
 type openCall struct {
 	done   chan struct{} // receives once when the call has ended
 	number uint64        // of the request; 0 unless it was accepted for sending
-	ended  bool
+	begin  int           // of its frame in the batch, in bytes
+	end    int
+	over   bool // it has ended
 	reply  *Message
 	err    error                   // why there is no reply
 	cancel context.CancelCauseFunc // ends the sending of the request; nil if nobody waits for that
@@ -48,15 +50,30 @@ func (t *callTable) add(call *openCall) uint64 {
 }
 
 // takeBack takes the latest request back, which was not written: its number is free
-// again.
-func (t *callTable) takeBack() {
+// again. The call ends if there is a reason.
+func (t *callTable) takeBack(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if call := t.open[t.last]; call != nil {
 		call.number = 0
 		delete(t.open, t.last)
+		if reason != nil {
+			call.endLocked(nil, reason)
+		}
 	}
 	t.last--
+}
+
+// endFrom ends the calls whose numbers are first or higher, unless first is 0.
+func (t *callTable) endFrom(first uint64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for number, call := range t.open {
+		if first > 0 && number >= first {
+			delete(t.open, number)
+			call.endLocked(nil, err)
+		}
+	}
 }
 
 // watch has cancel called when the call has ended without a reply.
@@ -107,14 +124,14 @@ func (t *callTable) giveUp(call *openCall) (reply *Message, ended bool, err erro
 	if call.cancel != nil {
 		call.cancel(nil)
 	}
-	return call.reply, call.ended, call.err
+	return call.reply, call.over, call.err
 }
 
 // result returns how a call has ended, if it has.
 func (t *callTable) result(call *openCall) (reply *Message, ended bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return call.reply, call.ended, call.err
+	return call.reply, call.over, call.err
 }
 
 // any reports whether a call is open.
@@ -132,7 +149,7 @@ func (t *callTable) counts() (calls, unasked uint64) {
 }
 
 func (c *openCall) endLocked(reply *Message, err error) {
-	c.ended, c.reply, c.err = true, reply, err
+	c.over, c.reply, c.err = true, reply, err
 	if c.cancel != nil && err != nil {
 		c.cancel(err)
 	}

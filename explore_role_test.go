@@ -235,7 +235,7 @@ func (w *roleWorld) calls() *callTable {
 
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
-	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls()}})
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls(), open: new(batch)}})
 	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
@@ -760,7 +760,7 @@ func (w *roleWorld) key(first int) string {
 			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.ended, t.late, t.wait.stop == r.stops, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stops, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {

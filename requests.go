@@ -175,7 +175,7 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) 
 func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
 	reply, done, err = c.sender.calls.result(&w.call)
 	if !done {
-		err = e.whyGivenUp(ctx, w)
+		err = e.whyGivenUp(ctx, c, w)
 		done = err != nil
 	}
 	switch {
@@ -190,19 +190,26 @@ func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyW
 	return reply, done, err
 }
 
-// whyGivenUp returns why a call waits no longer, or nil.
-func (e *endpoint) whyGivenUp(ctx context.Context, w *replyWait) error {
+// whyGivenUp returns why a call waits no longer, or nil. A request that was not sent
+// yet is taken back.
+func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) error {
+	if ctx.Err() == nil && !w.late {
+		return nil
+	}
+	unsent := c.sender.takeBackRequest(&w.call)
 	advice := "the reply has not come"
 	if e.role.state == stopped {
 		advice = unreadAdvice
 	}
 	switch {
-	case ctx.Err() != nil:
-		return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
-	case w.late:
+	case ctx.Err() == nil && unsent:
+		return fail(ErrNotConnected, ErrTimeout, "%s", unreadAdvice)
+	case ctx.Err() == nil:
 		return fail(ErrUnconfirmed, ErrTimeout, "%s", advice)
+	case unsent:
+		return contextError("call", ctx)
 	}
-	return nil
+	return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
 }
 
 // leadLocked reads for a call that holds the role, until its reply has come, or once

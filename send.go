@@ -4,6 +4,7 @@
 package gipc
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -104,10 +105,34 @@ func (s *sender) request(ctx context.Context, msgType int, data []byte, call *op
 	switch {
 	case err != nil:
 		return err
+	case s.flushing && s.open.large == nil:
+		s.open.urgent = true // the call waits for its reply
+		call.begin, call.end = start, s.open.size()
+		return nil
 	case s.flushing:
 		return s.awaitFrameLocked(ctx, start, header)
 	}
 	return s.outcomeLocked(ctx, s.flushLocked(ctx))
+}
+
+// takeBackRequest takes the request of a call back and reports true if nothing of it
+// was sent: it is the last frame of the open batch.
+func (s *sender) takeBackRequest(call *openCall) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.open
+	if b.firstRequest == 0 || call.number < b.firstRequest || b.large != nil || call.end != b.size() {
+		return false
+	}
+	h := frameHeader{frameType: requestFlag, id: call.number}
+	h.dataSize = call.end - call.begin - h.size()
+	b.frames.b = b.frames.b[:call.begin]
+	if call.number == b.firstRequest {
+		b.firstRequest = 0
+	}
+	s.uncountLocked(h, nil)
+	s.wakeNextLocked()
+	return true
 }
 
 // flush returns nil when the sink has everything that was accepted before.
@@ -162,6 +187,7 @@ func (s *sender) acceptLocked(ctx context.Context, header *frameHeader, data []b
 		case (waited || len(s.noRoom) == 0) && s.open.fits(*header, hold):
 			if call != nil {
 				header.id = s.calls.add(call)
+				s.open.firstRequest = cmp.Or(s.open.firstRequest, header.id)
 			}
 			start := s.open.append(s.pool, *header, data, hold)
 			s.sent.count(*header, 1)
@@ -337,6 +363,7 @@ func (s *sender) breakLocked(cause error) (result error) {
 	if certain || b.encoded == nil {
 		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
 		s.sent.lost.unsent += b.queued
+		s.calls.endFrom(b.firstRequest, result)
 	} else {
 		result = fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
 		s.sent.lost.unsure += b.queued
@@ -363,6 +390,7 @@ func (s *sender) endLocked(reason, cause error) {
 	}
 	s.broken = true
 	s.dismissLocked(s.open, reason, anyWaiter)
+	s.calls.endFrom(s.open.firstRequest, reason)
 	s.sent.lost.unsent += s.open.queued
 	s.resetLocked(s.open)
 	s.wakeAllLocked()
@@ -508,15 +536,16 @@ func (s *sender) takeBackLargeLocked(reason error) {
 // cutLocked cuts the frame of w, the last one, off the open batch.
 func (s *sender) cutLocked(w *writeWaiter) {
 	s.open.frames.b, s.open.large, s.open.owner = s.open.frames.b[:w.start], nil, nil
-	s.uncountLocked(w.header)
+	s.uncountLocked(w.header, nil)
 	s.wakeNextLocked()
 }
 
-// uncountLocked notes that a frame that was accepted is not sent.
-func (s *sender) uncountLocked(h frameHeader) {
+// uncountLocked notes that a frame that was accepted is not sent. A call that waits for
+// its reply ends with reason.
+func (s *sender) uncountLocked(h frameHeader, reason error) {
 	s.sent.count(h, -1)
 	if h.isRequest() {
-		s.calls.takeBack()
+		s.calls.takeBack(reason)
 	}
 }
 
@@ -653,7 +682,7 @@ func (s *sender) takeBackRequestsLocked(reason error) {
 		}
 		size := h.size() + h.dataSize
 		if h.isRequest() {
-			s.uncountLocked(h)
+			s.uncountLocked(h, reason)
 		} else {
 			kept = append(kept, rest[:size]...)
 		}
