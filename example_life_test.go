@@ -88,8 +88,9 @@ func ExampleStartClientContext() {
 	// given up
 }
 
-// A client reconnects by itself. What was in flight to the lost server may be
-// lost: resend it when the message Connected comes.
+// A client reconnects by itself. When the message Connected comes it sends what the
+// server needs first, such as a subscription. To send messages again that were lost in
+// flight, see the Example of WriteOn.
 func ExampleClientConfig_reconnect() {
 	address, remove := socket()
 	defer remove()
@@ -121,9 +122,9 @@ func ExampleClientConfig_reconnect() {
 					restarted <- echo(address)
 				}()
 			}
-		case message.Status == gipc.Connected.String():
+		case message.Is(gipc.Connected):
 			fmt.Println(message.Status)
-			if err := client.Write(1, []byte("subscribed")); err != nil {
+			if err := client.WriteOn(context.Background(), message.Conn, 1, []byte("subscribed")); err != nil {
 				log.Print(err) // lost again already: the next Connected comes
 			}
 		default:

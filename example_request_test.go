@@ -8,6 +8,7 @@ import (
 	"log"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"example.com/gipc"
@@ -131,6 +132,71 @@ func ExampleClient_Call_progress() {
 	// 2
 	// 1
 	// lift-off
+}
+
+// Call again after a loss. By its number the server recognizes a job that is done and
+// whose reply was lost. This is one job at a time; to send many at once, see the
+// Example of WriteOn.
+func ExampleClient_Call_again() {
+	address, remove := socket()
+	defer remove()
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "jobs", Network: "unix", Address: address, MultiClient: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		var mu sync.Mutex // a client's new connection may come before the old one is over
+		done := 0         // the number of the last job; in a file if it has to survive a crash
+		served <- server.Connections.Serve(context.Background(), func(client *gipc.Server, m *gipc.Message) {
+			if !m.IsRequest() {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			var number int
+			if _, err := fmt.Sscan(string(m.Data), &number); err != nil || number > done+1 {
+				log.Fatalf("%q after job %d", m.Data, done)
+			}
+			if number == done+1 {
+				fmt.Printf("%s\n", m.Data)
+				done = number
+				if number == 2 {
+					client.Close() // for this Example: the reply is lost
+				}
+			}
+			m.Reply(1, nil) // if this fails, the client calls again
+		})
+	}()
+
+	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "jobs", Network: "unix", Address: address})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	for i, job := range []string{"saw the boards", "sand the boards", "paint the boards"} {
+		for {
+			_, err := client.Call(ctx, 1, fmt.Appendf(nil, "%d %s", i+1, job))
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, gipc.ErrNotConnected) && !errors.Is(err, gipc.ErrUnconfirmed) {
+				log.Fatal(err)
+			}
+			if err := client.WaitConnected(ctx); err != nil {
+				log.Fatal(err)
+			}
+		}
+	}
+	fmt.Println("reconnects:", client.Stats().Reconnects)
+	mustClose(client)
+	mustClose(server)
+	<-served
+	// Output:
+	// 1 saw the boards
+	// 2 sand the boards
+	// 3 paint the boards
+	// reconnects: 1
 }
 
 // A server asks its client, which serves it in a loop.
