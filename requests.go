@@ -128,9 +128,9 @@ type replyWait struct {
 	call    openCall
 	turn    readWaiter // in the line of the read role
 	granted bool       // it holds the read role
-	stop    uint64    // of the role, since when it has waited
-	since   time.Time // of that stop
-	late    bool      // it has waited too long
+	stop    uint64     // of the role, since when it has waited
+	since   time.Time  // of that stop
+	late    bool       // it has waited too long
 }
 
 // getReplyWait returns a call that waits for nothing yet.
