@@ -433,8 +433,8 @@ func TestRequestThatCannotBeSent(t *testing.T) {
 	server := startServer(t, sc)
 	client := startClient(t, cc)
 	waitConnected(t, server)
-	for _, msgType := range []int{0, -1, math.MinInt32, math.MaxInt32 + 1, 1<<31 | 5} {
-		reply, err := client.Call(t.Context(), msgType, []byte("x"))
+	for _, msgType := range []int64{0, -1, math.MinInt32, math.MaxInt32 + 1, 1<<31 | 5} {
+		reply, err := client.Call(t.Context(), int(msgType), []byte("x"))
 		WantErr(t, fmt.Sprint("Call of type ", msgType), err, gipc.ErrReservedType)
 		if reply != nil {
 			t.Error("a reply beside an error")
@@ -541,8 +541,8 @@ func TestRequestReplyThatCannotBeSent(t *testing.T) {
 	waitConnected(t, server)
 	call := goCall(client, t.Context(), 1, nil)
 	m := nextRequest(t, server)
-	for _, msgType := range []int{0, -1, math.MaxInt32 + 1} {
-		WantErr(t, fmt.Sprint("Reply of type ", msgType), m.Reply(msgType, nil), gipc.ErrReservedType)
+	for _, msgType := range []int64{0, -1, math.MaxInt32 + 1} {
+		WantErr(t, fmt.Sprint("Reply of type ", msgType), m.Reply(int(msgType), nil), gipc.ErrReservedType)
 	}
 	var size *gipc.SizeError
 	if err := m.Reply(1, make([]byte, 2001)); !errors.As(err, &size) || *size != (gipc.SizeError{Size: 2001, Limit: 2000}) || !errors.Is(err, gipc.ErrTooLarge) {
