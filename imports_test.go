@@ -31,6 +31,7 @@ var mayVary = map[string]string{
 	"TimeoutMessage": "compared by pointer, and never read",
 	"past":           "a time, which cannot be a constant",
 	"preempted":      "an error, compared by pointer",
+	"errNoReply":     "an error",
 	"statusNames":    "a table",
 	"transitions":    "a table",
 }
