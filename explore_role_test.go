@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,7 @@ type roleMode struct {
 	single         bool  // the endpoint lives for one connection, and Serve reads it
 	pooled         bool  // the pool may begin to read from all clients
 	strays         int   // replies that may be under way beside one
+	long           bool  // it has many states: GIPC_EXPLORE asks for it
 	holds          bool  // the pool reads from all clients, and may keep too much
 	blocks, fails  bool  // writes may block, or fail
 }
@@ -878,7 +880,7 @@ func (x *roleWalk) walk(mode *roleMode) {
 // the role, and messages are in order and complete. Where nothing more happens by
 // itself, nobody waits for what is there, and after Close nobody waits.
 //
-// One goroutine runs at a time, so there is little for the race detector to see.
+// GIPC_EXPLORE=1 explores the large systems, too. One goroutine runs at a time, so there is little for the race detector to see.
 func TestExploreRole(t *testing.T) {
 	t.Parallel()
 	for i, mode := range []roleMode{
@@ -896,13 +898,16 @@ func TestExploreRole(t *testing.T) {
 		{name: "requests and polls", callers: 2, kinds: "rp", conns: 1},
 		{name: "requests and the queue", callers: 1, kinds: "r", conns: 1, sizes: []int{large, half}},
 		{name: "requests over connections", callers: 2, kinds: "r", conns: 2},
-		{name: "requests in a pool", callers: 1, kinds: "r", conns: 1, sizes: []int{half, half, half}, pooled: true},
-		{name: "requests held back", callers: 1, kinds: "r", conns: 1, sizes: []int{half}, holds: true},
+		{name: "requests in a pool", callers: 1, kinds: "r", conns: 1, sizes: []int{half, half, half}, pooled: true, long: true},
+		{name: "requests held back", callers: 1, kinds: "r", conns: 1, sizes: []int{half}, holds: true, long: true},
 		{name: "requests and failed writes", callers: 1, kinds: "r", conns: 1, fails: true, sizes: []int{large}},
 		{name: "serve", callers: 2, kinds: "c", conns: 1, sizes: []int{half}, single: true},
 	} {
-		if testutil.RaceEnabled && i > 0 {
-			break
+		switch {
+		case mode.long && os.Getenv("GIPC_EXPLORE") == "":
+			continue
+		case testutil.RaceEnabled && i > 0:
+			continue
 		}
 		t.Run(mode.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) { // time stands still
