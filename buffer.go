@@ -22,7 +22,8 @@ const (
 type bufferPool struct {
 	classes [largestClass - smallestClass + 1]sync.Pool
 	waiters sync.Pool // of *writeWaiter
-	calls   sync.Pool // of *openCall
+	calls   sync.Pool // of *replyWait
+	replies sync.Pool // of *sendContext
 }
 
 // get returns an empty buffer with room for n bytes.

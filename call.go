@@ -27,6 +27,7 @@ type openCall struct {
 type callTable struct {
 	mu      sync.Mutex
 	last    uint64
+	flushed uint64 // the last one that somebody writes or has written
 	open    map[uint64]*openCall
 	over    error  // what a call ends with from here on
 	unasked uint64 // replies that nobody waits for
@@ -76,6 +77,13 @@ func (t *callTable) endFrom(first uint64, err error) {
 	}
 }
 
+// flush notes that all requests so far go out.
+func (t *callTable) flush() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flushed = t.last
+}
+
 // watch has cancel called when the call has ended without a reply.
 func (t *callTable) watch(call *openCall, cancel context.CancelCauseFunc) {
 	t.mu.Lock()
@@ -91,7 +99,7 @@ func (t *callTable) deliver(number uint64, msgType int, data []byte, conn uint64
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	call := t.open[number]
-	if call == nil {
+	if call == nil || number > t.flushed {
 		t.unasked++
 		return nil
 	}

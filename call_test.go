@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -107,5 +109,46 @@ func BenchmarkCall(b *testing.B) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// Every reply is handed over or counted, also one that comes while its call is given up.
+func TestCallsGivenUpCountTheirReplies(t *testing.T) {
+	t.Parallel()
+	s, c := requestPair(t, EncryptionOff)
+	go func() {
+		for m, err := range s.Messages(context.Background()) {
+			if err == nil && m.IsRequest() {
+				m.Reply(1, m.Data)
+			}
+		}
+	}()
+	var handed, unconfirmed atomic.Int64
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 2000 {
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Microsecond+rand.N(300*time.Microsecond))
+				_, err := c.Call(ctx, 1, nil)
+				cancel()
+				switch {
+				case err == nil:
+					handed.Add(1)
+				case errors.Is(err, ErrUnconfirmed):
+					unconfirmed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := c.Call(context.Background(), 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	stats := c.Stats()
+	if all := handed.Load() + 1 + unconfirmed.Load(); stats.Calls != uint64(all) {
+		t.Errorf("%d calls were counted, and %d were sent", stats.Calls, all)
+	}
+	if known := uint64(handed.Load()) + 1 + stats.Dropped; known != stats.Calls {
+		t.Errorf("%d replies came, and %d were handed over or counted", stats.Calls, known)
 	}
 }

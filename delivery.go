@@ -4,6 +4,7 @@
 package gipc
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -109,6 +110,12 @@ func (l *deliveryLedger) reportQueued(cause error) error {
 	l.refused(0)
 	l.pending.Store(false)
 	return lost.report(cause)
+}
+
+// isImpatience reports whether a call has ended before its connection: it tells of no
+// loss.
+func isImpatience(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout)
 }
 
 // isDeliveryError reports whether err says that something was not sent or may not

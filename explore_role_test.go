@@ -195,7 +195,7 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 }
 
 func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
-	n := &callTable{last: old.last, over: old.over}
+	n := &callTable{last: old.last, flushed: old.flushed, over: old.over}
 	if old.open != nil {
 		n.open = map[uint64]*openCall{}
 	}
@@ -224,6 +224,7 @@ func (w *roleWorld) begin(t *roleTask, kind byte) {
 	t.wait = getReplyWait(new(bufferPool))
 	t.call.reply = &t.wait.call
 	w.c.sender.calls.add(&t.wait.call)
+	w.c.sender.calls.flush()
 	w.await(t)
 }
 

@@ -51,6 +51,9 @@ func (m *Message) IsRequest() bool { return m.request != nil }
 //   - ErrNotRequest: m is no request.
 //   - ErrReplied: it was answered before.
 //   - ErrReservedType and ErrTooLarge: nothing was sent, and m can still be answered.
+//   - ErrTimeout, with ErrNotConnected or ErrUnconfirmed: sending was blocked for 10
+//     seconds, and 64 KiB of messages were unread. The peer may be waiting for the same:
+//     reply from another goroutine than the one that reads.
 //   - the other errors of [Client.Write]: ErrNotConnected if that connection is over.
 func (m *Message) Reply(msgType int, data []byte) error {
 	r := m.request

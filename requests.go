@@ -9,7 +9,9 @@ import (
 )
 
 const (
-	callPatience = 10 * time.Second // with unread messages before the reply
+	callPatience = 10 * time.Second       // with unread messages before the reply
+	replyPause   = 100 * time.Millisecond // before a reply looks whether it is stuck
+	replyAdvice  = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
 	unreadAdvice = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
 )
 
@@ -43,24 +45,30 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	w := getReplyWait(e.pool)
 	sending := &sendContext{Context: ctx, e: e, calls: c.sender.calls, call: &w.call}
 	if err = c.sender.request(sending, msgType, data, &w.call); err == nil {
+		w.begun = sending.begun
 		reply, err = e.awaitReply(ctx, c, w)
 	} else {
 		err = sending.result(err)
 	}
-	c.sender.calls.giveUp(&w.call)
+	// The call may have ended while it was given up.
+	if late, ended, why := c.sender.calls.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
+		reply, err = late, why
+	}
 	putReplyWait(e.pool, w)
 	return reply, e.noteFailure(c, err)
 }
 
-// A sendContext is the context of a call while its request is being sent. Beside the
-// caller's it ends when no reply can come any more, and when
-// reading has been stopped for too long. What it takes is made when somebody waits.
+// A sendContext is the context of a call while its request is being sent, and that of a
+// reply. Beside the caller's it ends when no reply can come any more, and when reading
+// has been stopped for too long. What it takes is made when somebody waits.
 type sendContext struct {
 	context.Context // the caller's; then one that is made of it
 	e               *endpoint
 	calls           *callTable
-	call            *openCall
+	call            *openCall       // nil for a reply
+	conn            *connection     // of a reply
 	caller          context.Context // nil until a context is made
+	cancel          context.CancelCauseFunc
 	begun           time.Time
 }
 
@@ -71,10 +79,43 @@ func (s *sendContext) Done() <-chan struct{} {
 	if s.caller == nil {
 		made, cancel := context.WithCancelCause(s.Context)
 		s.caller, s.Context, s.begun = s.Context, made, time.Now()
-		s.calls.watch(s.call, cancel)
-		s.e.cancelUnread(s.begun, made, cancel)
+		if s.cancel = cancel; s.call != nil {
+			s.calls.watch(s.call, cancel)
+		}
+		if s.call == nil {
+			s.e.cancelReply(s.conn, made, cancel)
+		} else {
+			s.e.cancelUnread(s.begun, made, cancel)
+		}
 	}
 	return s.Context.Done()
+}
+
+// cancelReply calls cancel when writing has been blocked for too long and nobody reads:
+// the peer may wait for the same. A reply behind one that has waited so long does not
+// wait as long again.
+func (e *endpoint) cancelReply(c *connection, ctx context.Context, cancel context.CancelCauseFunc) {
+	var timer *time.Timer
+	check := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		left, since := callPatience, c.sender.blockedSince()
+		if !since.IsZero() {
+			left = time.Until(since.Add(callPatience))
+		}
+		if left <= 0 && e.role.state == stopped {
+			cancel(errUnread)
+			return
+		}
+		timer.Reset(max(left, replyPause))
+	}
+	e.mu.Lock()
+	timer = time.AfterFunc(replyPause, check)
+	e.mu.Unlock()
+	context.AfterFunc(ctx, func() { timer.Stop() })
 }
 
 // cancelUnread calls cancel when reading has been stopped for too long since begun,
@@ -84,6 +125,9 @@ func (e *endpoint) cancelUnread(begun time.Time, ctx context.Context, cancel con
 	check := func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
 		left := callPatience
 		if e.role.state == stopped {
 			since := e.role.stoppedAt
@@ -114,6 +158,9 @@ func (s *sendContext) result(err error) error {
 	if errors.Is(err, ErrUnconfirmed) {
 		kind = ErrUnconfirmed
 	}
+	if s.call == nil {
+		return fail(kind, ErrTimeout, "%s", replyAdvice)
+	}
 	switch _, ended, why := s.calls.result(s.call); {
 	case cause == errUnread:
 		return fail(kind, ErrTimeout, "%s", unreadAdvice)
@@ -128,6 +175,7 @@ type replyWait struct {
 	call    openCall
 	turn    readWaiter // in the line of the read role
 	granted bool       // it holds the read role
+	begun   time.Time  // when it first waited while its request was being sent; zero: never
 	stop    uint64     // of the role, since when it has waited
 	since   time.Time  // of that stop
 	late    bool       // it has waited too long
@@ -254,6 +302,12 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 	if e.role.state == stopped {
 		if w.stop != e.role.stops {
 			w.stop, w.since = e.role.stops, time.Now()
+			if !w.begun.IsZero() {
+				w.since = e.role.stoppedAt
+				if w.since.Before(w.begun) {
+					w.since = w.begun
+				}
+			}
 		}
 		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
 		defer timer.Stop()
@@ -277,9 +331,24 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 // answer sends the reply to a request that came on the given connection.
 func (e *endpoint) answer(conn, number uint64, msgType int, data []byte) error {
 	c, err := e.writable(context.Background(), conn)
-	if err == nil {
-		header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
-		err = c.sender.write(context.Background(), header, data, false)
+	if err != nil {
+		return err
+	}
+	sending, _ := e.pool.replies.Get().(*sendContext)
+	if sending == nil {
+		sending = new(sendContext)
+	}
+	sending.Context, sending.e, sending.conn = context.Background(), e, c
+	header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
+	err = c.sender.write(sending, header, data, false)
+	if err != nil {
+		err = sending.result(err)
+	}
+	if sending.caller == nil { // nobody has it any more
+		*sending = sendContext{}
+		e.pool.replies.Put(sending)
+	} else {
+		sending.cancel(nil)
 	}
 	return e.noteFailure(c, err)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A sender is the sending direction of one connection.
@@ -30,17 +31,18 @@ type sender struct {
 	blocked  atomic.Bool // the flush in progress waits for the peer
 	rekeys   atomic.Uint64
 
-	mu       sync.Mutex // guards what follows
-	open     *batch     // accepts frames
-	active   *batch     // is being flushed
-	flushing bool       // somebody flushes the active batch, or is about to take the open one
-	noRoom   []*writeWaiter
-	pings    pendingPings
-	refusal  error // why users' frames are not accepted any more
-	cause    error // what ErrUnconfirmed wraps then
-	ending   bool  // no user flushes any more
-	broken   bool  // nothing goes out any more
-	sent     sentTotals
+	mu        sync.Mutex // guards what follows
+	open      *batch     // accepts frames
+	active    *batch     // is being flushed
+	blockedAt time.Time  // when blocked was set
+	flushing  bool       // somebody flushes the active batch, or is about to take the open one
+	noRoom    []*writeWaiter
+	pings     pendingPings
+	refusal   error // why users' frames are not accepted any more
+	cause     error // what ErrUnconfirmed wraps then
+	ending    bool  // no user flushes any more
+	broken    bool  // nothing goes out any more
+	sent      sentTotals
 }
 
 // sentTotals counts what was accepted.
@@ -255,6 +257,9 @@ func (s *sender) flushByTaskLocked(ctx context.Context) error {
 func (s *sender) takeLocked() {
 	s.flushing = true
 	s.open, s.active = s.active, s.open
+	if s.active.firstRequest > 0 {
+		s.calls.flush()
+	}
 	s.prependPingsLocked()
 	s.wakeNextLocked()
 }
@@ -390,7 +395,7 @@ func (s *sender) endLocked(reason, cause error) {
 	}
 	s.broken = true
 	s.dismissLocked(s.open, reason, anyWaiter)
-	s.calls.endFrom(s.open.firstRequest, reason)
+	s.calls.endFrom(s.open.firstRequest, s.refusal)
 	s.sent.lost.unsent += s.open.queued
 	s.resetLocked(s.open)
 	s.wakeAllLocked()
@@ -801,6 +806,18 @@ func (s *sender) noteBlocked() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.blocked.Store(s.flushing)
+	s.blockedAt = time.Now()
+}
+
+// blockedSince returns when the flush in progress has begun to wait for the peer. It is
+// zero if none does.
+func (s *sender) blockedSince() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.blocked.Load() {
+		return time.Time{}
+	}
+	return s.blockedAt
 }
 
 // settle waits until nobody flushes any more, or until ctx is done.

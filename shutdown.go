@@ -203,12 +203,13 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	limit, cancel := c.closeLimit(ctx) // nothing is accepted any more
 	defer cancel()
 	err := c.awaitAck(limit)
-	c.sender.calls.end(errNoReply)
 	if c.closing.sentAck {
 		c.sender.drain(limit)
 	}
+	lost := c.sender.abandon(ErrClosed, ErrClosed) // requests that were not sent end as such
+	c.sender.calls.end(errNoReply)
 	c.hangUp(limit)
-	if lost := c.sender.abandon(ErrClosed, ErrClosed); err == nil {
+	if err == nil {
 		e.mu.Lock()
 		e.ledger.addQueued(lost)
 		e.mu.Unlock()
