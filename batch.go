@@ -11,12 +11,11 @@ const (
 
 // A batch is frames in plaintext, in order. It is sealed when it is flushed.
 type batch struct {
-	frames *buffer // nil while there is none
-	large  []byte  // data of the last frame, in its caller's memory
-	copied bool    // there is large data in frames
-	urgent bool    // it is flushed even if nobody waits for it
-	queued uint64  // messages of Queue
-
+	frames       *buffer        // nil while there is none
+	large        []byte         // data of the last frame, in its caller's memory
+	copied       bool           // there is large data in frames
+	urgent       bool           // it is flushed even if nobody waits for it
+	queued       uint64         // messages of Queue
 	firstRequest uint64         // lowest number of a request; 0 if there is none
 	waiters      []*writeWaiter // for its result; the first one flushes it
 	owner        *writeWaiter   // whose memory large is, while it waits for somebody else's flush

@@ -23,7 +23,7 @@ type bufferPool struct {
 	classes [largestClass - smallestClass + 1]sync.Pool
 	waiters sync.Pool // of *writeWaiter
 	calls   sync.Pool // of *replyWait
-	replies sync.Pool // of *sendContext
+	sending sync.Pool // of *sendContext
 }
 
 // get returns an empty buffer with room for n bytes.

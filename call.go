@@ -11,8 +11,8 @@ import (
 type openCall struct {
 	done   chan struct{} // receives once when the call has ended
 	number uint64        // of the request; 0 unless it was accepted for sending
-	begin  int           // of its frame in the batch, in bytes
-	end    int
+	start  int           // of its frame in the batch, in bytes
+	header frameHeader
 	over   bool // it has ended
 	reply  *Message
 	err    error                   // why there is no reply

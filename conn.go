@@ -80,6 +80,14 @@ type readCall struct {
 	granted  bool            // the call holds the role
 }
 
+// endWatch ends the watch over the call's context.
+func (call *readCall) endWatch() {
+	if call.unwatch != nil {
+		call.unwatch()
+		call.unwatch = nil
+	}
+}
+
 // An interruption is why a call ends while the connection goes on. Without an
 // error the role was preempted.
 type interruption struct{ err error }

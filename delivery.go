@@ -112,9 +112,9 @@ func (l *deliveryLedger) reportQueued(cause error) error {
 	return lost.report(cause)
 }
 
-// isImpatience reports whether a call has ended before its connection: it tells of no
-// loss.
-func isImpatience(err error) bool {
+// isOwnLimit reports whether a call has failed because its own context or time limit
+// ended. That says nothing about the connection.
+func isOwnLimit(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout)
 }
 

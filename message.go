@@ -30,7 +30,7 @@ func (m *Message) internal() bool { return m.MsgType == internalType }
 // the pointer; the library never reads what it points to.
 var TimeoutMessage = &Message{MsgType: -1, Err: ErrTimeout}
 
-// internalType is the MsgType of a message that tells of a change of status.
+// internalType is the MsgType of a status message.
 const internalType = -1
 
 // A request is what Reply needs of a message.

@@ -138,8 +138,8 @@ func (r *readRole) detach() {
 	})
 }
 
-// stop leaves the role to nobody, since the queue is full. Calls that wait for
-// replies are told.
+// stop leaves the role to nobody, since the queue is full. It wakes the calls that wait
+// for replies.
 func (r *readRole) stop() {
 	r.state = stopped
 	r.stops++
@@ -149,6 +149,21 @@ func (r *readRole) stop() {
 	}
 	clear(r.callers)
 	r.callers = r.callers[:0]
+}
+
+// stoppedSince returns since when reading has been stopped for a call that began then:
+// the later of the two times.
+func (r *readRole) stoppedSince(begun time.Time) time.Time {
+	if r.stoppedAt.Before(begun) {
+		return begun
+	}
+	return r.stoppedAt
+}
+
+// grant gives the role to one who waits.
+func (r *readRole) grant(w *readWaiter) {
+	r.state, w.granted = reading, true
+	w.wake <- struct{}{}
 }
 
 // release gives the role up: to Close, to the first caller, to the background
@@ -161,8 +176,7 @@ func (r *readRole) release(leaving, needed bool) {
 	case len(r.waiters) > 0:
 		w := r.waiters[0]
 		r.waiters = r.waiters[1:]
-		r.state, w.granted = reading, true
-		w.wake <- struct{}{}
+		r.grant(w)
 	case needed || r.always:
 		r.startBackground()
 	case len(r.callers) > 0:
@@ -172,8 +186,7 @@ func (r *readRole) release(leaving, needed bool) {
 		w := r.callers[last]
 		r.callers[last] = nil
 		r.callers = r.callers[:last]
-		r.state, w.granted = reading, true
-		w.wake <- struct{}{}
+		r.grant(w)
 	default:
 		r.setFree()
 	}

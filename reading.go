@@ -193,10 +193,7 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 // receivedLocked ends the lead of a caller: it releases the role, unless the
 // connection is over. done is false if the call has to look again.
 func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
-	if call.unwatch != nil {
-		call.unwatch()
-		call.unwatch = nil
-	}
+	call.endWatch()
 	e.role.reads++
 	if err == nil {
 		e.countLocked(m)

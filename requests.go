@@ -39,16 +39,16 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	}
 	c, err := e.writable(ctx, 0)
 	if err != nil {
-		return nil, e.noteFailure(nil, err)
+		return nil, err
 	}
 	var reply *Message
 	w := getReplyWait(e.pool)
-	sending := &sendContext{Context: ctx, e: e, calls: c.sender.calls, call: &w.call}
-	if err = c.sender.request(sending, msgType, data, &w.call); err == nil {
-		w.begun = sending.begun
+	sending := e.beginSending(ctx, c, &w.call)
+	err = sending.result(c.sender.request(sending, msgType, data, &w.call))
+	w.begun = sending.begun
+	sending.end()
+	if err == nil {
 		reply, err = e.awaitReply(ctx, c, w)
-	} else {
-		err = sending.result(err)
 	}
 	// The call may have ended while it was given up.
 	if late, ended, why := c.sender.calls.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
@@ -64,12 +64,32 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 type sendContext struct {
 	context.Context // the caller's; then one that is made of it
 	e               *endpoint
-	calls           *callTable
-	call            *openCall       // nil for a reply
-	conn            *connection     // of a reply
-	caller          context.Context // nil until a context is made
-	cancel          context.CancelCauseFunc
+	conn            *connection
+	call            *openCall               // nil for a reply
+	caller          context.Context         // nil until a context is made, like what follows
+	cancel          context.CancelCauseFunc // of the context that was made
 	begun           time.Time
+}
+
+// beginSending returns the context for sending a request or, without a call, a reply.
+func (e *endpoint) beginSending(ctx context.Context, c *connection, call *openCall) *sendContext {
+	s, _ := e.pool.sending.Get().(*sendContext)
+	if s == nil {
+		s = new(sendContext)
+	}
+	s.Context, s.e, s.conn, s.call = ctx, e, c, call
+	return s
+}
+
+// end releases the context. Nothing is being sent with it any more.
+func (s *sendContext) end() {
+	if s.caller != nil { // others may still hold it
+		s.cancel(nil)
+		return
+	}
+	pool := s.e.pool
+	*s = sendContext{}
+	pool.sending.Put(s)
 }
 
 // errUnread is the cause of a sendContext that has ended since nobody reads.
@@ -78,73 +98,63 @@ var errUnread = errors.New(unreadAdvice)
 func (s *sendContext) Done() <-chan struct{} {
 	if s.caller == nil {
 		made, cancel := context.WithCancelCause(s.Context)
-		s.caller, s.Context, s.begun = s.Context, made, time.Now()
-		if s.cancel = cancel; s.call != nil {
-			s.calls.watch(s.call, cancel)
-		}
+		s.caller, s.Context, s.cancel, s.begun = s.Context, made, cancel, time.Now()
 		if s.call == nil {
-			s.e.cancelReply(s.conn, made, cancel)
+			s.limitReply()
 		} else {
-			s.e.cancelUnread(s.begun, made, cancel)
+			s.conn.sender.calls.watch(s.call, cancel)
+			s.limitRequest()
 		}
 	}
 	return s.Context.Done()
 }
 
-// cancelReply calls cancel when writing has been blocked for too long and nobody reads:
-// the peer may wait for the same. A reply behind one that has waited so long does not
-// wait as long again.
-func (e *endpoint) cancelReply(c *connection, ctx context.Context, cancel context.CancelCauseFunc) {
-	var timer *time.Timer
-	check := func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if ctx.Err() != nil {
-			return
-		}
-		left, since := callPatience, c.sender.blockedSince()
-		if !since.IsZero() {
+// limitReply ends s when writing has been blocked for too long and nobody reads: the
+// peer may wait for the same. A reply behind one that has waited so long does not wait
+// as long again.
+func (s *sendContext) limitReply() {
+	s.limitBy(replyPause, func() time.Duration {
+		left := callPatience
+		if since := s.conn.sender.blockedSince(); !since.IsZero() {
 			left = time.Until(since.Add(callPatience))
 		}
-		if left <= 0 && e.role.state == stopped {
-			cancel(errUnread)
-			return
+		if left > 0 || s.e.role.state != stopped {
+			left = max(left, replyPause)
 		}
-		timer.Reset(max(left, replyPause))
-	}
-	e.mu.Lock()
-	timer = time.AfterFunc(replyPause, check)
-	e.mu.Unlock()
-	context.AfterFunc(ctx, func() { timer.Stop() })
+		return left
+	})
 }
 
-// cancelUnread calls cancel when reading has been stopped for too long since begun,
-// unless ctx is done before.
-func (e *endpoint) cancelUnread(begun time.Time, ctx context.Context, cancel context.CancelCauseFunc) {
+// limitRequest ends s when reading has been stopped for too long since it was made.
+func (s *sendContext) limitRequest() {
+	begun := s.begun
+	s.limitBy(callPatience, func() time.Duration {
+		if s.e.role.state != stopped {
+			return callPatience
+		}
+		return time.Until(s.e.role.stoppedSince(begun).Add(callPatience))
+	})
+}
+
+// limitBy asks after a first time, and then again and again, how much time is left, and
+// ends s when that is none. left is called with the endpoint's lock held.
+func (s *sendContext) limitBy(first time.Duration, left func() time.Duration) {
+	e, ctx, cancel := s.e, s.Context, s.cancel
 	var timer *time.Timer
-	check := func() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	timer = time.AfterFunc(first, func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if ctx.Err() != nil {
 			return
 		}
-		left := callPatience
-		if e.role.state == stopped {
-			since := e.role.stoppedAt
-			if since.Before(begun) {
-				since = begun
-			}
-			left = time.Until(since.Add(callPatience))
-		}
-		if left <= 0 {
+		if d := left(); d > 0 {
+			timer.Reset(d)
+		} else {
 			cancel(errUnread)
-			return
 		}
-		timer.Reset(left)
-	}
-	e.mu.Lock()
-	timer = time.AfterFunc(callPatience, check)
-	e.mu.Unlock()
+	})
 	context.AfterFunc(ctx, func() { timer.Stop() })
 }
 
@@ -161,7 +171,7 @@ func (s *sendContext) result(err error) error {
 	if s.call == nil {
 		return fail(kind, ErrTimeout, "%s", replyAdvice)
 	}
-	switch _, ended, why := s.calls.result(s.call); {
+	switch _, ended, why := s.conn.sender.calls.result(s.call); {
 	case cause == errUnread:
 		return fail(kind, ErrTimeout, "%s", unreadAdvice)
 	case ended && kind == ErrUnconfirmed:
@@ -267,10 +277,7 @@ func (e *endpoint) leadLocked(c *connection, read *readCall) {
 	e.mu.Unlock()
 	var m Message // on the stack: mostly the reply comes
 	err := c.receive(read, &m)
-	if read.unwatch != nil {
-		read.unwatch()
-		read.unwatch = nil
-	}
+	read.endWatch()
 	e.mu.Lock()
 	e.ledLocked(c, read, &m, err)
 }
@@ -303,10 +310,7 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 		if w.stop != e.role.stops {
 			w.stop, w.since = e.role.stops, time.Now()
 			if !w.begun.IsZero() {
-				w.since = e.role.stoppedAt
-				if w.since.Before(w.begun) {
-					w.since = w.begun
-				}
+				w.since = e.role.stoppedSince(w.begun)
 			}
 		}
 		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
@@ -334,21 +338,9 @@ func (e *endpoint) answer(conn, number uint64, msgType int, data []byte) error {
 	if err != nil {
 		return err
 	}
-	sending, _ := e.pool.replies.Get().(*sendContext)
-	if sending == nil {
-		sending = new(sendContext)
-	}
-	sending.Context, sending.e, sending.conn = context.Background(), e, c
 	header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
-	err = c.sender.write(sending, header, data, false)
-	if err != nil {
-		err = sending.result(err)
-	}
-	if sending.caller == nil { // nobody has it any more
-		*sending = sendContext{}
-		e.pool.replies.Put(sending)
-	} else {
-		sending.cancel(nil)
-	}
+	sending := e.beginSending(context.Background(), c, nil)
+	err = sending.result(c.sender.write(sending, header, data, false))
+	sending.end()
 	return e.noteFailure(c, err)
 }

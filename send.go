@@ -109,7 +109,7 @@ func (s *sender) request(ctx context.Context, msgType int, data []byte, call *op
 		return err
 	case s.flushing && s.open.large == nil:
 		s.open.urgent = true // the call waits for its reply
-		call.begin, call.end = start, s.open.size()
+		call.start, call.header = start, header
 		return nil
 	case s.flushing:
 		return s.awaitFrameLocked(ctx, start, header)
@@ -123,17 +123,11 @@ func (s *sender) takeBackRequest(call *openCall) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.open
-	if b.firstRequest == 0 || call.number < b.firstRequest || b.large != nil || call.end != b.size() {
+	w := writeWaiter{start: call.start, header: call.header}
+	if b.firstRequest == 0 || call.number < b.firstRequest || b.large != nil || !b.last(&w) {
 		return false
 	}
-	h := frameHeader{frameType: requestFlag, id: call.number}
-	h.dataSize = call.end - call.begin - h.size()
-	b.frames.b = b.frames.b[:call.begin]
-	if call.number == b.firstRequest {
-		b.firstRequest = 0
-	}
-	s.uncountLocked(h, nil)
-	s.wakeNextLocked()
+	s.cutLocked(&w)
 	return true
 }
 

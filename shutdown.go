@@ -112,9 +112,6 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
 	}
-	if c != nil {
-		c.sender.calls.end(errNoReply)
-	}
 	e.awaitTasks(ctx)
 	e.cutShort()
 
@@ -225,6 +222,7 @@ func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
 	}
 	c.sender.abandon(ErrClosed, ErrClosed)
+	c.sender.calls.end(errNoReply)
 	closeTransport(ctx, c.conn)
 	c.hangUp(ctx)
 	return err

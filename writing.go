@@ -85,7 +85,7 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 // noteFailure notes that a call has reported the loss of the connection that it used,
 // if there was one.
 func (e *endpoint) noteFailure(c *connection, err error) error {
-	if err != nil && isDeliveryError(err) && !isImpatience(err) && c != nil && c.sender.isBroken() {
+	if c != nil && isDeliveryError(err) && !isOwnLimit(err) && c.sender.isBroken() {
 		e.mu.Lock()
 		e.ledger.callFailed(c.delivery)
 		e.mu.Unlock()

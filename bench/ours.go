@@ -22,7 +22,7 @@ type ourTalker struct {
 		Close() error
 	}
 	queue, read bool // Queue in place of Write, Read in place of ReadInto
-	reply       bool // Reply, to what ReadInto has brought, in place of Write
+	reply       bool // answers what ReadInto has read by Reply instead of Write
 	m           gipc.Message
 }
 

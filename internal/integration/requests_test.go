@@ -187,7 +187,7 @@ func raceOn() bool {
 	return false
 }
 
-// startPool starts a server of many clients on a pipe network, with n clients.
+// startPool starts a multi-client server on a pipe network, with n clients.
 func startPool(t testing.TB, n int) (*gipc.Server, []*gipc.Client) {
 	t.Helper()
 	sc, cc := transportNamed("pipe").settings(t, false)
@@ -464,7 +464,7 @@ func TestRequestThatCannotBeSent(t *testing.T) {
 
 	multi, _ := startPool(t, 1)
 	_, err = multi.Call(t.Context(), 1, nil)
-	WantErr(t, "a server of many", err, gipc.ErrMultiClient)
+	WantErr(t, "a multi-client server", err, gipc.ErrMultiClient)
 }
 
 // TestRequestIsAnsweredOnce: by whichever copy of the message, from whichever
@@ -1477,7 +1477,7 @@ func TestRequestFromWhatReads(t *testing.T) {
 }
 
 // TestRequestAmongMessages: messages before and behind a reply are delivered in order,
-// whoever reads.
+// no matter who reads.
 func TestRequestAmongMessages(t *testing.T) {
 	t.Parallel()
 	t.Run("one batch", func(t *testing.T) {
@@ -1589,7 +1589,7 @@ func TestRequestAmongMessages(t *testing.T) {
 							return errors.New("a reply came to a reader")
 						case m.MsgType == 1:
 							if numberOf(m.Data) != i || !bytes.Equal(m.Data, payload(i, len(m.Data))) {
-								return fmt.Errorf("message %d came in place of %d", numberOf(m.Data), i)
+								return fmt.Errorf("got message %d, want message %d", numberOf(m.Data), i)
 							}
 							i++
 							move()
