@@ -148,7 +148,7 @@ func (c *connection) decode(call *readCall, m *Message) error {
 				return errReplied
 			}
 		default:
-			*m = Message{MsgType: f.msgType(), Data: f.data, Conn: c.id}
+			m.set(f.msgType(), f.data, c.id)
 			if f.data = nil; f.isRequest() {
 				m.request = c.newRequest(f.id)
 			}

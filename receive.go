@@ -254,7 +254,7 @@ func (to *destination) memoryFor(h frameHeader) []byte {
 
 // deliver sets f to a frame whose data is copied out of the decoder's memory.
 func (d *decoder) deliver(to *destination, f *frame, h frameHeader, view []byte) error {
-	*f = frame{h, view}
+	f.frameType, f.id, f.dataSize, f.data = h.frameType, h.id, h.dataSize, view // a copy of f costs more
 	if err := d.checkFrame(f); err != nil {
 		return err
 	}
