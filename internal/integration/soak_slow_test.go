@@ -16,7 +16,7 @@ import (
 // TestSoakSlowReader has clients write and close, one after the other in each of 64
 // goroutines, against a server that reads slowly, so that most have left before they
 // are read: what a nil Close has promised is read. GIPC_SOAK_CLOSES is the number of
-// clients.
+// clients. Among very many the server drops some, and their Closes are not nil.
 func TestSoakSlowReader(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -90,7 +90,7 @@ func soakCloses(t *testing.T, encryption gipc.Encryption, clients int) {
 		case m.Is(gipc.Disconnected):
 			left++
 		}
-		if left == clients {
+		if left+int(server.Stats().Dropped) == clients {
 			break
 		}
 	}
@@ -108,9 +108,9 @@ func soakCloses(t *testing.T, encryption gipc.Encryption, clients int) {
 		t.Errorf("%d messages whose Close returned nil were not read; %d were read twice", lost, twice)
 	}
 	s := server.Stats()
-	if s.Dropped > 0 || clients <= 4000 && refused.Load() > 0 {
+	if clients <= 4000 && s.Dropped+uint64(refused.Load()) > 0 {
 		t.Errorf("%d clients dropped, %d Closes not confirmed", s.Dropped, refused.Load())
 	}
 	WantErr(t, "Close of the server", Do(t, "Close", server.Close))
-	t.Logf("%d clients, %d Closes nil, %d not confirmed", clients, acknowledged.Load(), refused.Load())
+	t.Logf("%d clients, %d Closes nil, %d not confirmed, %d dropped", clients, acknowledged.Load(), refused.Load(), s.Dropped)
 }
