@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -562,4 +563,76 @@ func TestRequestMemory(t *testing.T) {
 			wantBoundedHeap(t, child, limit, many())
 		})
 	}
+}
+
+// TestSoakRequestBehindAStream: the peer of a caller streams messages that nobody reads. The
+// call ends with its context and says why; calls work again as soon as somebody reads, and
+// nothing of the stream is lost. GIPC_SOAK_STREAM is its length in bytes.
+func TestSoakRequestBehindAStream(t *testing.T) {
+	t.Parallel()
+	const size = 32 << 10
+	messages := EnvInt(t, "GIPC_SOAK_STREAM", 32<<20) / size
+	address := TempSocket(t)
+	server := startServer(t, &gipc.ServerConfig{Name: "stream", Network: "unix", Address: address})
+	client := startClient(t, &gipc.ClientConfig{Name: "stream", Network: "unix", Address: address})
+	progress := WatchProgress(t, "messages", func() { server.Shutdown(ended()); client.Shutdown(ended()) })
+	streamed := Go(func() error {
+		for i := range messages {
+			if err := server.Write(1, payload(i, size)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	answered := Go(func() error {
+		for m, err := range server.Messages(context.Background()) {
+			if err != nil {
+				return err
+			}
+			if err := m.Reply(2, m.Data); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var err error
+	for err == nil { // the first calls may be ahead of the stream
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = client.Call(ctx, 1, []byte("before"))
+		cancel()
+	}
+	WantErr(t, "a call that nobody reads for", err, gipc.ErrUnconfirmed, context.DeadlineExceeded)
+	if !strings.Contains(err.Error(), unreadText) {
+		t.Errorf("%v, want the text %q", err, unreadText)
+	}
+
+	read := Go(func() error {
+		next := 0
+		for m, err := range client.Messages(context.Background()) {
+			if err != nil {
+				return err
+			}
+			if n := numberOf(m.Data); n != next || !bytes.Equal(m.Data, payload(n, size)) {
+				return fmt.Errorf("message %d in place of %d", n, next)
+			}
+			progress.Move()
+			if next++; next == messages {
+				return nil
+			}
+		}
+		return errors.New("the client is closed")
+	})
+	for i := range 100 {
+		want := payload(i, 50)
+		reply, err := client.Call(t.Context(), 1, want)
+		if err != nil || !bytes.Equal(reply.Data, want) {
+			t.Fatalf("call %d behind a reader: %v, %v", i, reply, err)
+		}
+		progress.Move()
+	}
+	WantErr(t, "the stream", Await(t, "the stream", streamed))
+	WantErr(t, "its reader", Await(t, "its reader", read))
+	Do(t, "Close of the client", client.Close)
+	Do(t, "Close of the server", server.Close)
+	WantErr(t, "the replier", Await(t, "the replier", answered))
 }
