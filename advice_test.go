@@ -244,7 +244,7 @@ var advices = []struct {
 	{"a network open to all", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: "0.0.0.0:0"})
 		return err
-	}, []error{ErrConfig}, "tcp 0.0.0.0:0|beyond this machine|set Secret, or Authorize|or listen on 127.0.0.1"},
+	}, []error{ErrConfig}, "tcp 0.0.0.0:0|beyond this machine|set Secret or Secrets, or Authorize|or listen on 127.0.0.1"},
 
 	{"wrong secret", func(h *firstHour) error {
 		h.serve(ServerConfig{Secret: testSecret})

@@ -34,7 +34,7 @@ func (e *endpoint) attach(c *connection) bool {
 	if e.role.state == free && e.role.reads == 0 && !e.role.untilRead {
 		e.role.startBackground()
 	}
-	e.settings.log.info("connected", "name", e.settings.name, "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.decoder.cipher != nil)
+	e.settings.log.info("connected", "name", e.settings.name, "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
 	return true
 }
 
@@ -47,7 +47,7 @@ func (e *endpoint) onPause() {
 
 // newConnection returns the connection that a handshake has agreed on.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
-	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll,
+	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll, security: agreed.security,
 		source:  newSource(opened.over),
 		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
 		closing: new(closeHandshake), delivery: new(delivery),

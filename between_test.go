@@ -81,7 +81,7 @@ func TestDowngradeBitByBit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T) {
-				hello := 6 + 97
+				hello := fullHello
 				if name == "plain" {
 					hello = 6
 				}

@@ -6,6 +6,7 @@ package gipc
 import (
 	"bytes"
 	"context"
+	"crypto/mlkem"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ type talks struct {
 func (c *crowd) enter(behind ...byte) *talks {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.settings.encrypt}, newKey)
+	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -244,6 +245,12 @@ func TestBoundsOfThoseWhoStop(t *testing.T) {
 			io.ReadFull(conn, make([]byte, 103))
 			conn.Write(binary.BigEndian.AppendUint32([]byte{0, flagEncrypted}, most))
 		}},
+		{"a hello without its confirmation", true, func(c *crowd) {
+			conn := c.dial()
+			io.ReadFull(conn, make([]byte, fullHello))
+			hello := append(helloHead(0, flagEncrypted|flagHybrid, most), testKey(1).PublicKey().Bytes()...)
+			conn.Write(append(hello, make([]byte, mlkem.CiphertextSize1024)...))
+		}},
 		{"a frame of a GiB announced, with its type, in the handshake", false, func(c *crowd) { c.enter(append(append(ping, prefix...), 0, 0, 0, 1)...).pong() }},
 		{"a frame of a GiB announced", false, func(c *crowd) { c.enter().pinged(prefix...) }},
 	} {
@@ -284,7 +291,7 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > greetTime
 	}
 	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > greetTime })
-	if !g.holds(gone, int64(n), before, known, int64(n)*16<<10, int64(n)+20) {
+	if !g.holds(gone, int64(n), before, known, int64(n)*28<<10, int64(n)+20) {
 		return false
 	}
 	newcomer := c.join()

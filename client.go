@@ -334,7 +334,7 @@ func (c *Client) handshake(conn *limitedConn) (*session, error) {
 		private, err := newKey()
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}
-	hello, err := clientHello(conn, &c.settings.terms, key)
+	hello, err := clientHello(conn, &c.settings.terms, clientSide{key: key})
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,7 +27,7 @@ const (
 )
 
 // ServerConfig says what StartServer serves, and to whom. It is copied before
-// use, the Secret's bytes included. A field that cannot be used is ErrConfig.
+// use, the bytes of secrets included. A field that cannot be used is ErrConfig.
 type ServerConfig struct {
 	// Name is the connection's name, the same on both sides; encryption checks that.
 	// Required: 1 to 255 bytes of UTF-8, without '/', '\' and NUL, and neither "."
@@ -42,11 +44,20 @@ type ServerConfig struct {
 	// os.TempDir). A client looks in its own /tmp/gipc-UID, then in /tmp. On tcp
 	// GIPC_NETWORK_HOST (127.0.0.1) and GIPC_NETWORK_PORT (8100).
 	Address string
-	// Encryption is on by default. EncryptionOff serves in plaintext.
+	// Encryption is on by default: keys by P-384 and ML-KEM-1024 (FIPS 203) together,
+	// records by AES-256-GCM. A client that has no ML-KEM is served with P-384 alone; see
+	// Security. EncryptionOff serves in plaintext.
 	Encryption Encryption
 	// Secret is shared with the clients, 32 random bytes or more: each side proves
 	// that it holds it. Default nil: nobody is authenticated.
 	Secret []byte
+	// Secrets gives each client a secret of its own, by the client's name. The client has
+	// it as its Secret, and Peer.Identity is the name whose secret it has proved. There are
+	// 256 at most. Each is as Secret is, no two are alike, and no name is "". Secret can be
+	// set as well: its Identity is "". Where a Secret is required, Secrets is enough. To
+	// change a secret, list the old one and the new one under two names for a while. Every
+	// handshake tries all of them: about 9 microseconds each. Default nil: Secret alone.
+	Secrets map[string][]byte
 	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
 	// Default 0: 3145728.
 	MaxMsgSize int
@@ -61,7 +72,7 @@ type ServerConfig struct {
 	MaxClients int
 	// Authorize is called when a client connects, before the handshake; an error
 	// refuses it. It may run concurrently, and is not interrupted. Default nil:
-	// everybody who can connect and holds the Secret is served.
+	// everybody who can connect and has the Secret, or one of the Secrets, is served.
 	Authorize func(Peer) error
 	// Heartbeat is how long a client may be silent before it is pinged; after twice
 	// that it is lost. 1 s or more; negative is none. Default 0: 15 s on
@@ -91,7 +102,7 @@ type ClientConfig struct {
 	Name       string        // required: the connection's name, the same on both sides
 	Network    string        // "unix" or "tcp"; default "": unix, or tcp in a build with -tags network
 	Address    string        // of the server; default "": from Name or the environment, as in ServerConfig
-	Secret     []byte        // 32 random bytes or more, the same on both sides; default nil: the server proves nothing but its user, see AllowAnyUser
+	Secret     []byte        // 32 random bytes or more, the server's Secret or one of its Secrets; default nil: the server proves nothing but its user, see AllowAnyUser
 	MaxMsgSize int           // the largest Data that is accepted, in bytes: 1024 to 1<<30; default 0: 3145728
 	Heartbeat  time.Duration // silence before a ping: 1 s or more; negative is none; default 0: 15 s on TCP, none elsewhere
 	BusyPoll   time.Duration // how long a reader polls before it sleeps; default 0: it sleeps at once
@@ -121,12 +132,14 @@ type ClientConfig struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 }
 
-// Peer is who is at the other end, as far as the kernel tells: on Linux, over a
-// unix socket, who called connect or listen there. Trust UID and GID; a PID is
-// for logs, since it may have been given to another process by now.
+// Peer is who is at the other end. UID, GID and PID are what the kernel reports: on Linux,
+// over a unix socket, of the process that called connect or listen there. Trust UID and
+// GID; a PID is for logs, since it may have been given to another process by now. Identity
+// is what the peer has proved.
 type Peer struct {
 	UID, GID, PID int      // -1 where not Known, never 0 by accident
 	Known         bool     // the kernel vouches for UID, GID and PID; not if one has no number in this process's namespaces
+	Identity      string   // on a server: the name in Secrets whose secret the client has proved; "" for Secret, on a client, and in Authorize, which comes before
 	Addr          net.Addr // the address at the other end; a client on a unix socket has none to tell
 }
 
@@ -146,6 +159,7 @@ type settings struct {
 	maxClients    int
 	authorize     func(Peer) error
 	listener      net.Listener
+	holderSecrets map[string][]byte // of Secrets; nil once the holders are made
 
 	timeout, retry time.Duration // client
 	anyUser        bool
@@ -159,7 +173,7 @@ func (c *ServerConfig) settings() (*settings, error) {
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
 		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		listener: c.Listener}).complete(c.Encryption)
+		listener: c.Listener, holderSecrets: c.Secrets}).complete(c.Encryption)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
@@ -174,7 +188,7 @@ func (c *ClientConfig) settings() (*settings, error) {
 // complete checks a config and fills in the defaults. What only the other kind
 // of config has is zero, and passes.
 func (s *settings) complete(e Encryption) (*settings, error) {
-	s.encrypt = e == EncryptionOn
+	s.encrypt, s.hybrid = e == EncryptionOn, true
 	s.limit = cmp.Or(s.limit, defaultMsgSize)
 	s.retry = cmp.Or(s.retry, time.Second)
 	s.network = cmp.Or(s.network, defaultNetwork)
@@ -189,9 +203,11 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
 		{s.network != "unix" && s.network != "tcp", "Network", fmt.Sprintf("%q", s.network), `use "unix" or "tcp"`},
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
-		{secret && len(s.secret) < 32, "Secret", fmt.Sprintf("%d bytes long", len(s.secret)), "give 32 random bytes or more, or nil for none"},
-		{secret && bytes.Count(s.secret, []byte{0}) == len(s.secret), "Secret", "all zeros", "give 32 random bytes or more, or nil for none"},
+		{secret && badSecret(s.secret) != "", "Secret", badSecret(s.secret), adviceSecret + ", or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
+		{s.holderSecrets != nil && len(s.holderSecrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
+		{len(s.holderSecrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(s.holderSecrets)), "give 256 at most: every handshake tries all of them"},
+		{len(s.holderSecrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
 		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
 		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
 		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
@@ -204,6 +220,9 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		if check.bad {
 			return nil, badField(check.field, check.value, check.advice)
 		}
+	}
+	if err := s.addHolders(); err != nil {
+		return nil, err
 	}
 	if s.log == nil {
 		s.log = new(eventLog)
@@ -229,6 +248,57 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+const (
+	maxSecrets   = 256
+	adviceSecret = "give 32 random bytes or more"
+)
+
+// badSecret says what is wrong with a secret without showing it, or "".
+func badSecret(secret []byte) string {
+	switch {
+	case len(secret) < 32:
+		return fmt.Sprintf("%d bytes long", len(secret))
+	case bytes.Count(secret, []byte{0}) == len(secret):
+		return "all zeros"
+	}
+	return ""
+}
+
+// addHolders checks Secrets, and keeps what the handshake needs of them.
+func (s *settings) addHolders() error {
+	owners := map[string]string{}
+	if s.secret != nil {
+		owners[string(s.secret)] = "Secret"
+	}
+	for _, identity := range slices.Sorted(maps.Keys(s.holderSecrets)) { // the same error each time
+		secret, field := s.holderSecrets[identity], fmt.Sprintf("Secrets[%q]", identity)
+		if identity == "" {
+			return badField("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
+		}
+		if bad := badSecret(secret); bad != "" {
+			return badField(field, bad, adviceSecret)
+		}
+		if owner := owners[string(secret)]; owner != "" {
+			return badField(field, "the same as "+owner, "give each holder a secret of its own")
+		}
+		owners[string(secret)] = field
+		h, err := newHolder(identity, secret)
+		if err != nil {
+			return err
+		}
+		s.holders = append(s.holders, h)
+	}
+	if s.secret != nil && len(s.holders) > 0 {
+		own, err := newHolder("", s.secret)
+		if err != nil {
+			return err
+		}
+		s.holders = append(s.holders, own)
+	}
+	s.holderSecrets = nil
+	return nil
 }
 
 // heartbeatFor is the idle time before a ping on this connection; 0 is none.

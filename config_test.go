@@ -173,7 +173,7 @@ func TestConfigEveryField(t *testing.T) {
 	defer listener.Close()
 	samples := map[string]any{
 		"Name": "other", "Network": "tcp", "Address": "/x/y.sock", "Encryption": EncryptionOff,
-		"Secret": testSecret, "MaxMsgSize": 4096, "UnmaskPermissions": true, "MultiClient": true, "MaxClients": 3,
+		"Secret": testSecret, "Secrets": map[string][]byte{"a": testSecret}, "MaxMsgSize": 4096, "UnmaskPermissions": true, "MultiClient": true, "MaxClients": 3,
 		"Authorize": func(Peer) error { return nil }, "Heartbeat": time.Minute, "BusyPoll": time.Millisecond,
 		"Upgrade": refuseToUpgrade, "Listener": listener, "Logger": slog.New(slog.NewTextHandler(io.Discard, nil)),
 		"Timeout": time.Minute, "RetryTimer": time.Minute, "AllowAnyUser": true, "Dial": refuseToDial,

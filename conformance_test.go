@@ -10,6 +10,7 @@ import (
 	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/hkdf"
+	"crypto/mlkem"
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
@@ -47,12 +48,12 @@ type vector struct {
 // the one with a star may be repeated.
 var vectorKeys = map[string]string{
 	"handshake": "name secret encryption client_encryption server_private client_private server_limit client_limit rekey_at " +
-		"shared_x transcript_hash client_confirm_key server_confirm_key client_traffic server_traffic client_key server_key " +
+		"kem_seed kem_randomness shared_x kem_key kem_ciphertext kem_secret transcript_hash client_confirm_key server_confirm_key client_traffic server_traffic client_key server_key " +
 		"server_hello client_hello server_finish frame* record*",
 	"frame":   "limit frame type id data fails_after",
 	"record":  "key sequence plaintext nonce sealed",
-	"server":  "name secret encryption server_private server_limit admit client_sends then server_writes rest",
-	"client":  "name secret client_encryption client_private client_limit server_sends then client_writes rest",
+	"server":  "name secret encryption server_private server_limit kem_seed kem_key kem_secret admit client_sends then server_writes rest",
+	"client":  "name secret client_encryption client_private client_limit kem_randomness kem_ciphertext kem_secret server_sends then client_writes rest",
 	"receive": "traffic_secret sequence rekey_at limit sent_close stream then delivers* fails_after",
 	"session": "in_secret out_secret limit step*",
 	"config":  "name secret",
@@ -451,12 +452,15 @@ func malformedLayer(err error) string {
 // ---- Both roles' handshakes, and frames
 
 func (v *vector) serverTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), limit: int(v.number(t, "server_limit"))}
+	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), hybrid: v.fields["kem_seed"] != "-", limit: int(v.number(t, "server_limit"))}
 }
 
 func (v *vector) clientTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), limit: int(v.number(t, "client_limit"))}
+	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), hybrid: v.fields["kem_randomness"] != "-", limit: int(v.number(t, "client_limit"))}
 }
+
+// fullHello is how long a hybrid ServerHello is, and ClientHello before its confirmation.
+const fullHello = 6 + pointLen + mlkem.EncapsulationKeySize1024
 
 // key returns the private key of a field, and nil where there is none.
 func (v *vector) key(t testing.TB, field string) func() (*ecdh.PrivateKey, error) {
@@ -464,6 +468,23 @@ func (v *vector) key(t testing.TB, field string) func() (*ecdh.PrivateKey, error
 		return withKey(privateKey(t, hex.EncodeToString(scalar)))
 	}
 	return func() (*ecdh.PrivateKey, error) { return nil, errors.New("plaintext needs no key") }
+}
+
+// serverSide is the server that a vector describes.
+func (v *vector) serverSide(t testing.TB, admit byte) serverSide {
+	return serverSide{key: v.key(t, "server_private"), admit: func() byte { return admit }, work: workNow,
+		kemKey: func() (*mlkem.DecapsulationKey1024, error) {
+			return mlkem.NewDecapsulationKey1024(v.bytes(t, "kem_seed"))
+		}}
+}
+
+// clientSide is the client that a vector describes. What it encapsulates is given, since
+// not every version of the standard library takes the randomness: what the server makes
+// of the ciphertext shows that it is right.
+func (v *vector) clientSide(t testing.TB) clientSide {
+	return clientSide{key: v.key(t, "client_private"), encapsulate: func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
+		return v.bytes(t, "kem_secret"), v.bytes(t, "kem_ciphertext")
+	}}
 }
 
 func TestVectorsHandshake(t *testing.T) {
@@ -496,13 +517,13 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	}
 	clientHelloBytes, finish := v.bytes(t, "client_hello"), v.bytes(t, "server_finish")
 	toServer := &script{sends: bytes.Clone(clientHelloBytes), end: errTooFar, chunk: chunk}
-	server, err := serverHandshake(toServer, v.serverTerms(t), serverSide{v.key(t, "server_private"), func() byte { return 0 }, workNow})
+	server, err := serverHandshake(toServer, v.serverTerms(t), v.serverSide(t, 0))
 	fatal(err)
 	if want := slices.Concat(v.bytes(t, "server_hello"), finish); !bytes.Equal(toServer.got.Bytes(), want) {
 		t.Errorf("the server writes\n%x, want\n%x", toServer.got.Bytes(), want)
 	}
 	toClient := &script{sends: slices.Concat(v.bytes(t, "server_hello"), finish), end: errTooFar, chunk: chunk}
-	half, err := clientHello(toClient, v.clientTerms(t), v.key(t, "client_private"))
+	half, err := clientHello(toClient, v.clientTerms(t), v.clientSide(t))
 	fatal(err)
 	client, err := half.finish()
 	fatal(err)
@@ -587,7 +608,21 @@ func (v *vector) derived(t *testing.T) {
 		t.Fatal(err)
 	}
 	same("shared_x", z)
-	th := transcript(string(v.bytes(t, "name")), v.bytes(t, "server_hello"), v.bytes(t, "client_hello")[:103])
+	hello := v.bytes(t, "client_hello")
+	if hybrid := hello[1]&flagHybrid != 0; hybrid {
+		private, err := v.serverSide(t, 0).kemKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		same("kem_key", private.EncapsulationKey().Bytes())
+		shared, err := private.Decapsulate(v.bytes(t, "kem_ciphertext"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		same("kem_secret", shared)
+		z = append(z, shared...)
+	}
+	th := transcript(string(v.bytes(t, "name")), v.bytes(t, "server_hello"), hello[:len(hello)-hashLen])
 	same("transcript_hash", th)
 	k, err := newKeys(v.bytes(t, "secret"), z, th)
 	if err != nil {
@@ -662,7 +697,7 @@ func TestVectorsServer(t *testing.T) {
 			t.Parallel()
 			for _, chunk := range []int{0, 1, 50} {
 				p := v.script(t, "client_sends", chunk)
-				s, err := serverHandshake(p, v.serverTerms(t), serverSide{v.key(t, "server_private"), func() byte { return byte(v.number(t, "admit")) }, workNow})
+				s, err := serverHandshake(p, v.serverTerms(t), v.serverSide(t, byte(v.number(t, "admit"))))
 				v.checkHandshake(t, s, err, p, "server_writes")
 			}
 		})
@@ -677,7 +712,7 @@ func TestVectorsClient(t *testing.T) {
 			for _, chunk := range []int{0, 1, 50} {
 				p := v.script(t, "server_sends", chunk)
 				var s *session
-				c, err := clientHello(p, v.clientTerms(t), v.key(t, "client_private"))
+				c, err := clientHello(p, v.clientTerms(t), v.clientSide(t))
 				if err == nil {
 					s, err = c.finish()
 				}
@@ -1371,7 +1406,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 	for range 2 {
 		near, far := newRoad(nil, nil)
 		conns <- far
-		hello := make([]byte, 103)
+		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(near, hello); err != nil {
 			t.Fatal(err)
 		}
@@ -1395,10 +1430,10 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 			t.Fatal("connected to a server that ends")
 		}
 		answer, err := io.ReadAll(far)
-		if len(answer) != 151 || err != nil {
+		if len(answer) != fullHello+hashLen || err != nil {
 			t.Fatalf("%x, %v", answer, err)
 		}
-		seen["client"+string(answer[:103])] = true
+		seen["client"+string(answer[:fullHello])] = true
 		far.Close()
 	}
 	if len(seen) != 4 {

@@ -29,14 +29,15 @@ const requestBlock = 16 // requests whose memory is made at once
 
 // A connection is one transport after its handshake.
 type connection struct {
-	conn    net.Conn
-	source  byteSource
-	sender  *sender
-	decoder *decoder
-	beat    *heartbeat
-	peer    Peer
-	id      uint64
-	busy    time.Duration // how long to poll before a wait
+	conn     net.Conn
+	source   byteSource
+	sender   *sender
+	decoder  *decoder
+	beat     *heartbeat
+	peer     Peer
+	id       uint64
+	busy     time.Duration // how long to poll before a wait
+	security Security
 
 	preempt atomic.Bool                 // the holder of the role is to give it up
 	loss    atomic.Pointer[pendingLoss] // declared by the holder of the role

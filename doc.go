@@ -43,16 +43,19 @@
 //
 // # Security
 //
-// Connections are encrypted and authenticated in records: ephemeral ECDH on
-// P-384, HKDF with SHA-384 (RFC 5869), AES-256-GCM with random nonces (NIST SP
-// 800-38D), a key for each direction, changed every 4 GiB, and sequence numbers,
-// so that a record that is changed, replayed, reordered, reflected or left out
-// ends the connection with [ErrNotAuthentic]. All algorithms are FIPS-approved,
-// come from the standard library and run under GODEBUG=fips140=only.
+// Connections are encrypted and authenticated in records. The keys come from
+// ephemeral ECDH on P-384 (SP 800-56A) and ML-KEM-1024 (FIPS 203) together, by HKDF
+// with SHA-384 (RFC 5869), so that a recording stays closed to a later quantum
+// computer. Records are sealed by AES-256-GCM with random nonces (NIST SP 800-38D), a
+// key for each direction, changed every 4 GiB, and sequence numbers, so that a record
+// that is changed, replayed, reordered, reflected or left out ends the connection with
+// [ErrNotAuthentic]. All algorithms are FIPS-approved, come from the standard library
+// and run under GODEBUG=fips140=only.
 //
 // Without a Secret this protects against eavesdroppers, not against a man in the
 // middle. With the same Secret, 32 random bytes or more, on both sides, each
 // authenticates the other; anyone without the secret can neither connect nor intercept.
+// A server can have Secrets, one for each client.
 // On a unix socket the kernel helps too: only the server's user may connect
 // (mode 0600), and a client refuses a server run by any user but its own or
 // root.

@@ -145,6 +145,17 @@ func (e *endpoint) lastDialError() error {
 	return e.life.dialErr
 }
 
+// Security returns what protects the connection, or has protected the last one. Before
+// the first one it is zero, and so it is for a multi-client server itself.
+func (e *endpoint) Security() Security {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.latest == nil {
+		return Security{}
+	}
+	return e.latest.security
+}
+
 // checkContext returns ErrConfig for a nil context.
 func checkContext(ctx context.Context) error {
 	if ctx == nil {

@@ -200,7 +200,7 @@ func ExampleClientConfig_logger() {
 	}
 	mustClose(client)
 	// Output:
-	// level=INFO msg=connected side=client name=echo id=1 encrypted=true
+	// level=INFO msg=connected side=client name=echo id=1 encrypted=true hybrid=true
 	// level=INFO msg=closed side=client name=echo err=<nil>
 }
 
@@ -317,5 +317,5 @@ func ExampleServerConfig() {
 	// gipc: bad configuration: Network is "udp": use "unix" or "tcp"
 	// gipc: bad configuration: MaxMsgSize is 10: 0 is 3145728, else give 1024 to 1073741824 bytes
 	// gipc: bad configuration: MaxClients is 10: it needs MultiClient; without it one client is served
-	// gipc: bad configuration: tcp 0.0.0.0:0 is reachable beyond this machine, and anybody would be served: set Secret, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1
+	// gipc: bad configuration: tcp 0.0.0.0:0 is reachable beyond this machine, and anybody would be served: set Secret or Secrets, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1
 }

@@ -26,7 +26,7 @@ func (c counted) Write(b []byte) (int, error) {
 }
 
 // Upgrade returns what to speak over: here the connection itself, with a counter.
-// TLS with certificates is tls.Server and tls.Client in their place.
+// The Example of ServerConfig has TLS with certificates.
 func ExampleClientConfig_upgrade() {
 	address, remove := socket()
 	defer remove()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"crypto/fips140"
+	"crypto/mlkem"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -616,6 +617,7 @@ func fuzzedTerms(b byte) *terms {
 	if b&4 != 0 {
 		t.limit = minMsgSize
 	}
+	t.hybrid = b&8 != 0
 	return t
 }
 
@@ -636,7 +638,7 @@ func fuzzKeys(f *testing.F) (server, client *ecdh.PrivateKey) {
 }
 
 // termsByte is the byte whose terms are those of a vector, as far as it can.
-func termsByte(f *testing.F, v *vector, encryption, on string) (b byte) {
+func termsByte(f *testing.F, v *vector, encryption, on, kem string) (b byte) {
 	if v.fields[encryption] == on {
 		b = 1
 	}
@@ -645,6 +647,9 @@ func termsByte(f *testing.F, v *vector, encryption, on string) (b byte) {
 	}
 	if n := v.fields["client_limit"]; n == "1024" {
 		b |= 4
+	}
+	if v.fields[kem] != "-" {
+		b |= 8
 	}
 	return b
 }
@@ -707,17 +712,18 @@ func checkRun(t *testing.T, input []byte, size byte, bit uint32, role func(io.Re
 func FuzzHandshakeServer(f *testing.F) {
 	key, _ := fuzzKeys(f)
 	for _, v := range loadVectors(f, "handshake") {
-		f.Add(v.bytes(f, "client_hello"), termsByte(f, v, "encryption", "on")&3, byte(0), byte(0), uint32(0))
+		f.Add(v.bytes(f, "client_hello"), termsByte(f, v, "encryption", "on", "kem_seed")&^4, byte(0), byte(0), uint32(0))
 	}
 	for _, v := range loadVectors(f, "server") {
-		f.Add(v.bytes(f, "client_sends"), termsByte(f, v, "encryption", "on")&3, byte(v.number(f, "admit")), byte(1), uint32(900))
+		f.Add(v.bytes(f, "client_sends"), termsByte(f, v, "encryption", "on", "kem_seed")&^4, byte(v.number(f, "admit")), byte(1), uint32(900))
 	}
 	f.Fuzz(func(t *testing.T, input []byte, how, admit, size byte, bit uint32) {
 		own := fuzzedTerms(how)
-		hello, _, _ := newHello(version3, own.flags(), own.limit, withKey(key))
 		admitted := 0
+		side := serverSide{key: withKey(key), kemKey: fixedKEM, admit: func() byte { admitted++; return admit }, work: workNow}
+		hello, _, _ := side.hello(own)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
-			return serverHandshake(rw, own, serverSide{withKey(key), func() byte { admitted++; return admit }, workNow})
+			return serverHandshake(rw, own, side)
 		})
 		said, ok := bytes.CutPrefix(r.wrote, hello)
 		switch {
@@ -732,7 +738,11 @@ func FuzzHandshakeServer(f *testing.F) {
 		}
 		// What was taken is what a client's hello with this limit is.
 		taken := input[:len(input)-len(r.unread)]
-		head := append([]byte{0, own.flags()}, binary.BigEndian.AppendUint32(nil, uint32(r.s.limit))...)
+		flags := own.offer()
+		if !r.s.security.Hybrid {
+			flags &^= flagHybrid
+		}
+		head := helloHead(0, flags, r.s.limit)
 		if own.flags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.flags() == 0] {
 			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.limit, said)
 		}
@@ -742,15 +752,15 @@ func FuzzHandshakeServer(f *testing.F) {
 func FuzzHandshakeClient(f *testing.F) {
 	_, key := fuzzKeys(f)
 	for _, v := range loadVectors(f, "handshake") {
-		f.Add(slices.Concat(v.bytes(f, "server_hello"), v.bytes(f, "server_finish")), termsByte(f, v, "client_encryption", "required"), byte(0), uint32(0))
+		f.Add(slices.Concat(v.bytes(f, "server_hello"), v.bytes(f, "server_finish")), termsByte(f, v, "client_encryption", "required", "kem_randomness"), byte(0), uint32(0))
 	}
 	for _, v := range loadVectors(f, "client") {
-		f.Add(v.bytes(f, "server_sends"), termsByte(f, v, "client_encryption", "required"), byte(1), uint32(900))
+		f.Add(v.bytes(f, "server_sends"), termsByte(f, v, "client_encryption", "required", "kem_randomness"), byte(1), uint32(900))
 	}
 	f.Fuzz(func(t *testing.T, input []byte, how, size byte, bit uint32) {
 		own := fuzzedTerms(how)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
-			c, err := clientHello(rw, own, withKey(key))
+			c, err := clientHello(rw, own, clientSide{key: withKey(key), encapsulate: fixedCiphertext})
 			if err != nil {
 				return nil, err
 			}
@@ -759,7 +769,7 @@ func FuzzHandshakeClient(f *testing.F) {
 		switch n := len(r.wrote); {
 		case n == 1 && (r.err == nil || r.wrote[0] == 0 || len(input) == 0 || input[0] == 0):
 			t.Fatalf("it writes %x to %x", r.wrote, input)
-		case n > 1 && !(n == 6 && own.flags() == 0 || n == 151) || n > 1 && r.wrote[0] != 0:
+		case n > 1 && !(n == 6 && own.flags() == 0 || n == 151 || n == 151+mlkem.CiphertextSize1024 && own.hybrid) || n > 1 && r.wrote[0] != 0:
 			t.Fatalf("its hello is %x", r.wrote)
 		}
 		if r.err != nil {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/hmac"
+	"crypto/mlkem"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ const (
 
 	flagEncrypted = 1 << 0
 	flagSecret    = 1 << 1 // a secret is required; only together with flagEncrypted
+	flagHybrid    = 1 << 2 // ML-KEM-1024 beside P-384; only together with flagEncrypted
 )
 
 // Reasons of a refusal, one byte on the wire. 3 is reserved.
@@ -37,15 +39,39 @@ const (
 // terms are what one side brings to a handshake.
 type terms struct {
 	name    string
-	secret  []byte // empty: none
-	encrypt bool   // server: on. client: required; else it follows the server
-	limit   int    // largest data that this side accepts
+	secret  []byte   // empty: none
+	holders []holder // server with several secrets: of all of them, its own included
+	encrypt bool     // server: on. client: required; else it follows the server
+	hybrid  bool     // this side has ML-KEM-1024, as every one of ours has
+	limit   int      // largest data that this side accepts
 }
 
-// flags are what a server says, and what a client insists on.
+// hasSecret reports whether this side has a secret.
+func (t *terms) hasSecret() bool { return len(t.secret) > 0 || len(t.holders) > 0 }
+
+// allHolders returns the holders of every secret, or the one of none. They are not
+// copied: a handshake holds them while it waits for its peer.
+func (t *terms) allHolders() ([]holder, error) {
+	if len(t.holders) > 0 {
+		return t.holders, nil
+	}
+	own, err := newHolder("", t.secret)
+	return []holder{own}, err
+}
+
+// offer is the flags that a server says.
+func (t *terms) offer() byte {
+	flags := t.flags()
+	if t.hybrid && flags&flagEncrypted != 0 {
+		flags |= flagHybrid
+	}
+	return flags
+}
+
+// flags are what a client insists on.
 func (t *terms) flags() byte {
 	switch {
-	case len(t.secret) > 0:
+	case t.hasSecret():
 		return flagEncrypted | flagSecret // who holds a secret requires encryption, too
 	case t.encrypt:
 		return flagEncrypted
@@ -55,9 +81,11 @@ func (t *terms) flags() byte {
 
 // session is what a handshake leaves behind.
 type session struct {
-	in, out *recordCipher // nil in plaintext
-	limit   int           // largest data that the peer accepts
-	rest    []byte        // what came behind the handshake
+	in, out  *recordCipher // nil in plaintext
+	security Security
+	identity string // whose secret a client has proved
+	limit    int    // largest data that the peer accepts
+	rest     []byte // what came behind the handshake
 }
 
 // refusal is a handshake that one side ended for a reason. It matches the
@@ -89,11 +117,11 @@ func advice(reason byte) (text string, kind error) {
 	case reasonEncryption:
 		return "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret", ErrEncryption
 	case reasonServerSecret:
-		return "the server requires a secret and the client has none: set Secret in ClientConfig to the server's", ErrSecret
+		return "the server requires a secret and the client has none: set Secret in ClientConfig to one that the server has", ErrSecret
 	case reasonClientSecret:
-		return "the client requires a secret and the server has none: set Secret in ServerConfig to the client's", ErrSecret
+		return "the client requires a secret and the server has none: set Secret in ServerConfig to the client's, or list it in Secrets", ErrSecret
 	case reasonConfirmation:
-		return "another Secret or another Name: both configs need the same of each, byte for byte", ErrSecret
+		return "another Secret or another Name: both configs need the same of each, byte for byte, or the server that Secret among its Secrets", ErrSecret
 	case reasonBusy:
 		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorized:
@@ -127,11 +155,16 @@ func writeRefusal(w io.Writer, reason byte) error {
 // by field as soon as each is complete.
 type exchange struct {
 	rw     io.ReadWriter
-	peer   string    // "client" or "server", for texts
-	buf    [512]byte // all that came; more than both messages of a peer, and then frames
-	n, pos int       // of buf: read, taken
-	unsent error     // a write that failed; a reason may be waiting all the same
+	peer   string                // "client" or "server", for texts
+	buf    [handshakeBuffer]byte // all that came
+	n, pos int                   // of buf: read, taken
+	unsent error                 // a write that failed; a reason may be waiting all the same
 }
+
+// handshakeBuffer holds both messages of a peer, 1,720 bytes in a hybrid handshake, and then
+// frames. One read takes a whole hello, so a peer whose transport has no buffer is not
+// still writing it when this side writes a reason.
+const handshakeBuffer = 2 << 10
 
 // take waits for the next n bytes and returns them.
 func (x *exchange) take(n int) ([]byte, error) {
@@ -183,33 +216,39 @@ func (x *exchange) limitAndPoint(flags byte) (limit int, point *ecdh.PublicKey, 
 	return int(n), point, nil
 }
 
-// newHello makes the fields that both hellos share, and the key of this connection.
-func newHello(first, flags byte, limit int, key func() (*ecdh.PrivateKey, error)) ([]byte, *ecdh.PrivateKey, error) {
-	hello := binary.BigEndian.AppendUint32([]byte{first, flags}, uint32(limit))
-	if flags&flagEncrypted == 0 {
-		return hello, nil, nil
-	}
-	private, err := key()
-	if err != nil {
-		return nil, nil, fail(ErrConfig, err, "making a P-384 key")
-	}
-	return append(hello, private.PublicKey().Bytes()...), private, nil
+// helloHead makes the fields that both hellos have before their keys.
+func helloHead(first, flags byte, limit int) []byte {
+	return binary.BigEndian.AppendUint32([]byte{first, flags}, uint32(limit))
 }
 
-// agree derives the keys from this side's private key and the peer's point.
-func (t *terms) agree(private *ecdh.PrivateKey, point *ecdh.PublicKey, serverHello, clientHello []byte) (*keys, error) {
-	z, err := private.ECDH(point) // the x-coordinate in full
-	if err != nil {
-		return nil, fail(ErrConfig, err, "P-384 key agreement")
-	}
-	return newKeys(t.secret, z, transcript(t.name, serverHello, clientHello))
+// securityOf returns what the flags of a ClientHello say.
+func securityOf(flags byte) Security {
+	return Security{Encrypted: flags&flagEncrypted != 0, Hybrid: flags&flagHybrid != 0, Secret: flags&flagSecret != 0}
 }
 
 // A serverSide is what a server brings to one handshake, beside its terms.
 type serverSide struct {
-	key   func() (*ecdh.PrivateKey, error)
-	admit func() byte
-	work  func(func() error) error
+	key    func() (*ecdh.PrivateKey, error)
+	admit  func() byte
+	work   func(func() error) error
+	kemKey func() (*mlkem.DecapsulationKey1024, error) // nil: a random key
+}
+
+// hello makes ServerHello and the keys behind it.
+func (side *serverSide) hello(t *terms) ([]byte, *agreement, error) {
+	flags := t.offer()
+	hello := helloHead(version3, flags, t.limit)
+	if flags&flagEncrypted == 0 {
+		return hello, nil, nil
+	}
+	private, err := newAgreement(side.key)
+	if err == nil && flags&flagHybrid != 0 {
+		err = private.offerHybrid(side.kemKey)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(hello, private.public()...), private, nil
 }
 
 // serverHandshake is the server's part. admit is called when the client has
@@ -220,9 +259,9 @@ type serverSide struct {
 func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, error) {
 	x := &exchange{rw: rw, peer: "client"}
 	var hello []byte
-	var private *ecdh.PrivateKey
+	var private *agreement
 	err := side.work(func() (err error) {
-		hello, private, err = newHello(version3, t.flags(), t.limit, side.key)
+		hello, private, err = side.hello(t)
 		return err
 	})
 	if err != nil {
@@ -236,35 +275,26 @@ func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, err
 	if err != nil {
 		return nil, err
 	}
-	if flags[0] != t.flags() {
-		return nil, x.refuse(reasonMalformed, "the client repeats the flags as %#02x, not %#02x", flags[0], t.flags())
+	if own := t.offer(); flags[0] != own && flags[0] != own&^flagHybrid {
+		return nil, x.refuse(reasonMalformed, "the client repeats the flags as %#02x, not %#02x", flags[0], own)
 	}
+	s := &session{security: securityOf(flags[0])}
 	limit, point, err := x.limitAndPoint(flags[0])
 	if err != nil {
 		return nil, err
 	}
-	s := &session{limit: limit}
+	s.limit = limit
 	finish := []byte{0}
 	if point != nil {
-		var k *keys
-		err := side.work(func() (err error) {
-			k, err = t.agree(private, point, hello, x.buf[:x.pos])
-			return err
-		})
+		k, identity, err := x.proof(t, side.work, private, point, hello)
 		if err != nil {
 			return nil, err
 		}
-		confirmation, err := x.take(hashLen)
-		if err != nil {
-			return nil, err
-		}
-		if !hmac.Equal(confirmation, k.clientConfirmation()) {
-			return nil, x.refuse(reasonConfirmation, "")
-		}
+		s.identity = identity
 		if s.in, s.out, err = k.ciphers(); err != nil {
 			return nil, err
 		}
-		finish = append(finish, k.serverConfirmation(confirmation)...)
+		finish = append(finish, k.serverConfirmation(k.clientConfirmation())...)
 	}
 	if reason := side.admit(); reason != 0 {
 		return nil, x.refuse(reason, "")
@@ -276,16 +306,65 @@ func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, err
 	return s, nil
 }
 
+// proof takes what is left of an encrypted ClientHello, and returns the keys that its
+// confirmation proves, and whose secret is in them. The key agreement is computed before
+// the confirmation is there, which the client computes meanwhile.
+func (x *exchange) proof(t *terms, work func(func() error) error, private *agreement, point *ecdh.PublicKey, hello []byte) (k *keys, identity string, err error) {
+	var ciphertext []byte
+	if x.buf[1]&flagHybrid != 0 {
+		if ciphertext, err = x.take(mlkem.CiphertextSize1024); err != nil {
+			return nil, "", err
+		}
+	}
+	var z, th []byte
+	err = work(func() (err error) {
+		z, err = private.agree(point, ciphertext)
+		th = transcript(t.name, hello, x.buf[:x.pos])
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	confirmation, err := x.take(hashLen)
+	if err != nil {
+		return nil, "", err
+	}
+	holders, err := t.allHolders()
+	if err != nil {
+		return nil, "", err
+	}
+	prove := func() (err error) {
+		k, identity, err = whoProves(holders, z, th, confirmation)
+		return err
+	}
+	if len(holders) > 1 {
+		err = work(prove)
+	} else { // so little that it need not wait for its turn again
+		err = prove()
+	}
+	if err == nil && k == nil {
+		err = x.refuse(reasonConfirmation, "")
+	}
+	return k, identity, err
+}
+
+// A clientSide is what a client brings to one handshake, beside its terms.
+type clientSide struct {
+	key         func() (*ecdh.PrivateKey, error)
+	encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) // nil: a random secret
+}
+
 // clientState is a client between the server's two messages.
 type clientState struct {
 	exchange
 	limit        int
+	security     Security
 	keys         *keys  // nil in plaintext
 	confirmation []byte // the client's
 }
 
 // clientHello reads ServerHello and writes ClientHello, or a reason.
-func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error)) (*clientState, error) {
+func clientHello(rw io.ReadWriter, t *terms, side clientSide) (*clientState, error) {
 	c := &clientState{exchange: exchange{rw: rw, peer: "server"}}
 	first, err := c.take(1)
 	if err != nil {
@@ -315,7 +394,7 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 		return nil, c.refuse(reasonServerSecret, "")
 	case wants&^flags&flagSecret != 0:
 		return nil, c.refuse(reasonClientSecret, "")
-	case flags&^(flagEncrypted|flagSecret) != 0:
+	case flags&^(flagEncrypted|flagSecret|flagHybrid) != 0, flags&(flagEncrypted|flagHybrid) == flagHybrid:
 		return nil, c.refuse(reasonMalformed, "the server's flags %#02x are not known here: update the older side", flags)
 	}
 	limit, point, err := c.limitAndPoint(flags)
@@ -323,21 +402,74 @@ func clientHello(rw io.ReadWriter, t *terms, key func() (*ecdh.PrivateKey, error
 		return nil, err
 	}
 	c.limit = limit
-	hello, private, err := newHello(0, flags, t.limit, key)
+	if flags&flagHybrid == 0 {
+		return c, c.answer(t, side, flags, point, nil)
+	}
+	kemKey, err := c.encapsulationKey(t.hybrid)
 	if err != nil {
 		return nil, err
 	}
-	_, c.unsent = rw.Write(hello) // with a key, the server works on it while this side does
-	if point != nil {
-		if c.keys, err = t.agree(private, point, c.buf[:c.pos], hello); err != nil {
-			return nil, err
-		}
-		c.confirmation = c.keys.clientConfirmation()
-		if c.unsent == nil {
-			_, c.unsent = rw.Write(c.confirmation)
-		}
+	if kemKey == nil {
+		flags &^= flagHybrid
 	}
-	return c, nil
+	return c, c.answer(t, side, flags, point, kemKey)
+}
+
+// answer writes ClientHello. The server works on its keys while this side does.
+func (c *clientState) answer(t *terms, side clientSide, flags byte, point *ecdh.PublicKey, kemKey *mlkem.EncapsulationKey1024) error {
+	c.security = securityOf(flags)
+	serverHello := c.buf[:c.pos]
+	hello := helloHead(0, flags, t.limit)
+	if point == nil {
+		_, c.unsent = c.rw.Write(hello)
+		return nil
+	}
+	private, err := newAgreement(side.key)
+	if err != nil {
+		return err
+	}
+	hello = append(hello, private.public()...)
+	var shared []byte
+	if kemKey != nil {
+		var ciphertext []byte
+		shared, ciphertext = side.encapsulated(kemKey)
+		hello = append(hello, ciphertext...)
+	}
+	_, c.unsent = c.rw.Write(hello)
+	z, err := private.classical(point)
+	if err != nil {
+		return err
+	}
+	if c.keys, err = newKeys(t.secret, append(z, shared...), transcript(t.name, serverHello, hello)); err != nil {
+		return err
+	}
+	c.confirmation = c.keys.clientConfirmation()
+	if c.unsent == nil {
+		_, c.unsent = c.rw.Write(c.confirmation)
+	}
+	return nil
+}
+
+// encapsulated returns a new secret, and what the server gets it from.
+func (side *clientSide) encapsulated(key *mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
+	if side.encapsulate != nil {
+		return side.encapsulate(key)
+	}
+	return key.Encapsulate()
+}
+
+// encapsulationKey takes the server's ML-KEM key. It returns nil where this side does
+// not use it.
+func (c *clientState) encapsulationKey(used bool) (*mlkem.EncapsulationKey1024, error) {
+	b, err := c.take(mlkem.EncapsulationKeySize1024)
+	if err != nil || !used {
+		return nil, err
+	}
+	key, err := mlkem.NewEncapsulationKey1024(b) // the checks of FIPS 203, 7.2
+	if err != nil {
+		return nil, c.refuse(reasonMalformed, "the server's ML-KEM-1024 key has a coefficient that is not below the modulus")
+	}
+	return key, nil
 }
 
 // finish reads ServerFinish. A client whose hello could not be written learns
@@ -346,7 +478,7 @@ func (c *clientState) finish() (*session, error) {
 	if err := c.reply(); err != nil {
 		return nil, err
 	}
-	s := &session{limit: c.limit}
+	s := &session{limit: c.limit, security: c.security}
 	if c.keys != nil {
 		confirmation, err := c.take(hashLen)
 		if err != nil {

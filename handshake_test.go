@@ -24,6 +24,9 @@ import (
 type memStream struct {
 	chunk  int
 	tamper func(offset int, b []byte) // changes what is written
+	change func(b []byte) []byte      // likewise, and may change its length
+
+	endAfter int // bytes; 0 is never
 
 	mu    sync.Mutex // guards what follows
 	more  sync.Cond
@@ -44,6 +47,13 @@ func (s *memStream) Write(p []byte) (int, error) {
 	p = bytes.Clone(p)
 	if s.tamper != nil {
 		s.tamper(len(s.sent), p)
+	}
+	if s.change != nil {
+		p = s.change(p)
+	}
+	if s.endAfter > 0 {
+		p = p[:min(len(p), s.endAfter-len(s.sent))]
+		s.ended = true
 	}
 	s.b, s.sent = append(s.b, p...), append(s.sent, p...)
 	s.more.Broadcast()
@@ -130,11 +140,11 @@ func withKey(k *ecdh.PrivateKey) func() (*ecdh.PrivateKey, error) {
 }
 
 func serveTerms(rw io.ReadWriter, t *terms) (*session, error) {
-	return serverHandshake(rw, t, serverSide{withKey(testServerKey()), func() byte { return 0 }, workNow})
+	return serverHandshake(rw, t, serverSide{key: withKey(testServerKey()), kemKey: fixedKEM, admit: func() byte { return 0 }, work: workNow})
 }
 
 func dialTerms(rw io.ReadWriter, t *terms) (*session, error) {
-	c, err := clientHello(rw, t, withKey(testClientKey()))
+	c, err := clientHello(rw, t, clientSide{key: withKey(testClientKey()), encapsulate: fixedCiphertext})
 	if err != nil {
 		return nil, err
 	}
@@ -308,7 +318,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			ct := &terms{name: v.name, secret: unhex(t, v.secret), encrypt: true, limit: v.clientLimit}
 
 			client := &script{sends: unhex(t, v.clientHello), end: errTooFar}
-			s, err := serverHandshake(client, st, serverSide{withKey(privateKey(t, v.serverKey)), func() byte { return 0 }, workNow})
+			s, err := serverHandshake(client, st, serverSide{key: withKey(privateKey(t, v.serverKey)), admit: func() byte { return 0 }, work: workNow})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -318,7 +328,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			openKnown(t, "client", s.in, v.clientRecords)
 
 			server := &script{sends: unhex(t, v.serverHello+v.serverFinish), end: errTooFar}
-			c, err := clientHello(server, ct, withKey(privateKey(t, v.clientKey)))
+			c, err := clientHello(server, ct, clientSide{key: withKey(privateKey(t, v.clientKey))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -348,21 +358,25 @@ func recorded(t *testing.T, server, client *terms) (toServer, toClient []byte) {
 
 func TestHandshakeCutAnywhere(t *testing.T) {
 	t.Parallel()
-	for what, tm := range map[string]*terms{"plain": plainTerms(), "secret": secretTerms(secretA)} {
+	for what, tm := range map[string]*terms{"plain": plainTerms(), "secret": secretTerms(secretA), "hybrid": hybridTerms(nil)} {
 		t.Run(what, func(t *testing.T) {
 			toServer, toClient := recorded(t, tm, tm)
 			for _, end := range []error{io.EOF, &os.SyscallError{Syscall: "read", Err: syscall.ECONNRESET}} {
-				if end != io.EOF && tm.secret != nil {
+				if end != io.EOF && (tm.secret != nil || tm.hybrid) {
 					continue // one kind of handshake shows that a reset is an end
 				}
-				for n := range toServer {
+				step := 1
+				if tm.hybrid {
+					step = 9
+				}
+				for n := 0; n < len(toServer); n += step {
 					s, err := serveTerms(&script{sends: toServer[:n], end: end}, tm)
 					if s != nil || !errors.Is(err, ErrTruncated) || !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 						t.Errorf("server, cut after %d bytes: %v", n, err)
 					}
 					checkText(t, err)
 				}
-				for n := range toClient {
+				for n := 0; n < len(toClient); n += step {
 					s, err := dialTerms(&script{sends: toClient[:n], end: end}, tm)
 					if s != nil || !errors.Is(err, ErrTruncated) || !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 						t.Errorf("client, cut after %d bytes: %v", n, err)
@@ -406,22 +420,33 @@ func TestHandshakeFlippedBits(t *testing.T) {
 			t.Errorf("bit %d to the %s: no sentinel in %v", bit, where, err)
 		}
 	}
-	for what, tm := range map[string]*terms{"secret": secretTerms(secretA), "no secret": encryptedTerms()} {
+	for what, tm := range map[string]*terms{"secret": secretTerms(secretA), "no secret": encryptedTerms(), "hybrid": hybridTerms(secretA)} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			step := 1
+			step, helloLen := 1, 103
 			if tm.secret == nil {
 				step = 13 // the same code with other bytes
+			}
+			if tm.hybrid {
+				step, helloLen = 61, fullHello
 			}
 			// The keys are fixed, so what was recorded is what a side would say again,
 			// up to the bit that is not its own.
 			toServer, toClient := recorded(t, tm, tm)
-			for bit := 0; bit < 8*103; bit += step { // ServerHello: either side may be the one that notices
+			const announcesKey = 8 + 2                    // of the flags: the client waits for what does not come
+			for bit := 0; bit < 8*helloLen; bit += step { // ServerHello: either side may be the one that notices
+				if bit == announcesKey {
+					bytes := slices.Clone(toClient)
+					flip(bit)(0, bytes)
+					_, err := dialTerms(&script{sends: bytes, end: io.EOF}, tm)
+					check(t, "client", bit, err)
+					continue
+				}
 				h := runHandshake(tm, tm, newMemStream(0, nil), newMemStream(0, flip(bit)))
 				check(t, "client", bit, h.clientErr)
 				check(t, "client, as the server sees it,", bit, h.serverErr)
 			}
-			for bit := 8 * 103; bit < 8*len(toClient); bit += step { // ServerFinish: the server is through
+			for bit := 8 * helloLen; bit < 8*len(toClient); bit += step { // ServerFinish: the server is through
 				bytes := slices.Clone(toClient)
 				flip(bit)(0, bytes)
 				_, err := dialTerms(&script{sends: bytes, end: io.EOF}, tm)
@@ -539,9 +564,11 @@ func TestClientChecksInOrder(t *testing.T) {
 		{"server's secret without encryption", follow, []byte{3, 2}, 4},
 		{"client's secret before unknown flags", secret, []byte{3, 0xf1}, 5},
 		{"client's secret", secret, []byte{3, 1}, 5},
-		{"unknown flags, secret", secret, []byte{3, 7}, 9},
+		{"unknown flags, secret", secret, []byte{3, 11}, 9},
 		{"unknown flags, required", require, []byte{3, 0x81}, 9},
-		{"unknown flags, follow", follow, []byte{3, 4}, 9},
+		{"unknown flags, hybrid", require, []byte{3, 0x85}, 9},
+		{"hybrid without encryption, follow", follow, []byte{3, 4}, 9},
+		{"hybrid without encryption, required", require, []byte{3, 4}, 2},
 		{"limit before point", require, helloBytes(3, 1, 1023), 9},
 		{"limit, plain", follow, helloBytes(3, 0, 0), 9},
 		{"point", require, helloBytes(3, 1, 1024, bad...), 9},
@@ -561,7 +588,7 @@ func TestClientChecksInOrder(t *testing.T) {
 		}
 	}
 	// Each flag of a later version, one by one.
-	for bit := 2; bit < 8; bit++ {
+	for bit := 3; bit < 8; bit++ {
 		_, err := dialTerms(&script{sends: helloBytes(3, 3|1<<bit, 4096, point...), end: errTooFar}, secret)
 		checkRefusal(t, err, 9, false)
 	}
@@ -599,7 +626,7 @@ func TestServerChecksInOrder(t *testing.T) {
 		for _, chunk := range []int{0, 1} {
 			client := &script{sends: c.sends, end: errTooFar, chunk: chunk}
 			asked := 0
-			s, err := serverHandshake(client, c.server, serverSide{withKey(testServerKey()), func() byte { asked++; return c.admit }, workNow})
+			s, err := serverHandshake(client, c.server, serverSide{key: withKey(testServerKey()), admit: func() byte { asked++; return c.admit }, work: workNow})
 			if s != nil {
 				t.Errorf("%s: a session", c.what)
 			}
@@ -766,7 +793,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 			// He ignores the client's proof and makes one of his own.
 			hello := helloBytes(3, 3, 4096, mine.PublicKey().Bytes()...)
 			server := &script{sends: hello, end: errTooFar}
-			c, err := clientHello(server, tm, withKey(testClientKey()))
+			c, err := clientHello(server, tm, clientSide{key: withKey(testClientKey())})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -820,7 +847,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 	t.Run("an echo", func(t *testing.T) {
 		// The client's own confirmation is no proof of the server.
 		server := &script{sends: helloBytes(3, 3, 4096, mine.PublicKey().Bytes()...), end: errTooFar}
-		c, err := clientHello(server, tm, withKey(testClientKey()))
+		c, err := clientHello(server, tm, clientSide{key: withKey(testClientKey())})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -868,7 +895,7 @@ func TestHandshakeWriteFails(t *testing.T) {
 	// ServerFinish fails after the client was admitted.
 	admitted := 0
 	late := &script{sends: toServer, end: errTooFar}
-	s, err := serverHandshake(late, tm, serverSide{withKey(testServerKey()), func() byte { admitted++; late.broken = broken; return 0 }, workNow})
+	s, err := serverHandshake(late, tm, serverSide{key: withKey(testServerKey()), admit: func() byte { admitted++; late.broken = broken; return 0 }, work: workNow})
 	if s != nil || admitted != 1 || !errors.Is(err, broken) {
 		t.Errorf("session %v, admitted %d times, %v", s, admitted, err)
 	}
@@ -910,19 +937,19 @@ func TestHandshakeSystemErrors(t *testing.T) {
 	// A key that cannot be made: nothing is written.
 	noKey := func() (*ecdh.PrivateKey, error) { return nil, other }
 	client, server := &script{end: errTooFar}, &script{sends: toClient, end: errTooFar}
-	_, serr := serverHandshake(client, tm, serverSide{noKey, func() byte { return 0 }, workNow})
-	_, cerr := clientHello(server, tm, noKey)
+	_, serr := serverHandshake(client, tm, serverSide{key: noKey, admit: func() byte { return 0 }, work: workNow})
+	_, cerr := clientHello(server, tm, clientSide{key: noKey})
 	if !errors.Is(serr, other) || !errors.Is(cerr, other) || client.got.Len()+server.got.Len() != 0 {
 		t.Errorf("server: %v, client: %v", serr, cerr)
 	}
 	checkText(t, serr)
 	checkText(t, cerr)
 	// In plaintext none is made.
-	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), serverSide{noKey, func() byte { return 0 }, workNow}); err != nil {
+	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), serverSide{key: noKey, admit: func() byte { return 0 }, work: workNow}); err != nil {
 		t.Error(err)
 	}
 	// A client that refuses has made none.
-	_, err := clientHello(&script{sends: helloBytes(3, 1, 4096, make([]byte, 97)...), end: errTooFar}, encryptedTerms(), noKey)
+	_, err := clientHello(&script{sends: helloBytes(3, 1, 4096, make([]byte, 97)...), end: errTooFar}, encryptedTerms(), clientSide{key: noKey})
 	checkRefusal(t, err, 9, false)
 }
 
@@ -952,10 +979,10 @@ func TestHandshakeWithNewKeys(t *testing.T) {
 	var keys [2][]byte
 	for i := range keys {
 		server := &script{end: io.EOF}
-		serverHandshake(server, encryptedTerms(), serverSide{newKey, func() byte { return 0 }, workNow})
+		serverHandshake(server, encryptedTerms(), serverSide{key: newKey, admit: func() byte { return 0 }, work: workNow})
 		keys[i] = server.got.Bytes()[6:]
 		client := &script{sends: server.got.Bytes(), end: io.EOF}
-		if _, err := clientHello(client, encryptedTerms(), newKey); err != nil || client.got.Len() != 151 {
+		if _, err := clientHello(client, encryptedTerms(), clientSide{key: newKey}); err != nil || client.got.Len() != 151 {
 			t.Errorf("the client wrote %d bytes, %v", client.got.Len(), err)
 		}
 	}

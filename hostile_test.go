@@ -6,6 +6,7 @@ package gipc_test
 import (
 	"bytes"
 	"context"
+	"crypto/mlkem"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,8 +92,8 @@ func TestHostileHandshakes(t *testing.T) {
 			server := startServer(t, sc)
 			p := dialBytes(t, sc)
 			p.Write(c.send) // may fail: it may have been refused already
-			got := make([]byte, 103)
-			if _, err := io.ReadFull(p, got); err != nil || got[0] != 3 || got[1] != 1 {
+			got := make([]byte, fullHello)
+			if _, err := io.ReadFull(p, got); err != nil || got[0] != 3 || got[1] != 5 {
 				t.Fatalf("ServerHello %x, %v", got, err)
 			}
 			goodClient(t, server, cc) // while p is still there
@@ -288,7 +289,7 @@ func TestHostileSilence(t *testing.T) {
 		server := startServer(t, sc)
 		start := time.Now()
 		ends := make(chan time.Duration, 3)
-		for i, n := range []int{0, 50, 103} { // bytes that it reads before it falls silent
+		for i, n := range []int{0, 50, fullHello} { // bytes that it reads before it falls silent
 			c, err := cc.Dial(t.Context())
 			must(t, err)
 			defer c.Close()
@@ -487,7 +488,7 @@ func TestHostileOrMistaken(t *testing.T) {
 					clientText = strings.ReplaceAll(err.Error(), sc.Address, "ADDRESS")
 				} else { // a client of another version
 					p := dialBytes(t, sc)
-					io.ReadFull(p, make([]byte, 103))
+					io.ReadFull(p, make([]byte, fullHello))
 					p.send([]byte{1})
 					defer p.Close()
 				}
@@ -687,11 +688,14 @@ func TestHostileRelay(t *testing.T) {
 	}
 }
 
-// No bit of a handshake can be changed: no connection comes of it.
+// fullHello is how long ServerHello is, and ClientHello before its confirmation.
+const fullHello = 6 + 97 + mlkem.EncapsulationKeySize1024
+
+// A changed byte of a handshake, every eleventh at least: no connection comes of it. Bit by
+// bit it is TestHandshakeFlippedBits, in memory.
 func TestHostileRelayOfHandshakes(t *testing.T) {
 	t.Parallel()
-	step := count(1, 9)
-	for part, size := range map[string]int{"ServerHello": 103, "ClientHello": 151, "ServerFinish": 49} {
+	for part, size := range map[string]int{"ServerHello": fullHello, "ClientHello": fullHello + 48, "ServerFinish": 49} {
 		for _, key := range [][]byte{nil, secret} {
 			t.Run(fmt.Sprintf("%s/secret=%t", part, key != nil), func(t *testing.T) {
 				t.Parallel()
@@ -699,6 +703,7 @@ func TestHostileRelayOfHandshakes(t *testing.T) {
 				sc.Secret, cc.Secret = key, key
 				cc.RetryTimer = time.Millisecond
 				server := startServer(t, sc)
+				step := max(1, size/151) * count(1, 9)
 				for i := 0; i < size; i += step {
 					ctx, cancel := context.WithCancel(patience(t))
 					dial := relayHandshake(t, sc, func(r *relayed) {
@@ -726,6 +731,54 @@ func TestHostileRelayOfHandshakes(t *testing.T) {
 					if m, err := server.ReadTimed(0); m != gipc.TimeoutMessage || err != nil {
 						t.Errorf("%+v, %v", m, err)
 					}
+				}
+			})
+		}
+	}
+}
+
+// One on the way who changes what the hellos say of ML-KEM: neither side connects, with
+// and without a secret, and both know why.
+func TestHostileRelayOfHybrid(t *testing.T) {
+	t.Parallel()
+	mine, err := mlkem.GenerateKey1024()
+	must(t, err)
+	clears := func(b []byte) []byte { b[1] &^= 4; return b }
+	for _, c := range []struct {
+		name, part string
+		change     func(b []byte) []byte
+		client     error // what its error is
+	}{
+		{"his own key", "ServerHello", func(b []byte) []byte { copy(b[6+97:], mine.EncapsulationKey().Bytes()); return b }, gipc.ErrSecret},
+		{"bit 2 of the server cleared, without the key", "ServerHello", func(b []byte) []byte { return clears(b)[:6+97] }, gipc.ErrSecret},
+		{"bit 2 of the client cleared", "ClientHello", clears, gipc.ErrSecret},
+		{"bit 2 of the client cleared, without the ciphertext", "ClientHello", func(b []byte) []byte { return slices.Delete(clears(b), 6+97, fullHello) }, gipc.ErrSecret},
+		{"one bit of the ciphertext", "ClientHello", func(b []byte) []byte { b[fullHello-1] ^= 1; return b }, gipc.ErrSecret},
+		{"bit 3 of the client set", "ClientHello", func(b []byte) []byte { b[1] |= 8; return b }, gipc.ErrMalformed},
+		{"bit 3 of the server set", "ServerHello", func(b []byte) []byte { b[1] |= 8; return b }, gipc.ErrMalformed},
+	} {
+		for _, key := range [][]byte{nil, secret} {
+			t.Run(fmt.Sprintf("%s/secret=%t", c.name, key != nil), func(t *testing.T) {
+				t.Parallel()
+				sc, cc := configs(t, "unix")
+				sc.Secret, cc.Secret = key, key
+				cc.Timeout, cc.RetryTimer = 300*time.Millisecond, 50*time.Millisecond // a server that changes its mind may be another one
+				server := startServer(t, sc)
+				cc.Dial = relayHandshake(t, sc, func(r *relayed) {
+					if r.part == c.part {
+						r.frame = c.change(r.frame)
+					}
+					r.send(r.frame)
+				})
+				client, err := gipc.StartClient(cc)
+				if client != nil || !errors.Is(err, c.client) {
+					t.Fatalf("%v, %v; want %v", client, err, c.client)
+				}
+				if m, err := server.ReadTimed(0); m != gipc.TimeoutMessage || err != nil {
+					t.Errorf("%+v, %v", m, err)
+				}
+				if server.Stats().Refused == 0 {
+					t.Error("the server has refused nobody")
 				}
 			})
 		}
@@ -871,11 +924,14 @@ func relayHalf(r relayed, f func(*relayed)) {
 		io.Copy(r.to, r.back)
 		return
 	}
-	encrypted := head[1]&1 != 0
+	encrypted, key := head[1]&1 != 0, 97
+	if head[1]&4 != 0 {
+		key += mlkem.EncapsulationKeySize1024 // as many bytes as a ciphertext
+	}
 	ok := false
 	switch {
 	case r.toClient && encrypted:
-		if _, ok = pass("ServerHello", 101, head...); ok {
+		if _, ok = pass("ServerHello", 4+key, head...); ok {
 			_, ok = pass("ServerFinish", 49)
 		}
 	case r.toClient:
@@ -883,7 +939,7 @@ func relayHalf(r relayed, f func(*relayed)) {
 			_, ok = pass("ServerFinish", 1)
 		}
 	case encrypted:
-		_, ok = pass("ClientHello", 149, head...)
+		_, ok = pass("ClientHello", 4+key+48, head...)
 	default:
 		_, ok = pass("ClientHello", 4, head...)
 	}

@@ -21,7 +21,7 @@ import (
 var mayImport = []string{
 	"example.com/gipc/internal/sys",
 	"bytes", "cmp", "context",
-	"crypto/aes", "crypto/cipher", "crypto/ecdh", "crypto/hkdf", "crypto/hmac", "crypto/rand", "crypto/sha512",
+	"crypto/aes", "crypto/cipher", "crypto/ecdh", "crypto/hkdf", "crypto/hmac", "crypto/mlkem", "crypto/rand", "crypto/sha512", "crypto/subtle",
 	"encoding/binary", "errors", "fmt", "io", "io/fs", "iter", "log/slog", "maps", "math", "math/bits", "math/rand/v2",
 	"net", "os", "path/filepath", "runtime", "slices", "strings", "sync", "sync/atomic", "syscall", "time", "unicode/utf8",
 }

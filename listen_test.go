@@ -570,6 +570,7 @@ func TestTCPBeyondLoopback(t *testing.T) {
 	for _, c := range []*ServerConfig{
 		{Address: "localhost:0"},
 		{Address: "0.0.0.0:0", Secret: testSecret},
+		{Address: "0.0.0.0:0", Secrets: map[string][]byte{"a": testSecret}},
 		{Address: "0.0.0.0:0", Authorize: func(Peer) error { return nil }},
 	} {
 		c.Network = "tcp"
@@ -579,7 +580,7 @@ func TestTCPBeyondLoopback(t *testing.T) {
 			continue
 		}
 		defer l.Close()
-		c.Secret, c.Authorize, c.Listener = nil, nil, l
+		c.Secret, c.Secrets, c.Authorize, c.Listener = nil, nil, nil, l
 		if _, err := serverSettings(t, c).listen(); c.Address != "localhost:0" != errors.Is(err, ErrConfig) {
 			t.Errorf("as a Listener, %s: %v", l.Addr(), err)
 		}
@@ -645,10 +646,11 @@ func TestConnectErrorsSayWhereAndWhat(t *testing.T) {
 // A client on a unix socket has no address, so the log says which process it is.
 func TestLoggedPeer(t *testing.T) {
 	for want, p := range map[string]Peer{
-		"user 7, process 9": {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "@", Net: "unix"}},
-		"/tmp/s":            {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "/tmp/s", Net: "unix"}},
-		"127.0.0.1:1":       {UID: -1, PID: -1, Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}},
-		"":                  {UID: -1, PID: -1},
+		"user 7, process 9":           {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "@", Net: "unix"}},
+		"/tmp/s":                      {UID: 7, PID: 9, Known: true, Addr: &net.UnixAddr{Name: "/tmp/s", Net: "unix"}},
+		`127.0.0.1:2, identity "Ann"`: {UID: -1, PID: -1, Identity: "Ann", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2}},
+		"127.0.0.1:1":                 {UID: -1, PID: -1, Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}},
+		"":                            {UID: -1, PID: -1},
 	} {
 		if got := loggedPeer(p).LogValue().String(); got != want {
 			t.Errorf("%+v is logged as %q, want %q", p, got, want)

@@ -148,11 +148,14 @@ func peerOf(c net.Conn) Peer {
 type loggedPeer Peer
 
 func (p loggedPeer) LogValue() slog.Value {
+	where := ""
 	if addr, ok := p.Addr.(*net.UnixAddr); ok && p.Known && len(addr.Name) < 2 { // "" or "@"
-		return slog.StringValue(fmt.Sprintf("user %d, process %d", p.UID, p.PID))
+		where = fmt.Sprintf("user %d, process %d", p.UID, p.PID)
+	} else if p.Addr != nil {
+		where = p.Addr.String()
 	}
-	if p.Addr == nil {
-		return slog.StringValue("")
+	if p.Identity != "" {
+		where += fmt.Sprintf(", identity %q", p.Identity)
 	}
-	return slog.StringValue(p.Addr.String())
+	return slog.StringValue(where)
 }

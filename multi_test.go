@@ -167,7 +167,7 @@ func (c *crowd) member() (*Client, *Server) {
 func (c *crowd) raw() net.Conn {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(conn, &terms{name: "many", limit: defaultMsgSize, encrypt: c.s.settings.encrypt}, newKey)
+	hello, err := clientHello(conn, &terms{name: "many", limit: defaultMsgSize, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
 	if err == nil {
 		_, err = hello.finish()
 	}

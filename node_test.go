@@ -116,11 +116,16 @@ func needNode(t *testing.T) {
 
 func startNode(t *testing.T, o nodeOptions, mode string, n int) *nodeRun {
 	t.Helper()
+	return startNodeScript(t, nodeScript, o, mode, n)
+}
+
+func startNodeScript(t *testing.T, script string, o nodeOptions, mode string, n int) *nodeRun {
+	t.Helper()
 	o.Timeout = 20000
 	given, err := json.Marshal([]any{o, mode, n})
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // t.Context ends before cleanups do
-	cmd := exec.CommandContext(ctx, "node", "--input-type=module", "-e", nodeScript)
+	cmd := exec.CommandContext(ctx, "node", "--input-type=module", "-e", script)
 	cmd.Dir = filepath.Join("spec", "node") // what the script imports is relative to it
 	cmd.Env = append(os.Environ(), "GIPC_TEST="+string(given))
 	var stderr bytes.Buffer
@@ -241,6 +246,40 @@ func TestNodeExchange(t *testing.T) {
 		n.says("got 506", "Closing -", "Closed -", "held")
 		n.ends()
 	})
+}
+
+// nodeHybridScript connects with the ML-KEM of the generator of the vectors, so that every
+// version of Node.js has one, and without any.
+const nodeHybridScript = `
+import { randomBytes } from 'node:crypto';
+import { Wire, handshake } from './gipc.mjs';
+import { encapsulate } from '../vectors/mlkem.mjs';
+const [given, mode] = JSON.parse(process.env.GIPC_TEST), wire = new Wire();
+wire.connect({ path: given.address });
+const kem = mode === 'hybrid' ? (key) => encapsulate(key, randomBytes(32)) : null;
+await handshake(wire, { name: Buffer.from(given.name), secret: Buffer.from(given.secret, 'hex'), requireEncryption: true, limit: 1024, kem });
+console.log('accepted');
+wire.finish();
+`
+
+// TestNodeHybrid: both agreements with a client in another language.
+func TestNodeHybrid(t *testing.T) {
+	t.Parallel()
+	needNode(t)
+	for _, mode := range []string{"hybrid", "classical"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			o := nodeOptions{Name: "node", Address: socketPath(t), Secret: nodeSecret, RequireEncryption: true}
+			s := nodeServer(t, o)
+			n := startNodeScript(t, nodeHybridScript, o, mode, 0)
+			n.says("accepted")
+			nodeRead(t, s, "Connected")
+			if want := (gipc.Security{Encrypted: true, Hybrid: mode == "hybrid", Secret: true}); s.Security() != want {
+				t.Errorf("%+v, want %+v", s.Security(), want)
+			}
+			n.ends()
+		})
+	}
 }
 
 // The client closes right after its last message: the server has all of them.

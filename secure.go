@@ -6,11 +6,10 @@ package gipc
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha512"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -19,7 +18,6 @@ import (
 
 const (
 	hashLen     = 48 // SHA-384: transcript, secrets, confirmations; also the x-coordinate of a P-384 point
-	pointLen    = 97 // an uncompressed P-384 point: SEC 1, 2.3.3
 	frameKeyLen = 32 // AES-256
 
 	sealOverhead = 28      // bytes that sealing adds: nonce and tag
@@ -32,9 +30,6 @@ const (
 // errSequenceSpent ends a connection that has used every sequence number of its
 // sending direction.
 var errSequenceSpent error = &sentinel{"every sequence number of this connection is used: the next connection has new ones", nil}
-
-// newKey makes the P-384 key of one side for one connection.
-func newKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }
 
 // kdf is HKDF over SHA-384 (RFC 5869). It gathers the errors, which only a
 // cryptographic module that refuses an input could cause, so that the schedule
@@ -80,9 +75,47 @@ func mac(key, data []byte) []byte {
 	return h.Sum(nil)
 }
 
+// A holder is somebody who has a secret: its name, and the secret as the key schedule
+// begins with it.
+type holder struct {
+	identity string
+	salt     []byte // HKDF-Expand(early, "gipc/3 derived", 48)
+}
+
+// newHolder begins the key schedule. psk is empty without a secret.
+func newHolder(identity string, psk []byte) (holder, error) {
+	if len(psk) == 0 {
+		psk = make([]byte, hashLen)
+	}
+	var h kdf
+	early := h.extract(make([]byte, hashLen), psk)
+	return holder{identity, h.expand(early, "gipc/3 derived", hashLen)}, h.done()
+}
+
+// whoProves returns the keys of the holder that a client's confirmation proves, and nil
+// if it proves none. It tries all, so the time does not tell which one it was.
+func whoProves(holders []holder, z, th, confirmation []byte) (k *keys, identity string, err error) {
+	proven := -1
+	for i, h := range holders {
+		trial, err := beginKeys(h.salt, z, th)
+		if err != nil {
+			return nil, "", err
+		}
+		proven = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(confirmation, trial.clientConfirmation()), i, proven)
+	}
+	if proven < 0 {
+		return nil, "", nil
+	}
+	if k, err = beginKeys(holders[proven].salt, z, th); err != nil {
+		return nil, "", err
+	}
+	return k, holders[proven].identity, k.complete()
+}
+
 // keys are what one handshake agrees on.
 type keys struct {
 	th                           []byte // hash of the transcript
+	master                       []byte
 	clientConfirm, serverConfirm []byte // ck, sk
 	clientTraffic, serverTraffic []byte // cs, ss
 }
@@ -98,23 +131,36 @@ func transcript(name string, serverHello, clientHello []byte) []byte {
 	return th[:]
 }
 
-// newKeys is the key schedule. psk is empty without a secret; z is the
-// x-coordinate of the shared point, 48 bytes.
+// newKeys is the key schedule. psk is empty without a secret; z is the x-coordinate of
+// the shared point, 48 bytes, and in a hybrid handshake the shared secret of ML-KEM, 32
+// bytes, behind it.
 func newKeys(psk, z, th []byte) (*keys, error) {
-	if len(psk) == 0 {
-		psk = make([]byte, hashLen)
+	h, err := newHolder("", psk)
+	if err != nil {
+		return nil, err
 	}
+	k, err := beginKeys(h.salt, z, th)
+	if err != nil {
+		return nil, err
+	}
+	return k, k.complete()
+}
+
+// beginKeys is the key schedule up to what a client confirms.
+func beginKeys(salt, z, th []byte) (*keys, error) {
 	var h kdf
-	early := h.extract(make([]byte, hashLen), psk)
-	master := h.extract(h.expand(early, "gipc/3 derived", hashLen), z)
-	k := &keys{
-		th:            th,
-		clientConfirm: h.expand(master, "gipc/3 client confirm"+string(th), hashLen),
-		serverConfirm: h.expand(master, "gipc/3 server confirm"+string(th), hashLen),
-		clientTraffic: h.expand(master, "gipc/3 client traffic"+string(th), hashLen),
-		serverTraffic: h.expand(master, "gipc/3 server traffic"+string(th), hashLen),
-	}
+	k := &keys{th: th, master: h.extract(salt, z)}
+	k.clientConfirm = h.expand(k.master, "gipc/3 client confirm"+string(th), hashLen)
 	return k, h.done()
+}
+
+// complete is the rest of the key schedule.
+func (k *keys) complete() error {
+	var h kdf
+	k.serverConfirm = h.expand(k.master, "gipc/3 server confirm"+string(k.th), hashLen)
+	k.clientTraffic = h.expand(k.master, "gipc/3 client traffic"+string(k.th), hashLen)
+	k.serverTraffic = h.expand(k.master, "gipc/3 server traffic"+string(k.th), hashLen)
+	return h.done()
 }
 
 func (k *keys) clientConfirmation() []byte { return mac(k.clientConfirm, k.th) }

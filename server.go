@@ -377,7 +377,10 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
 	}
 	work := func(f func() error) error { return s.compute(conn, f) }
-	agreed, err := serverHandshake(conn, &s.settings.terms, serverSide{newKey, admit, work})
+	agreed, err := serverHandshake(conn, &s.settings.terms, serverSide{key: newKey, admit: admit, work: work})
+	if err == nil {
+		opened.peer.Identity = agreed.identity
+	}
 	return opened, agreed, err
 }
 

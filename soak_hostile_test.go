@@ -74,7 +74,7 @@ func (h *stranger) enter(wrap func(net.Conn) io.ReadWriter) {
 		rw = wrap(h.conn)
 	}
 	defer context.AfterFunc(h.ctx, func() { h.conn.Close() })()
-	hello, err := clientHello(rw, h.server, newKey)
+	hello, err := clientHello(rw, h.server, clientSide{key: newKey})
 	if err == nil {
 		h.s, err = hello.finish()
 	}
@@ -161,20 +161,23 @@ func (h *stranger) garbage(n int) []byte {
 	return b
 }
 
-// A slowWriter writes one byte at a time and breathes between them.
+// A slowWriter writes a few bytes at a time, one of what is short, and breathes between
+// them. A handshake takes it less than the 10 s that it may.
 type slowWriter struct {
 	net.Conn
 	h *stranger
 }
 
 func (w slowWriter) Write(b []byte) (int, error) {
-	for i := range b {
+	i := 0
+	for piece := range slices.Chunk(b, 1+len(b)/100) {
 		w.h.breathe(5 * time.Millisecond)
-		if _, err := w.Conn.Write(b[i : i+1]); err != nil {
-			return i, err
+		if n, err := w.Conn.Write(piece); err != nil {
+			return i + n, err
 		}
+		i += len(piece)
 	}
-	return len(b), nil
+	return i, nil
 }
 
 const bigAnswer = soakTypes + 1 // the type whose answer is large
@@ -230,7 +233,7 @@ var strangers = map[string]func(h *stranger){
 		h.connect()
 		size := 6
 		if h.encrypted() {
-			size = 103
+			size = fullHello
 		}
 		switch h.r.IntN(5) {
 		case 0: // while the server says hello
@@ -398,7 +401,7 @@ func (h *stranger) posing(change func(*terms)) *clientState {
 	defer context.AfterFunc(h.ctx, func() { h.conn.Close() })()
 	own := *h.server
 	change(&own)
-	hello, err := clientHello(h.conn, &own, newKey)
+	hello, err := clientHello(h.conn, &own, clientSide{key: newKey})
 	h.must(err)
 	return hello
 }
@@ -656,5 +659,5 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 
 // serverTerms are the terms with which a client gets in.
 func serverTerms(sc *ServerConfig) *terms {
-	return &terms{name: sc.Name, secret: sc.Secret, encrypt: sc.Encryption == EncryptionOn, limit: defaultMsgSize}
+	return &terms{name: sc.Name, secret: sc.Secret, encrypt: sc.Encryption == EncryptionOn, hybrid: true, limit: defaultMsgSize}
 }

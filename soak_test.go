@@ -525,7 +525,7 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 			for _, w := range []*weather{out, in} {
 				w.delay, w.pause = w.delay/100, w.pause/100_000
 				w.room = max(w.room, 512)
-				w.twice.at, w.swap.at = w.twice.at+300, w.swap.at+300 // or a handshake waits its 10 s for bytes
+				w.twice.at, w.swap.at = w.twice.at+fullHello+200, w.swap.at+fullHello+200 // or a handshake waits its 10 s for bytes
 				if w.cut == 0 {
 					w.cut = dice(seed ^ uint64(i)).IntN(1 << 16)
 				}

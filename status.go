@@ -47,3 +47,11 @@ var transitions = [...]uint16{
 }
 
 func (s Status) mayBecome(next Status) bool { return transitions[s]&(1<<next) != 0 }
+
+// Security is how this library protects a connection. The zero value is plaintext, which
+// an Upgrade may protect in its own way.
+type Security struct {
+	Encrypted bool // with AES-256-GCM
+	Hybrid    bool // the keys come from P-384 and ML-KEM-1024 together, not from P-384 alone
+	Secret    bool // both sides have proved that they have the same Secret
+}

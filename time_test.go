@@ -23,7 +23,7 @@ func rawClient(t *testing.T, l *pipeListener, name string) (net.Conn, *session) 
 	t.Helper()
 	near, far := net.Pipe()
 	l.conns <- far
-	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize}, newKey)
+	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize}, clientSide{key: newKey})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestSilentHandshakeEnds(t *testing.T) {
 		l.conns <- far
 		start := time.Now()
 		b, err := io.ReadAll(near)
-		if err != nil || len(b) != 103 {
+		if err != nil || len(b) != fullHello {
 			t.Fatal(len(b), err)
 		}
 		if d := time.Since(start); d != greetTime {
@@ -402,7 +402,7 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		defer conn.Close()
 		<-time.After(3 * greetTime)
 		giveAll()
-		hello := make([]byte, 6+pointLen)
+		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(conn, hello); err != nil {
 			t.Fatalf("after a long wait in the server's line: %v", err)
 		}
@@ -410,7 +410,7 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		clientHello := append([]byte{0, hello[1], 0, 0, 16, 0}, key.PublicKey().Bytes()...)
+		clientHello := append([]byte{0, hello[1] &^ flagHybrid, 0, 0, 16, 0}, key.PublicKey().Bytes()...)
 		takeAll()
 		<-time.After(greetTime / 2) // these are charged
 		if _, err := conn.Write(clientHello); err != nil {

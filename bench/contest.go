@@ -49,7 +49,7 @@ func kinds() map[string]kind {
 	return map[string]kind{
 		"gipc":        {serveOurs, dialOurs},
 		"raw":         {serveRaw, dialRaw},
-		"p384":        {serveP384, dialP384},
+		"keys":        {serveKeys, dialKeys},
 		"websocket":   {serveWebsocket, dialWebsocket},
 		"grpc stream": {serveGRPC, dialGRPCStream},
 		"grpc unary":  {serveGRPC, dialGRPCUnary},

@@ -1,5 +1,5 @@
 // The baselines: a net.Conn with a length prefix, sealed or not, batched or not,
-// and a bare P-384 exchange.
+// and a bare exchange of P-384 and ML-KEM-1024.
 
 package main
 
@@ -8,6 +8,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
+	"crypto/mlkem"
 	"crypto/rand"
 	"encoding/binary"
 	"io"
@@ -136,23 +137,29 @@ func dialRaw(c contestant, path string) (talker, error) {
 	return newRawTalker(conn, c)
 }
 
-// serveP384 and dialP384 exchange new keys in one round trip, and do nothing
-// else: the client's key goes there, the server's comes back, both compute the secret.
-func serveP384(_ contestant, path string, ready func()) error {
+// serveKeys and dialKeys exchange new keys of P-384 and ML-KEM-1024 in one round trip,
+// and do nothing else: the client's keys go there, the server's point and the ciphertext
+// come back, both compute the secrets.
+func serveKeys(_ contestant, path string, ready func()) error {
 	return accept(path, ready, func(conn net.Conn) {
-		point := make([]byte, 97)
-		if _, err := io.ReadFull(conn, point); err != nil {
+		public := make([]byte, 97+mlkem.EncapsulationKeySize1024)
+		if _, err := io.ReadFull(conn, public); err != nil {
 			return
 		}
+		kem, err := mlkem.NewEncapsulationKey1024(public[97:])
+		if err != nil {
+			return
+		}
+		_, ciphertext := kem.Encapsulate()
 		key, err := ecdh.P384().GenerateKey(rand.Reader)
-		if err == nil && agree(key, point) == nil {
-			conn.Write(key.PublicKey().Bytes())
+		if err == nil && agree(key, public[:97]) == nil {
+			conn.Write(append(key.PublicKey().Bytes(), ciphertext...))
 		}
 		io.Copy(io.Discard, conn)
 	})
 }
 
-func dialP384(_ contestant, path string) (talker, error) {
+func dialKeys(_ contestant, path string) (talker, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		return nil, err
@@ -161,14 +168,21 @@ func dialP384(_ contestant, path string) (talker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write(key.PublicKey().Bytes()); err != nil {
+	kem, err := mlkem.GenerateKey1024()
+	if err != nil {
 		return nil, err
 	}
-	point := make([]byte, 97)
-	if _, err := io.ReadFull(conn, point); err != nil {
+	if _, err := conn.Write(append(key.PublicKey().Bytes(), kem.EncapsulationKey().Bytes()...)); err != nil {
 		return nil, err
 	}
-	if err := agree(key, point); err != nil {
+	answer := make([]byte, 97+mlkem.CiphertextSize1024)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return nil, err
+	}
+	if _, err := kem.Decapsulate(answer[97:]); err != nil {
+		return nil, err
+	}
+	if err := agree(key, answer[:97]); err != nil {
 		return nil, err
 	}
 	return &rawTalker{conn: conn}, nil

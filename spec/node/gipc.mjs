@@ -8,7 +8,7 @@
 //   for await (const { type, data } of client) console.log(type, data.toString());
 //   await client.close();                                           // the server's program has received every message
 import net from 'node:net';
-import { createCipheriv, createDecipheriv, createECDH, createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import crypto, { createCipheriv, createDecipheriv, createECDH, createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { isUtf8 } from 'node:buffer';
 import { EventEmitter } from 'node:events';
 import { lstatSync, statSync } from 'node:fs';
@@ -226,8 +226,26 @@ export class Wire extends net.Socket {
 
 // ---- The handshake: section 4 ----
 
-/** The client's side. Returns the parameters of a Connection. If it throws, the caller finishes the wire. */
-export async function handshake(wire, { name, secret, requireEncryption, limit, key, rekeyAt, progress = () => {} }) {
+const KEM_KEY = 1568, SPKI = Buffer.from('30820632300b06096086480165030404030382062100', 'hex'); // bytes of an encapsulation key; its prefix in a SubjectPublicKeyInfo
+
+/** Encapsulates to an encapsulation key of ML-KEM-1024 with new randomness [H-22]. Null if this Node.js has no ML-KEM: before version 24.7. */
+const mlkem = (() => {
+  const encapsulate = (key) => {
+    const { ciphertext, sharedKey } = crypto.encapsulate({ key: Buffer.concat([SPKI, key]), format: 'der', type: 'spki' });
+    return { ciphertext, secret: sharedKey };
+  };
+  try { encapsulate(Buffer.alloc(KEM_KEY)); return encapsulate; } catch { return null; } // zeros are a valid key
+})();
+
+/** Reports whether every coefficient of an encapsulation key is below the modulus: FIPS 203, section 7.2 [H-23]. */
+function isReduced(key) {
+  for (let i = 0; i < 1536; i += 3) { const two = key.readUIntLE(i, 3); if ((two & 0xfff) >= 3329 || two >> 12 >= 3329) return false; }
+  return true;
+}
+
+/** The client's side. Returns the parameters of a Connection. If it throws, the caller finishes the wire. Tests give `key`, `rekeyAt` and `kem`, which
+ *  replaces mlkem and is null for a client without ML-KEM. */
+export async function handshake(wire, { name, secret, requireEncryption, limit, key, rekeyAt, kem = mlkem, progress = () => {} }) {
   const refuse = (reason) => { wire.write(Buffer.of(reason)); throw new GipcError('refuse', REASONS[reason], { reason }); }; // [H-13]
   const refused = (reason) => { throw new GipcError('refused', `the server refuses: ${REASONS[reason] ?? `reason ${reason}`}`, { reason }); }; // [H-20]
   const version = await wire.take(1);
@@ -237,7 +255,7 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
   if ((requireEncryption || secret) && !encrypted) refuse(2); // [H-10] [H-12]
   if (flags[0] & 2 && !secret) refuse(4); // [H-11]
   if (!(flags[0] & 2) && secret) refuse(5); // [H-10]
-  if (flags[0] & ~3) refuse(9);
+  if (flags[0] & ~7 || flags[0] & 4 && !encrypted) refuse(9);
   const limitBytes = await wire.take(4), peerLimit = limitBytes.readUInt32BE();
   if (peerLimit < 1024 || peerLimit > 2 ** 30) refuse(9); // [H-2]
   const hello = Buffer.alloc(6);
@@ -252,11 +270,15 @@ export async function handshake(wire, { name, secret, requireEncryption, limit, 
   }
   const point = await wire.take(97), ecdh = createECDH('secp384r1');
   key ? ecdh.setPrivateKey(key) : ecdh.generateKeys(); // [H-4]
-  let z;
-  try { z = point[0] === 4 && ecdh.computeSecret(point); } catch { z = null; } // 48 bytes; it throws if the point is not on the curve
-  if (!z) refuse(9); // [H-3]
-  const clientHello = Buffer.concat([hello, ecdh.getPublicKey()]);
-  const keys = schedule(name, secret, Buffer.concat([version, flags, limitBytes, point]), clientHello, z);
+  let x;
+  try { x = point[0] === 4 && ecdh.computeSecret(point); } catch { x = null; } // 48 bytes; it throws if the point is not on the curve
+  if (!x) refuse(9); // [H-3]
+  const kemKey = await wire.take(flags[0] & 4 ? KEM_KEY : 0), hybrid = kemKey.length > 0 && kem !== null;
+  if (hybrid && !isReduced(kemKey)) refuse(9); // [H-23]
+  const encapsulated = hybrid ? kem(kemKey) : { ciphertext: Buffer.alloc(0), secret: Buffer.alloc(0) };
+  if (!hybrid) hello[1] &= ~4; // [H-21]
+  const clientHello = Buffer.concat([hello, ecdh.getPublicKey(), encapsulated.ciphertext]);
+  const keys = schedule(name, secret, Buffer.concat([version, flags, limitBytes, point, kemKey]), clientHello, Buffer.concat([x, encapsulated.secret])); // [K-2]
   wire.write(Buffer.concat([clientHello, keys.confirmation]));
   progress();
   const reply = (await wire.take(1))[0];

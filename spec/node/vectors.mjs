@@ -6,14 +6,16 @@ import { fileURLToPath } from 'node:url';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import net from 'node:net';
+import crypto, { createECDH, generateKeyPairSync, randomBytes } from 'node:crypto';
 import { Call, Connection, GipcError, Input, Keys, Receiver, Wire, configure, handshake, head, parseHead, schedule } from './gipc.mjs';
+import { decapsulate, keyGen } from '../vectors/mlkem.mjs';
 
 const bytes = (s) => s === '-' ? Buffer.alloc(0) : Buffer.from(s, 'hex');
 const hex = (b) => b.length ? Buffer.from(b).toString('hex') : '-';
 const some = (s) => s === '-' ? null : bytes(s);
 const KEYS = {
-  handshake: 'name secret encryption client_encryption server_private client_private server_limit client_limit rekey_at shared_x transcript_hash client_confirm_key server_confirm_key client_traffic server_traffic client_key server_key server_hello client_hello server_finish frame* record*',
-  client: 'name secret client_encryption client_private client_limit server_sends then client_writes rest',
+  handshake: 'name secret encryption client_encryption server_private client_private server_limit client_limit rekey_at kem_seed kem_randomness shared_x kem_key kem_ciphertext kem_secret transcript_hash client_confirm_key server_confirm_key client_traffic server_traffic client_key server_key server_hello client_hello server_finish frame* record*',
+  client: 'name secret client_encryption client_private client_limit kem_randomness kem_ciphertext kem_secret server_sends then client_writes rest',
   frame: 'limit frame type id data fails_after',
   record: 'key sequence plaintext nonce sealed',
   receive: 'traffic_secret sequence rekey_at limit sent_close stream then delivers* fails_after',
@@ -93,7 +95,19 @@ class Output {
   }
 }
 
-const options = (v) => ({ name: bytes(v.name), secret: some(v.secret), requireEncryption: v.client_encryption === 'required', limit: +v.client_limit, key: some(v.client_private), rekeyAt: +v.rekey_at || undefined });
+/** What replaces ML-KEM in the client: it encapsulates to this key alone, and with the values of the vector, because Node.js accepts no given randomness. */
+const kem = (v, kemKey) => v.kem_randomness === '-' ? null : (key) => {
+  same(hex(key), kemKey);
+  ok(v.kem_ciphertext !== '-', 'the client encapsulates');
+  return { ciphertext: bytes(v.kem_ciphertext), secret: bytes(v.kem_secret) };
+};
+const options = (v, kemKey) => ({ kem: kem(v, kemKey), name: bytes(v.name), secret: some(v.secret), requireEncryption: v.client_encryption === 'required', limit: +v.client_limit, key: some(v.client_private), rekeyAt: +v.rekey_at || undefined });
+
+/** The handshake of the client. If it waits for more than the peer sends, it ends after 3 s as truncated. */
+async function shake(wire, o) {
+  const timer = setTimeout(() => wire.destroy(), 3000);
+  try { return await handshake(wire, o); } finally { clearTimeout(timer); }
+}
 
 // ---- The tests ----
 
@@ -107,7 +121,7 @@ const tests = {
         if (v.then === 'end') peer.socket.end();
       })();
       let result = 'ok';
-      try { await handshake(wire, options(v)); } catch (e) { result = named(e); }
+      try { await shake(wire, options(v, hex(sends.subarray(103, 1671)))); } catch (e) { result = named(e); }
       await sending;
       if (result === 'ok') { const rest = bytes(v.rest); while (wire.input.length < rest.length) await new Promise((r) => { wire.wake = r; }); }
       const rest = hex(wire.input.peek(wire.input.length));
@@ -123,7 +137,7 @@ const tests = {
   async handshake(v) {
     const { wire, peer } = await pair();
     peer.socket.write(Buffer.concat([bytes(v.server_hello), bytes(v.server_finish)]));
-    const made = await handshake(wire, options(v));
+    const made = await shake(wire, options(v, v.kem_key));
     await peer.until(() => peer.got.length >= bytes(v.client_hello).length, 'ClientHello');
     wire.destroy(); peer.socket.destroy();
     same(hex(peer.got.take(peer.got.length)), v.client_hello);
@@ -131,7 +145,7 @@ const tests = {
     const s = made.schedule;
     const derived = s ? [s.th, s.ck, s.sk, s.cs, s.ss, made.sending.key, made.receiving.key].map(hex) : Array(7).fill('-');
     same(derived, [v.transcript_hash, v.client_confirm_key, v.server_confirm_key, v.client_traffic, v.server_traffic, v.client_key, v.server_key]);
-    if (s) same(hex(schedule(bytes(v.name), some(v.secret), bytes(v.server_hello), bytes(v.client_hello).subarray(0, 103), bytes(v.shared_x)).th), v.transcript_hash);
+    if (s) same(hex(schedule(bytes(v.name), some(v.secret), bytes(v.server_hello), bytes(v.client_hello).subarray(0, -48), Buffer.concat([bytes(v.shared_x), bytes(v.kem_secret)])).th), v.transcript_hash);
     ok(v[s ? 'record' : 'frame'].length >= 4 && v[s ? 'frame' : 'record'].length === 0, 'records if it is encrypted, else frames');
     const side = (keys, limit) => ({ receiver: new Receiver({ keys, limit }), expected: Buffer.alloc(0), got: [] });
     const sides = { client: side(s && new Keys(s.cs, { rekeyAt: +v.rekey_at }), made.peerLimit), server: side(made.receiving, made.limit) };
@@ -250,6 +264,29 @@ const tests = {
   },
 };
 
+function hasMLKEM() {
+  try { return typeof crypto.encapsulate === 'function' && !!generateKeyPairSync('ml-kem-1024'); } catch { return false; }
+}
+
+/** A hybrid handshake with random keys and the ML-KEM of this Node.js, against a server that decapsulates with ../vectors/mlkem.mjs. */
+async function randomHybrid() {
+  const { wire, peer } = await pair(), ecdh = createECDH('secp384r1'), name = randomBytes(9), secret = randomBytes(32);
+  const { encapsulationKey, decapsulationKey } = keyGen(randomBytes(32), randomBytes(32));
+  const serverHello = Buffer.concat([Buffer.from('030700300000', 'hex'), ecdh.generateKeys(), encapsulationKey]);
+  peer.socket.write(serverHello);
+  const made = shake(wire, { name, secret, requireEncryption: true, limit: 1024 });
+  made.catch(() => {});
+  await peer.until(() => peer.got.length >= 1719, 'ClientHello');
+  const hello = peer.got.take(1671), shared = decapsulate(decapsulationKey, hello.subarray(103));
+  const keys = schedule(name, secret, serverHello, hello, Buffer.concat([ecdh.computeSecret(hello.subarray(6, 103)), shared]));
+  same(hello[1], 7);
+  same(hex(peer.got.take(48)), hex(keys.confirmation));
+  peer.socket.write(Buffer.concat([Buffer.of(0), keys.serverConfirmation]));
+  const { sending, receiving } = await made;
+  same([sending.secret, receiving.secret].map(hex), [keys.cs, keys.ss].map(hex));
+  wire.destroy(); peer.socket.destroy();
+}
+
 const vectors = fileURLToPath(new URL('../vectors/', import.meta.url)), skipped = {};
 const files = readdirSync(vectors).filter((f) => f.endsWith('.txt')).sort();
 let run = 0, failed = files.length === 0 ? 1 : 0;
@@ -264,6 +301,8 @@ for (const file of files) {
     await tests[v.test](v);
   } catch (e) { failed++; console.log(`FAIL ${file}: ${e.message}`); }
 }
+if (hasMLKEM()) try { run++; await randomHybrid(); } catch (e) { failed++; console.log(`FAIL a random hybrid handshake: ${e.message}`); }
+else skipped['this Node.js has no ML-KEM'] = 1;
 server.close();
 rmSync(dir, { recursive: true });
 console.log(`${run} run, ${failed} failed; ${Object.entries(skipped).map(([why, n]) => `${n} skipped: ${why}`).join('; ')}`);

@@ -9,6 +9,7 @@ import { createCipheriv, createECDH, createHash, createHmac } from 'node:crypto'
 import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { decapsulate, encapsulate, keyGen } from './mlkem.mjs'
 
 // ---- Bytes
 
@@ -49,8 +50,12 @@ function keyPair(scalar) {
   }
 }
 
-function schedule(name, secret, z, serverHello, hello103) {
-  const th = sha384('gipc/3', u16(name.length), name, serverHello, hello103)
+// An ML-KEM-1024 key that is generated from d | z.
+const kemKey = (seed) => ({ seed, ...keyGen(seed.subarray(0, 32), seed.subarray(32)) })
+
+// hello is ClientHello without its confirmation.
+function schedule(name, secret, z, serverHello, hello) {
+  const th = sha384('gipc/3', u16(name.length), name, serverHello, hello)
   const early = extract(zeros(48), secret.length ? secret : zeros(48))
   const master = extract(expand(early, 'gipc/3 derived', 48), z)
   const k = (what) => expand(master, cat('gipc/3 ' + what, th), 48)
@@ -130,6 +135,10 @@ function write(name, fields) {
 
 const serverKey = keyPair(hex('0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f30'))
 const clientKey = keyPair(hex('3132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f60'))
+const counting = (first, size) => Buffer.from(Array.from({ length: size }, (_, i) => first + i))
+const serverKem = kemKey(counting(0x61, 64))
+const clientRandomness = counting(0xa1, 32)
+const otherKem = kemKey(counting(0x62, 64))
 const NAME = utf8('weather')
 const SECRET = hex('000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f')
 const OTHER = hex('ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f')
@@ -144,19 +153,25 @@ const zeroKey = (() => {
   }
 })()
 
-// The messages of both sides, and the keys that follow from them.
+// The messages of both sides, and the keys that follow from them. kem is the ML-KEM key of a server that offers hybrid. m is the randomness of
+// a client that has ML-KEM.
 function conversation(o = {}) {
-  const c = { name: NAME, secret: NONE, encrypted: true, server: serverKey, client: clientKey, serverLimit: LIMIT, clientLimit: 1024, ...o }
-  c.flags = c.secret.length ? 3 : c.encrypted ? 1 : 0
-  c.serverHello = cat([3, c.flags], u32(c.serverLimit), c.flags ? c.server.point : [])
-  const hello = cat([0, c.flags], u32(c.clientLimit), c.flags ? c.client.point : [])
+  const c = { name: NAME, secret: NONE, encrypted: true, server: serverKey, client: clientKey, kem: null, m: NONE, serverLimit: LIMIT, clientLimit: 1024, ...o }
+  c.flags = (c.secret.length ? 3 : c.encrypted ? 1 : 0) | (c.kem ? 4 : 0)
+  c.clientFlags = c.m.length ? c.flags : c.flags & ~4
+  c.serverHello = cat([3, c.flags], u32(c.serverLimit), c.flags ? c.server.point : [], c.kem?.encapsulationKey ?? [])
+  const { ciphertext, secret } = c.clientFlags & 4 ? encapsulate(c.kem.encapsulationKey, c.m) : { ciphertext: NONE, secret: NONE }
+  c.ciphertext = ciphertext
+  c.kemSecret = secret
+  c.hello = cat([0, c.clientFlags], u32(c.clientLimit), c.flags ? c.client.point : [], ciphertext)
   if (c.flags) {
-    c.z = c.server.shared(c.client.point)
-    c.keys = schedule(c.name, c.secret, c.z, c.serverHello, hello)
-    c.clientHello = cat(hello, c.keys.clientConfirmation)
+    c.x = c.server.shared(c.client.point)
+    c.z = cat(c.x, c.kemSecret)
+    c.keys = schedule(c.name, c.secret, c.z, c.serverHello, c.hello)
+    c.clientHello = cat(c.hello, c.keys.clientConfirmation)
     c.serverFinish = cat([0], c.keys.serverConfirmation)
   } else {
-    c.clientHello = hello
+    c.clientHello = c.hello
     c.serverFinish = Buffer.from([0])
   }
   return c
@@ -192,7 +207,8 @@ function handshake(name, comment, cites, o = {}) {
     name: c.name, secret: c.secret, encryption: c.flags ? 'on' : 'off', client_encryption: o.follow ? 'follow' : c.flags ? 'required' : 'follow',
     server_private: c.flags ? c.server.scalar : NONE, client_private: c.flags ? c.client.scalar : NONE,
     server_limit: c.serverLimit, client_limit: c.clientLimit, rekey_at: rekeyAt,
-    shared_x: c.z ?? NONE, transcript_hash: c.keys?.th ?? NONE,
+    kem_seed: c.kem?.seed ?? NONE, kem_randomness: c.m, shared_x: c.x ?? NONE,
+    kem_key: c.kem?.encapsulationKey ?? NONE, kem_ciphertext: c.ciphertext, kem_secret: c.kemSecret, transcript_hash: c.keys?.th ?? NONE,
     client_confirm_key: c.keys?.ck ?? NONE, server_confirm_key: c.keys?.sk ?? NONE,
     client_traffic: c.keys?.cs ?? NONE, server_traffic: c.keys?.ss ?? NONE,
     client_key: c.keys ? frameKey(c.keys.cs) : NONE, server_key: c.keys ? frameKey(c.keys.ss) : NONE,
@@ -215,11 +231,15 @@ function server(name, comment, cites, expect, o, sends, reply, more = {}) {
   const c = conversation(o)
   if (typeof sends === 'function') sends = sends(c)
   if (typeof reply === 'function') reply = reply(c)
+  sends = cat(sends)
+  const hybrid = c.kem && sends[1] === c.flags && sends.length >= 1671 // the server gets a whole ciphertext
   write(name, {
     comment, cites, test: 'server', expect,
     name: c.name, secret: c.secret, encryption: c.flags ? 'on' : 'off',
-    server_private: c.flags ? c.server.scalar : NONE, server_limit: c.serverLimit, admit: more.admit ?? 0,
-    client_sends: cat(sends), then: more.then ?? 'open', server_writes: cat(c.serverHello, reply ?? []), rest: more.rest ?? NONE,
+    server_private: c.flags ? c.server.scalar : NONE, server_limit: c.serverLimit,
+    kem_seed: c.kem?.seed ?? NONE, kem_key: c.kem?.encapsulationKey ?? NONE,
+    kem_secret: hybrid ? decapsulate(c.kem.decapsulationKey, sends.subarray(103, 1671)) : NONE, admit: more.admit ?? 0,
+    client_sends: sends, then: more.then ?? 'open', server_writes: cat(c.serverHello, reply ?? []), rest: more.rest ?? NONE,
   })
 }
 
@@ -228,11 +248,14 @@ function client(name, comment, cites, expect, o, sends, writes, more = {}) {
   const c = conversation(o)
   if (typeof sends === 'function') sends = sends(c)
   if (typeof writes === 'function') writes = writes(c)
+  writes = cat(writes)
+  const hybrid = writes.length > 103 && writes[1] & 4 // the client writes a ciphertext
   write(name, {
     comment, cites, test: 'client', expect,
     name: c.name, secret: more.secret ?? c.secret, client_encryption: more.encryption ?? (c.flags ? 'required' : 'follow'),
     client_private: c.flags ? c.client.scalar : clientKey.scalar, client_limit: c.clientLimit,
-    server_sends: cat(sends), then: more.then ?? 'open', client_writes: cat(writes), rest: more.rest ?? NONE,
+    kem_randomness: c.m, kem_ciphertext: hybrid ? c.ciphertext : NONE, kem_secret: hybrid ? c.kemSecret : NONE,
+    server_sends: cat(sends), then: more.then ?? 'open', client_writes: writes, rest: more.rest ?? NONE,
   })
 }
 
@@ -460,10 +483,10 @@ client('client_server_secret', 'The server requires a secret and the client has 
 client('client_server_secret_follow', 'The server requires a secret, and the client neither has one nor requires encryption.', 'H-11', refuses(4), plain, [3, 3], [4])
 client('client_server_secret_alone', 'The server sets bit 1 without bit 0, and the client requires nothing.', 'H-11 H-13', refuses(4), plain, [3, 2], [4])
 client('client_own_secret', 'The client has a secret, and the server requires none.', 'H-10', refuses(5), secret, [3, 1], [5])
-for (const f of [4, 8, 16, 32, 64, 128]) {
+for (const f of [8, 16, 32, 64, 128]) {
   client(`client_flags_${f}`, `Flag ${f} is unknown.`, 'H-13 H-5', refuses(9), encrypted, [3, 1 | f], [9])
 }
-client('client_flags_plain', 'An unknown flag, in plaintext.', 'H-13', refuses(9), plain, [3, 4], [9])
+client('client_flags_plain', 'An unknown flag, in plaintext.', 'H-13', refuses(9), plain, [3, 8], [9])
 client('client_order_version', 'Version and flags are invalid: the client refuses at the version.', 'H-13', refuses(1), secret, [5, 0xff, 0, 0, 0, 0], [1])
 client('client_order_encryption', 'No encryption, a secret required, an unknown flag: the reason is encryption.', 'H-13', refuses(2), encrypted, [3, 0x82], [2])
 client('client_order_server_secret', 'A secret required and an unknown flag: the reason is the secret.', 'H-13', refuses(4), encrypted, [3, 0x83], [4])
@@ -504,6 +527,143 @@ for (const [k, writes] of [[0, false], [1, false], [2, false], [5, false], [102,
   client(`client_truncated_${k}`, `The stream ends after ${k} bytes of the server's two messages.`, 'H-13', truncated, secret, (c) => cat(c.serverHello, c.serverFinish).subarray(0, k), (c) => (writes ? c.clientHello : []), { then: 'end' })
 }
 client('client_truncated_instead', 'The stream ends behind the byte 0 of a refusal.', 'H-16', truncated, secret, [0], [], { then: 'end' })
+
+// ---- The hybrid key agreement
+
+const offered = { kem: serverKem } // the client has no ML-KEM
+const capable = { m: clientRandomness } // the server does not offer hybrid
+const hybrid = { ...offered, ...capable }, hybridSecret = { ...hybrid, ...secret }
+handshake('handshake_hybrid', 'P-384 and ML-KEM-1024, without a secret.', 'H-21 H-22 H-23 K-1 K-2 K-4', hybrid)
+handshake('handshake_hybrid_secret', 'P-384 and ML-KEM-1024, with a secret.', 'H-9 H-10 H-21 K-2', hybridSecret)
+handshake('handshake_hybrid_leading_zero', 'The x-coordinate of the shared point begins with a zero byte: Z has 80 bytes.', 'K-1', { ...hybrid, client: zeroKey })
+handshake('handshake_hybrid_follow', 'A client that does not require encryption follows bit 0 and bit 2.', 'H-12 H-21', { ...hybrid, follow: true })
+handshake('handshake_hybrid_rekey', 'Two records of 44 reach the threshold: the third has the next key, in each direction.', 'K-5 Y-1 Y-3', {
+  ...hybrid, rekeyAt: 88, sends: [1, 2, 3].flatMap((i) => [['client', [i, n(8)]], ['server', [i, n(8)]]]),
+})
+handshake('handshake_hybrid_classical', 'A client without ML-KEM clears bit 2. TH is over the whole ServerHello, with the encapsulation key.', 'H-21 K-2', offered)
+handshake('handshake_hybrid_not_offered', 'The client has ML-KEM, and the server does not offer it.', 'H-21', { ...capable, ...secret })
+handshake('handshake_hybrid_plain', 'The client has ML-KEM, and the server has encryption switched off.', 'H-12 H-21', { ...capable, ...plain })
+
+server('server_hybrid_not_offered', 'The client sets bit 2, which the server did not set. The server refuses before the limit arrives.', 'H-5 H-14 H-21', refuses(9), encrypted, [0, 5], [9])
+server('server_hybrid_not_offered_plain', 'The client sets bit 2 in plaintext.', 'H-14 H-21', refuses(9), plain, [0, 4], [9])
+server('server_hybrid_flags_none', 'The client clears bit 0 together with bit 2.', 'H-5 H-14 H-21', refuses(9), hybrid, [0, 0], [9])
+server('server_hybrid_flags_alone', 'The client clears bit 0 and keeps bit 2.', 'H-14 H-21', refuses(9), hybrid, [0, 4], [9])
+server('server_hybrid_flags_no_secret', 'The client clears bit 1 together with bit 2.', 'H-14 H-21', refuses(9), hybridSecret, [0, 1], [9])
+server('server_hybrid_flags_unknown', 'The client keeps bit 2 and sets an unknown flag.', 'H-14 H-21', refuses(9), hybrid, [0, 0x0d], [9])
+client('client_hybrid_plain', 'The server sets bit 2 without bit 0, and the client requires nothing.', 'H-5 H-13 H-21', refuses(9), { ...capable, ...plain }, [3, 4], [9])
+client('client_hybrid_plain_required', 'The server sets bit 2 without bit 0, and the client requires encryption: the reason is encryption.', 'H-12 H-13', refuses(2), hybrid, [3, 4], [2])
+client('client_hybrid_server_secret', 'The server requires a secret and offers hybrid. The client has no secret.', 'H-11 H-13', refuses(4), hybrid, [3, 7], [4])
+client('client_hybrid_own_secret', 'The client has a secret. The server offers hybrid and requires no secret.', 'H-10 H-13', refuses(5), hybridSecret, [3, 5], [5])
+client('client_hybrid_flags_unknown', 'The server offers hybrid and sets an unknown flag.', 'H-5 H-13', refuses(9), hybrid, [3, 0x0d], [9])
+
+// Points and encapsulation keys. Two coefficients of a key share three bytes.
+function withCoefficient(key, i, value) {
+  const at = 3 * (i >> 1), shift = 12 * (i % 2)
+  key = Buffer.from(key)
+  key.writeUIntLE((key.readUIntLE(at, 3) & ~(0xfff << shift)) | (value << shift), at, 3)
+  return key
+}
+server('server_hybrid_order_point', 'The point is invalid. The server refuses before the ciphertext arrives.', 'H-3 H-5 H-14', refuses(9), hybrid, cat([0, 5], u32(1024), zeros(97)), [9])
+client('client_hybrid_order_point', 'The point is invalid. The client refuses before the encapsulation key arrives.', 'H-3 H-5 H-13', refuses(9), hybrid, cat([3, 5], u32(LIMIT), zeros(97)), [9])
+for (const [what, i] of [['first', 0], ['middle', 512], ['last', 1023]]) {
+  for (const value of [3329, 4095]) {
+    client(`client_hybrid_key_${what}_${value}`, `The ${what} coefficient of the encapsulation key is ${value}${value === 3329 ? ', the modulus' : ''}.`, 'H-13 H-23', refuses(9), hybrid,
+      (c) => cat(c.serverHello.subarray(0, 103), withCoefficient(serverKem.encapsulationKey, i, value)), [9])
+  }
+}
+{
+  const most = [0, 512, 1023].reduce((key, i) => withCoefficient(key, i, 3328), cat(serverKem.encapsulationKey.subarray(0, 1536), Buffer.alloc(32, 0xff)))
+  client('client_hybrid_key_valid', 'Coefficients of the encapsulation key are 3328, which is below the modulus, and the 32 bytes behind the coefficients are ff.', 'H-23', 'ok',
+    { ...hybrid, kem: { encapsulationKey: most } }, (c) => cat(c.serverHello, c.serverFinish), (c) => c.clientHello)
+  client('client_hybrid_key_unchecked', 'Every coefficient of the encapsulation key is 4095, and the client has no ML-KEM: it does not check the key.', 'H-21 K-2', 'ok',
+    { kem: { encapsulationKey: Buffer.alloc(1568, 0xff) } }, (c) => cat(c.serverHello, c.serverFinish), (c) => c.clientHello)
+}
+
+// Complete and truncated messages.
+{
+  const c = conversation(hybridSecret), behind = new Direction('hybrid client', c.keys.cs).frame(1, 'early')
+  server('server_hybrid_record_behind', 'A record follows ClientHello at once: it is kept.', 'H-6 H-21', 'ok', hybridSecret, cat(c.clientHello, behind), c.serverFinish, { rest: behind })
+}
+{
+  const c = conversation(hybridSecret), w = new Direction('hybrid server', c.keys.ss)
+  const behind = cat(w.frame(1, 'early'), w.frame(2, 'birds').subarray(0, 20))
+  client('client_hybrid_records_behind', 'One and a half records follow ServerFinish at once: they are kept.', 'H-6 H-21', 'ok', hybridSecret, cat(c.serverHello, c.serverFinish, behind), c.clientHello, { rest: behind })
+}
+server('server_hybrid_classical', 'The client has no ML-KEM and clears bit 2: no ciphertext precedes its confirmation.', 'H-21 K-2', 'ok', { ...offered, ...secret }, (c) => c.clientHello, (c) => c.serverFinish)
+client('client_hybrid_classical', 'The server offers hybrid, and the client has no ML-KEM.', 'H-21 K-2', 'ok', { ...offered, ...secret }, (c) => cat(c.serverHello, c.serverFinish), (c) => c.clientHello)
+for (const [k, what] of [[103, 'before the ciphertext'], [1670, 'inside the ciphertext, before its last byte']]) {
+  server(`server_hybrid_truncated_${k}`, `The stream ends ${what}.`, 'H-14 H-21', truncated, hybrid, (c) => c.clientHello.subarray(0, k), [], { then: 'end' })
+}
+for (const [k, what, writes] of [[103, 'before the encapsulation key', false], [1670, 'inside the encapsulation key, before its last byte', false], [1671, 'before ServerFinish', true]]) {
+  client(`client_hybrid_truncated_${k}`, `The stream ends ${what}.`, 'H-5 H-13', truncated, hybrid, (c) => c.serverHello.subarray(0, k), (c) => (writes ? c.clientHello : []), { then: 'end' })
+}
+
+// Ciphertexts that do not belong to the key. The server decapsulates each of them to a secret.
+for (const [what, i, bit] of [['first', 103, 0], ['middle', 887, 3], ['last', 1670, 7]]) {
+  server(`server_hybrid_ciphertext_${what}`, `One bit of the ${what} byte of the ciphertext is changed on the way.`, 'H-14 H-23', refuses(6), hybrid, (c) => flip(c.clientHello, i, bit), [6])
+}
+const helloOf = (c, z, serverHello, hello) => cat(c.hello, schedule(c.name, c.secret, z, serverHello, hello).clientConfirmation) // c's ClientHello with another confirmation
+const finishOf = (c, z, serverHello, hello) => { // of a server that computes other keys and accepts every client
+  const k = schedule(c.name, c.secret, z, serverHello, hello)
+  return cat([0], hmac(k.sk, k.th, c.keys.clientConfirmation))
+}
+server('server_hybrid_ciphertext_other_key', 'The client encapsulates to another key. Everything else in its ClientHello is correct.', 'H-14 H-23', refuses(6), hybridSecret, (c) => {
+  const { ciphertext, secret } = encapsulate(otherKem.encapsulationKey, c.m), hello = cat(c.hello.subarray(0, 103), ciphertext)
+  return cat(hello, schedule(c.name, c.secret, cat(c.x, secret), c.serverHello, hello).clientConfirmation)
+}, [6])
+server('server_hybrid_ciphertext_zeros', 'The ciphertext is zeros, and the stream ends before the confirmation: the server has not refused the ciphertext.', 'H-23', truncated, hybrid,
+  (c) => cat(c.hello.subarray(0, 103), zeros(1568)), [], { then: 'end' })
+{
+  const c = conversation(hybrid), hello = flip(c.hello, 887, 3)
+  const keys = schedule(c.name, c.secret, cat(c.x, decapsulate(serverKem.decapsulationKey, hello.subarray(103))), c.serverHello, hello)
+  server('server_hybrid_ciphertext_implicit', 'One bit of the ciphertext is changed, and the confirmation is computed with the secret that decapsulation then gives: it matches.', 'H-23', 'ok', hybrid,
+    cat(hello, keys.clientConfirmation), cat([0], keys.serverConfirmation))
+}
+server('server_hybrid_replayed', 'The client repeats the ClientHello of an earlier connection, in which only the ML-KEM key of the server was another.', 'H-14 H-22', refuses(6), hybridSecret,
+  () => conversation({ ...hybridSecret, kem: otherKem }).clientHello, [6])
+client('client_hybrid_replayed', 'The server repeats the ServerFinish of an earlier connection, in which only the randomness of the client was another.', 'H-17 H-22', unproven, hybridSecret,
+  (c) => cat(c.serverHello, conversation({ ...hybridSecret, m: counting(0xa2, 32) }).serverFinish), (c) => c.clientHello)
+
+// Confirmations of a peer that computes Z or TH in another way.
+const cleared = (hello) => flip(hello, 1, 2) // bit 2 of the flags
+for (const [what, comment, cites, derived] of [
+  ['z_order', 'Z is the ML-KEM secret and then the x-coordinate.', 'K-1', (c) => [cat(c.kemSecret, c.x), c.serverHello, c.hello]],
+  ['z_classical', 'Z is the x-coordinate alone.', 'K-1', (c) => [c.x, c.serverHello, c.hello]],
+  ['z_kem', 'Z is the ML-KEM secret alone.', 'K-1', (c) => [c.kemSecret, c.serverHello, c.hello]],
+  ['th_key', 'TH leaves out the encapsulation key.', 'K-2', (c) => [c.z, c.serverHello.subarray(0, 103), c.hello]],
+  ['th_ciphertext', 'TH leaves out the ciphertext.', 'K-2', (c) => [c.z, c.serverHello, c.hello.subarray(0, 103)]],
+  ['th_flags', 'TH has the flags of ClientHello with bit 2 cleared.', 'K-2', (c) => [c.z, c.serverHello, cleared(c.hello)]],
+]) {
+  server('server_hybrid_' + what, 'The confirmation of the client is wrong: ' + comment, 'H-14 ' + cites, refuses(6), hybridSecret, (c) => helloOf(c, ...derived(c)), [6])
+  client('client_hybrid_' + what, 'The confirmation of the server is wrong: ' + comment, 'H-17 ' + cites, unproven, hybridSecret, (c) => cat(c.serverHello, finishOf(c, ...derived(c))), (c) => c.clientHello)
+}
+server('server_hybrid_stripped_x', 'The client strips the leading zero byte of the x-coordinate: Z has 79 bytes.', 'H-14 K-1', refuses(6), { ...hybrid, client: zeroKey },
+  (c) => helloOf(c, c.z.subarray(1), c.serverHello, c.hello), [6])
+server('server_hybrid_classical_th_key', 'The client has no ML-KEM, and its TH leaves out the encapsulation key.', 'H-14 K-2', refuses(6), offered,
+  (c) => helloOf(c, c.z, c.serverHello.subarray(0, 103), c.hello), [6])
+client('client_hybrid_classical_th_key', 'The client has no ML-KEM, and the TH of the server leaves out the encapsulation key.', 'H-17 K-2', unproven, offered,
+  (c) => cat(c.serverHello, finishOf(c, c.z, c.serverHello.subarray(0, 103), c.hello)), (c) => c.clientHello)
+
+// A man in the middle. Each confirmation is the one that its sender computes from the bytes that it has sent and received.
+{
+  const direct = conversation(hybridSecret) // without a man in the middle
+  const stripped = conversation({ ...capable, ...secret }) // the client receives a ServerHello with bit 2 cleared and the key removed
+  server('server_hybrid_mitm_server_hello', 'On the way, bit 2 of ServerHello was cleared and the encapsulation key removed: the client answers without ML-KEM.', 'H-14 H-21 K-2', refuses(6), hybridSecret,
+    stripped.clientHello, [6])
+  client('client_hybrid_mitm_server_hello', 'On the way, bit 2 of ServerHello was cleared and the encapsulation key removed.', 'H-17 H-21 K-2', unproven, { ...capable, ...secret },
+    cat(stripped.serverHello, finishOf(stripped, stripped.x, direct.serverHello, stripped.hello)), stripped.clientHello)
+  const hello = cleared(direct.hello.subarray(0, 103)) // the server receives this, and then the confirmation
+  server('server_hybrid_mitm_client_hello', 'On the way, bit 2 of ClientHello was cleared and the ciphertext removed.', 'H-14 H-21 K-2', refuses(6), hybridSecret, cat(hello, direct.keys.clientConfirmation), [6])
+  client('client_hybrid_mitm_client_hello', 'On the way, bit 2 of ClientHello was cleared and the ciphertext removed: the server answers without ML-KEM.', 'H-17 H-21 K-2', unproven, hybridSecret,
+    cat(direct.serverHello, finishOf(direct, direct.x, direct.serverHello, hello)), direct.clientHello)
+  const swapped = conversation({ ...hybridSecret, kem: otherKem }) // the client receives the encapsulation key of the man in the middle
+  const { ciphertext, secret: kemSecret } = encapsulate(serverKem.encapsulationKey, counting(0xa3, 32)) // of the man in the middle, to the key of the server
+  const forwarded = cat(swapped.hello.subarray(0, 103), ciphertext)
+  server('server_hybrid_mitm_key', 'On the way, the encapsulation key was replaced, and then the ciphertext by one for the key of the server.', 'H-14 K-2', refuses(6), hybridSecret,
+    cat(forwarded, swapped.keys.clientConfirmation), [6])
+  client('client_hybrid_mitm_key', 'On the way, the encapsulation key was replaced, and then the ciphertext by one for the key of the server.', 'H-17 K-2', unproven, { ...hybridSecret, kem: otherKem },
+    cat(swapped.serverHello, finishOf(swapped, cat(swapped.x, kemSecret), direct.serverHello, forwarded)), swapped.clientHello)
+}
 
 // ---- One frame in plaintext
 
