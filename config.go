@@ -159,7 +159,6 @@ type settings struct {
 	maxClients    int
 	authorize     func(Peer) error
 	listener      net.Listener
-	holderSecrets map[string][]byte // of Secrets; nil once the holders are made
 
 	timeout, retry time.Duration // client
 	anyUser        bool
@@ -173,7 +172,7 @@ func (c *ServerConfig) settings() (*settings, error) {
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
 		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		listener: c.Listener, holderSecrets: c.Secrets}).complete(c.Encryption)
+		listener: c.Listener}).complete(c.Encryption, c.Secrets)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
@@ -182,12 +181,12 @@ func (c *ClientConfig) settings() (*settings, error) {
 	}
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
 		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
-		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption)
+		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption, nil)
 }
 
 // complete checks a config and fills in the defaults. What only the other kind
 // of config has is zero, and passes.
-func (s *settings) complete(e Encryption) (*settings, error) {
+func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings, error) {
 	s.encrypt, s.hybrid = e == EncryptionOn, true
 	s.limit = cmp.Or(s.limit, defaultMsgSize)
 	s.retry = cmp.Or(s.retry, time.Second)
@@ -205,9 +204,9 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
 		{secret && badSecret(s.secret) != "", "Secret", badSecret(s.secret), adviceSecret + ", or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
-		{s.holderSecrets != nil && len(s.holderSecrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
-		{len(s.holderSecrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(s.holderSecrets)), "give 256 at most: every handshake tries all of them"},
-		{len(s.holderSecrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
+		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
+		{len(secrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(secrets)), "give 256 at most: every handshake tries all of them"},
+		{len(secrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
 		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
 		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
 		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
@@ -221,7 +220,7 @@ func (s *settings) complete(e Encryption) (*settings, error) {
 			return nil, badField(check.field, check.value, check.advice)
 		}
 	}
-	if err := s.addHolders(); err != nil {
+	if err := s.addHolders(secrets); err != nil {
 		return nil, err
 	}
 	if s.log == nil {
@@ -267,13 +266,13 @@ func badSecret(secret []byte) string {
 }
 
 // addHolders checks Secrets, and keeps what the handshake needs of them.
-func (s *settings) addHolders() error {
+func (s *settings) addHolders(secrets map[string][]byte) error {
 	owners := map[string]string{}
 	if s.secret != nil {
 		owners[string(s.secret)] = "Secret"
 	}
-	for _, identity := range slices.Sorted(maps.Keys(s.holderSecrets)) { // the same error each time
-		secret, field := s.holderSecrets[identity], fmt.Sprintf("Secrets[%q]", identity)
+	for _, identity := range slices.Sorted(maps.Keys(secrets)) { // the same error each time
+		secret, field := secrets[identity], fmt.Sprintf("Secrets[%q]", identity)
 		if identity == "" {
 			return badField("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
 		}
@@ -297,7 +296,6 @@ func (s *settings) addHolders() error {
 		}
 		s.holders = append(s.holders, own)
 	}
-	s.holderSecrets = nil
 	return nil
 }
 

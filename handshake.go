@@ -294,7 +294,7 @@ func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, err
 		if s.in, s.out, err = k.ciphers(); err != nil {
 			return nil, err
 		}
-		finish = append(finish, k.serverConfirmation(k.clientConfirmation())...)
+		finish = append(finish, k.serverConfirmation(x.buf[x.pos-hashLen:x.pos])...) // over the client's, which was taken last
 	}
 	if reason := side.admit(); reason != 0 {
 		return nil, x.refuse(reason, "")
@@ -402,12 +402,11 @@ func clientHello(rw io.ReadWriter, t *terms, side clientSide) (*clientState, err
 		return nil, err
 	}
 	c.limit = limit
-	if flags&flagHybrid == 0 {
-		return c, c.answer(t, side, flags, point, nil)
-	}
-	kemKey, err := c.encapsulationKey(t.hybrid)
-	if err != nil {
-		return nil, err
+	var kemKey *mlkem.EncapsulationKey1024
+	if flags&flagHybrid != 0 {
+		if kemKey, err = c.encapsulationKey(t.hybrid); err != nil {
+			return nil, err
+		}
 	}
 	if kemKey == nil {
 		flags &^= flagHybrid

@@ -77,7 +77,7 @@ func TestHandshakeHybrid(t *testing.T) {
 	})
 }
 
-// TestHandshakeHybridInTheMiddle: whoever changes what the hellos say of ML-KEM is noticed
+// TestHandshakeHybridInTheMiddle: a change on the way of what the hellos say of ML-KEM is noticed
 // on both sides, with and without a secret.
 func TestHandshakeHybridInTheMiddle(t *testing.T) {
 	t.Parallel()
@@ -101,7 +101,7 @@ func TestHandshakeHybridInTheMiddle(t *testing.T) {
 	adds := func(b []byte) []byte { b[1] |= flagHybrid; return append(b, mine.EncapsulationKey().Bytes()...) }
 	last := func(b []byte) []byte { b[len(b)-1] ^= 1; return b }
 	both := func(f, g func([]byte) []byte) func([]byte) []byte { return func(b []byte) []byte { return g(f(b)) } }
-	const cut = 0 // in place of a reason: the stream ends too early
+	const cut = 0 // not a reason: the stream ends too early
 	for _, c := range []struct {
 		name     string
 		toClient func([]byte) []byte

@@ -30,7 +30,7 @@ func derivedSettings(t *testing.T, unmask bool) (base string, server, client *se
 	}
 	complete := func(s *settings) *settings {
 		s.terms, s.network, s.socketBase = terms{name: "n"}, "unix", base
-		s, err := s.complete(EncryptionOn)
+		s, err := s.complete(EncryptionOn, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

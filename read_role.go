@@ -160,7 +160,7 @@ func (r *readRole) stoppedSince(begun time.Time) time.Time {
 	return r.stoppedAt
 }
 
-// grant gives the role to one who waits.
+// grant gives the role to a waiter.
 func (r *readRole) grant(w *readWaiter) {
 	r.state, w.granted = reading, true
 	w.wake <- struct{}{}

@@ -97,17 +97,18 @@ func newHolder(identity string, psk []byte) (holder, error) {
 func whoProves(holders []holder, z, th, confirmation []byte) (k *keys, identity string, err error) {
 	proven := -1
 	for i, h := range holders {
-		trial, err := beginKeys(h.salt, z, th)
-		if err != nil {
+		if k, err = beginKeys(h.salt, z, th); err != nil {
 			return nil, "", err
 		}
-		proven = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(confirmation, trial.clientConfirmation()), i, proven)
+		proven = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(confirmation, k.clientConfirmation()), i, proven)
 	}
 	if proven < 0 {
 		return nil, "", nil
 	}
-	if k, err = beginKeys(holders[proven].salt, z, th); err != nil {
-		return nil, "", err
+	if len(holders) > 1 { // k is that of the last one: begun again even if it is proven, for the same time
+		if k, err = beginKeys(holders[proven].salt, z, th); err != nil {
+			return nil, "", err
+		}
 	}
 	return k, holders[proven].identity, k.complete()
 }

@@ -613,7 +613,7 @@ func TestSoakRequestBehindAStream(t *testing.T) {
 				return err
 			}
 			if n := numberOf(m.Data); n != next || !bytes.Equal(m.Data, payload(n, size)) {
-				return fmt.Errorf("message %d in place of %d", n, next)
+				return fmt.Errorf("message %d instead of %d", n, next)
 			}
 			progress.Move()
 			if next++; next == messages {
