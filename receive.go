@@ -6,7 +6,7 @@ import "encoding/binary"
 
 const (
 	readSize   = 64 << 10 // bytes that one read of the transport asks for
-	firstChunk = 4 << 10  // memory for a frame of which little has arrived, in bytes
+	firstChunk = 4 << 10  // memory for a frame of which little has arrived, and for first reads, in bytes
 )
 
 // A frame is what the decoder returns. Its data belongs to the caller.
@@ -45,6 +45,7 @@ type decoder struct {
 	input   *buffer // bytes of the stream; those before inputAt are decoded
 	inputAt int
 	inputTo int     // bytes of input, from inputAt on, that the next step needs
+	busy    bool    // a read has filled firstChunk, so the next ones ask for readSize
 	opened  *buffer // plaintext of the last record; those before openAt are decoded
 	openAt  int
 	large   largeFrame
@@ -338,16 +339,20 @@ func (d *decoder) space() []byte {
 		}
 		return large.data[len(large.data):min(cap(large.data), large.header.dataSize)]
 	}
+	size := firstChunk // larger memory, made for each connection that says little, would cost time
+	if d.busy {
+		size = readSize
+	}
 	if d.input == nil {
-		d.input, d.inputAt = d.pool.get(readSize), 0
+		d.input, d.inputAt = d.pool.get(size), 0
 	}
 	in := d.input
 	have := in.b[d.inputAt:]
 	if len(have) == 0 || d.inputAt > 0 && (d.inputAt+d.inputTo > cap(in.b) || len(in.b) == cap(in.b)) {
 		in.b, d.inputAt = in.b[:copy(in.b, have)], 0
 	}
-	if cap(in.b) < readSize || len(in.b) == cap(in.b) {
-		d.input = d.pool.grow(in, max(readSize, len(in.b)+1, d.nextSize(cap(in.b))))
+	if cap(in.b) < size || len(in.b) == cap(in.b) {
+		d.input = d.pool.grow(in, max(size, len(in.b)+1, d.nextSize(cap(in.b))))
 	}
 	return d.input.b[len(d.input.b):cap(d.input.b)]
 }
@@ -366,6 +371,7 @@ func (d *decoder) received(n int) {
 		large.data = large.data[:len(large.data)+n]
 	} else {
 		d.input.b = d.input.b[:len(d.input.b)+n]
+		d.busy = d.busy || len(d.input.b) >= firstChunk
 	}
 }
 

@@ -384,17 +384,28 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 	return opened, agreed, err
 }
 
-// compute does what takes processor time in a handshake. As many are at it as there
-// are processors; others wait in the order in which they came, as the channel serves
-// them, and the time is not the peer's.
+// compute does what takes processor time in a handshake. As many handshakes compute
+// at once as there are processors. The others wait in the order in which they came,
+// as the channel serves them, and the peer's time stops while they wait.
 func (s *Server) compute(conn *limitedConn, f func() error) error {
+	select {
+	case s.host.working <- struct{}{}: // no wait, so no deadline has to move
+	default:
+		if err := s.awaitTurn(conn); err != nil {
+			return err
+		}
+	}
+	defer func() { <-s.host.working }()
+	return f()
+}
+
+func (s *Server) awaitTurn(conn *limitedConn) error {
 	conn.pause()
 	defer conn.resume()
 	select {
 	case s.host.working <- struct{}{}:
+		return nil
 	case <-s.hooks.ended.Done():
 		return ErrClosed
 	}
-	defer func() { <-s.host.working }()
-	return f()
 }

@@ -31,21 +31,23 @@ func isUnmapped(id uint32, kind idKind) bool {
 	return err != nil || !mapsAll(string(mapping))
 }
 
-// overflowOf returns the overflow ID. It is read for each connection: by three system
-// calls, which takes a third of the time of os.ReadFile.
+// inInitialNamespace reports whether this process is in the system's first user
+// namespace, in which every ID has a number. It is one system call, while isUnmapped
+// takes six and three times as long, and a server asks for each connection.
+func inInitialNamespace() bool {
+	const initialUserNamespace = "user:[4026531837]" // USER_NS_INIT_INO in linux/nsfs.h
+	var link [32]byte
+	n, err := syscall.Readlink("/proc/self/ns/user", link[:])
+	return err == nil && string(link[:n]) == initialUserNamespace
+}
+
+// overflowOf returns the overflow ID.
 func overflowOf(kind idKind) uint32 {
-	fd, err := syscall.Open("/proc/sys/kernel/overflow"+string(kind), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return defaultOverflow
-	}
-	defer syscall.Close(fd)
-	var text [16]byte
-	n, err := syscall.Read(fd, text[:])
-	if err != nil {
-		return defaultOverflow
-	}
+	text, err := os.ReadFile("/proc/sys/kernel/overflow" + string(kind))
 	overflow := uint32(defaultOverflow)
-	fmt.Sscan(string(text[:n]), &overflow)
+	if err == nil {
+		fmt.Sscan(string(text), &overflow)
+	}
 	return overflow
 }
 

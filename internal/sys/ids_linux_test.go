@@ -43,3 +43,15 @@ func TestUnmappedIDs(t *testing.T) {
 		t.Errorf("the overflow ID: %t, with %q", got, mapping)
 	}
 }
+
+// In the initial namespace every ID has a number.
+func TestInitialNamespace(t *testing.T) {
+	t.Parallel()
+	mapping, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Skip("this test needs /proc: ", err)
+	}
+	if inInitialNamespace() && !mapsAll(string(mapping)) {
+		t.Errorf("the initial user namespace maps %q", mapping)
+	}
+}

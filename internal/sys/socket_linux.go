@@ -80,5 +80,5 @@ func PeerCredentials(c syscall.Conn) (peer Credentials, ok bool) {
 // isKnown reports whether u names a user, a group and a process. A socket without
 // a peer has the user MaxUint32. A process of another PID namespace has PID 0.
 func isKnown(u *syscall.Ucred) bool {
-	return u.Uid != math.MaxUint32 && u.Pid != 0 && !isUnmapped(u.Uid, userIDs) && !isUnmapped(u.Gid, groupIDs)
+	return u.Uid != math.MaxUint32 && u.Pid != 0 && (inInitialNamespace() || !isUnmapped(u.Uid, userIDs) && !isUnmapped(u.Gid, groupIDs))
 }
