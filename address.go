@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 
+	"example.com/gipc/internal/eventlog"
 	"example.com/gipc/internal/sys"
 )
 
@@ -84,14 +85,14 @@ func (p socketPlace) checkLength() error {
 }
 
 // prepare checks the directory of a server's socket, and makes the private one.
-func (p socketPlace) prepare(logger *eventLog) error {
+func (p socketPlace) prepare(logger *eventlog.Log) error {
 	if err := p.checkLength(); err != nil {
 		return err
 	}
 	dir := filepath.Dir(p.path)
 	if !p.derived {
 		if isOpenToAll(dir) {
-			logger.warn("socket directory is writable by every user and not sticky: other users can replace the socket", "dir", dir)
+			logger.Warn("socket directory is writable by every user and not sticky: other users can replace the socket", "dir", dir)
 		}
 		return nil
 	}

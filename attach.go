@@ -2,7 +2,11 @@
 
 package gipc
 
-import "net"
+import (
+	"net"
+
+	"example.com/gipc/internal/transport"
+)
 
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
 	e.settings, e.pool, e.hooks = settings, pool, hooks
@@ -34,7 +38,7 @@ func (e *endpoint) attach(c *connection) bool {
 	if e.role.state == free && e.role.reads == 0 && !e.role.untilRead {
 		e.role.startBackground()
 	}
-	e.settings.log.info("connected", "name", e.settings.name, "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
+	e.settings.log.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
 	return true
 }
 
@@ -48,7 +52,7 @@ func (e *endpoint) onPause() {
 // newConnection returns the connection that a handshake has agreed on.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
 	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll, security: agreed.security,
-		source:  newSource(opened.over),
+		source:  transport.NewSource(opened.over),
 		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
 		closing: new(closeHandshake), delivery: new(delivery),
 		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
@@ -58,7 +62,7 @@ func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64)
 	if c.beat.interval > 0 {
 		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
 	}
-	sink := newSink(opened.over, func() { e.stalled(c) }, progress)
+	sink := transport.NewSink(opened.over, func() { e.stalled(c) }, progress)
 	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
 	return c
 }

@@ -10,15 +10,23 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/eventlog"
+	"example.com/gipc/internal/testutil"
+	"example.com/gipc/internal/transport"
 )
 
 // talker is one side of a connection as the benchmarks need it.
@@ -492,6 +500,339 @@ func BenchmarkOneAmongSilent(b *testing.B) {
 				b.ReportMetric(x[len(x)/2], "x")
 				b.ReportMetric(0, "ns/op")
 			})
+		}
+	}
+}
+
+// nullSink takes everything at once.
+type nullSink struct{}
+
+func (nullSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (int, error) {
+	return len(b) + len(tail), nil
+}
+func (nullSink) Interrupt()          {}
+func (nullSink) Interruptible() bool { return true }
+
+// endlessSource repeats a stream.
+type endlessSource struct {
+	stream []byte
+	at     int
+}
+
+func (s *endlessSource) Receive(d transport.Buffer) (int, error) {
+	if s.at == len(s.stream) {
+		s.at = 0
+	}
+	n := copy(d.Space(), s.stream[s.at:])
+	d.Received(n)
+	s.at += n
+	return n, nil
+}
+func (s *endlessSource) Look(d transport.Buffer, _ bool) (int, bool, error) {
+	n, err := s.Receive(d)
+	return n, true, err
+}
+func (s *endlessSource) SetReadDeadline(time.Time) error { return nil }
+func (s *endlessSource) End()                            {}
+
+// BenchmarkQueue is the sending half without a kernel: 64 B by Queue.
+func BenchmarkQueue(b *testing.B) {
+	for _, encrypted := range []bool{false, true} {
+		b.Run(map[bool]string{false: "plain", true: "encrypted"}[encrypted], func(b *testing.B) {
+			e := new(endpoint)
+			e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+			var cipher *recordCipher
+			if encrypted {
+				cipher, _ = newRecordCipher(make([]byte, hashLen))
+			}
+			c := &connection{sender: newSender(nullSink{}, 1<<20, e.pool, cipher, new(sync.WaitGroup), func(error) {})}
+			e.current.Store(c)
+			data := make([]byte, 64)
+			for b.Loop() {
+				e.Queue(1, data)
+			}
+		})
+	}
+}
+
+// BenchmarkReadInto is the receiving half without a kernel: 64 B in plaintext.
+func BenchmarkReadInto(b *testing.B) {
+	e := new(endpoint)
+	e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+	var stream []byte
+	for len(stream) < 64<<10 {
+		stream = append(stream, appendFrame(nil, 1, make([]byte, 64))...)
+	}
+	c := newReceiver(nil, 1<<20)
+	c.source = &endlessSource{stream: stream}
+	e.life.become(Listening)
+	e.life.become(Connected)
+	e.latest = c
+	e.current.Store(c)
+	e.role.reads = 1
+	e.role.setFree()
+	var m Message
+	for b.Loop() {
+		if err := e.ReadInto(context.Background(), &m); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	for name, encryption := range map[string]Encryption{"encrypted": EncryptionOn, "plain": EncryptionOff} {
+		t.Run(name, func(t *testing.T) {
+			s, c := socketEnds(t, ServerConfig{Encryption: encryption}, ClientConfig{Encryption: encryption})
+			skipStatus(t, s, 1)
+			data := make([]byte, 64)
+			m := Message{Data: make([]byte, 0, 128)}
+			for _, of := range []struct {
+				what string
+				most float64
+				do   func() error
+			}{
+				{"Write and ReadInto", 0, func() error {
+					if err := c.Write(1, data); err != nil {
+						return err
+					}
+					return s.ReadInto(context.Background(), &m)
+				}},
+				{"Queue, Flush and ReadInto", 0, func() error {
+					for range 10 {
+						if err := c.Queue(1, data); err != nil {
+							return err
+						}
+					}
+					if err := c.Flush(); err != nil {
+						return err
+					}
+					for range 10 {
+						if err := s.ReadInto(context.Background(), &m); err != nil {
+							return err
+						}
+					}
+					return nil
+				}},
+				{"Write and Read", 2, func() error {
+					if err := c.Write(1, data); err != nil {
+						return err
+					}
+					_, err := s.Read()
+					return err
+				}},
+			} {
+				for range 10 { // the watcher makes way, and buffers come to be
+					if err := of.do(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if testutil.RaceEnabled { // the race detector has sync.Pool forget at random
+					continue
+				}
+				if n := testing.AllocsPerRun(1000, func() {
+					if err := of.do(); err != nil {
+						t.Fatal(err)
+					}
+				}); n > of.most {
+					t.Errorf("%s: %v allocations, want at most %v", of.what, n, of.most)
+				}
+			}
+		})
+	}
+}
+
+func requestPair(t testing.TB, encryption Encryption) (*Server, *Client) {
+	address := tempSocket(t)
+	s, err := StartServer(&ServerConfig{Name: "q", Network: "unix", Address: address, Encryption: encryption})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := StartClient(&ClientConfig{Name: "q", Network: "unix", Address: address, Encryption: encryption})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return s, c
+}
+
+func TestCallsOfManyGoroutines(t *testing.T) {
+	s, c := requestPair(t, EncryptionOn)
+	go func() {
+		for m, err := range s.Messages(context.Background()) {
+			if err != nil {
+				return
+			}
+			if !m.IsRequest() {
+				continue
+			}
+			if err := m.Reply(m.MsgType+1, m.Data); err != nil && !errors.Is(err, ErrClosed) {
+				t.Error(err)
+			}
+			if err := m.Reply(m.MsgType+1, m.Data); !errors.Is(err, ErrReplied) {
+				t.Error(err)
+			}
+		}
+	}()
+	for i := range 1000 {
+		m, err := c.Call(context.Background(), i+1, fmt.Append(nil, i))
+		if err != nil || m.MsgType != i+2 || string(m.Data) != fmt.Sprint(i) {
+			t.Fatal(m, err)
+		}
+	}
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for i := range 200 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				m, err := c.Call(ctx, w+1, fmt.Append(nil, w, i))
+				cancel()
+				if err != nil || m.MsgType != w+2 || string(m.Data) != fmt.Sprint(w, i) {
+					t.Error(m, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%+v %+v", c.Stats(), s.Stats())
+}
+
+func BenchmarkCall(b *testing.B) {
+	for _, callers := range []int{0, 1, 64} {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
+			s, c := requestPair(b, EncryptionOn)
+			go func() {
+				var m Message
+				for s.ReadInto(context.Background(), &m) == nil {
+					if m.IsRequest() {
+						m.Reply(m.MsgType, m.Data)
+					} else if m.MsgType > 0 {
+						s.Write(m.MsgType, m.Data)
+					}
+				}
+			}()
+			data := make([]byte, 64)
+			b.ReportAllocs()
+			b.ResetTimer()
+			if callers == 0 {
+				var m Message
+				for i := 0; i < b.N; {
+					if i == 0 {
+						c.Read()
+					}
+					c.Write(1, data)
+					c.ReadInto(context.Background(), &m)
+					i++
+				}
+				return
+			}
+			var wg sync.WaitGroup
+			for w := range callers {
+				wg.Go(func() {
+					for i := w; i < b.N; i += callers {
+						if _, err := c.Call(context.Background(), 1, data); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// Every reply is handed over or counted, also one that comes while its call is given up.
+func TestCallsGivenUpCountTheirReplies(t *testing.T) {
+	t.Parallel()
+	s, c := requestPair(t, EncryptionOff)
+	go func() {
+		for m, err := range s.Messages(context.Background()) {
+			if err == nil && m.IsRequest() {
+				m.Reply(1, m.Data)
+			}
+		}
+	}()
+	var handed, unconfirmed atomic.Int64
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 2000 {
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Microsecond+rand.N(300*time.Microsecond))
+				_, err := c.Call(ctx, 1, nil)
+				cancel()
+				switch {
+				case err == nil:
+					handed.Add(1)
+				case errors.Is(err, ErrUnconfirmed):
+					unconfirmed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := c.Call(context.Background(), 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	stats := c.Stats()
+	if all := handed.Load() + 1 + unconfirmed.Load(); stats.Calls != uint64(all) {
+		t.Errorf("%d calls were counted, and %d were sent", stats.Calls, all)
+	}
+	if known := uint64(handed.Load()) + 1 + stats.Dropped; known != stats.Calls {
+		t.Errorf("%d replies came, and %d were handed over or counted", stats.Calls, known)
+	}
+}
+
+// countedConn counts what is written to a connection.
+type countedConn struct {
+	net.Conn
+	written *atomic.Int64
+}
+
+func (c countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+// TestRecordOverhead counts the bytes that messages cost on the wire: small ones
+// share records, a large one has a record of its own.
+func TestRecordOverhead(t *testing.T) {
+	for _, c := range []struct {
+		what        string
+		count, size int
+		most        float64 // bytes for each message
+	}{
+		{"20,000 queued messages of 64 B", 20_000, 64, 76},
+		{"one message of 1 MiB", 1, 1 << 20, 1<<20 + 120},
+	} {
+		var written atomic.Int64
+		s, client := pipeEnds(t, ServerConfig{}, ClientConfig{}, func(conn net.Conn) net.Conn { return countedConn{conn, &written} })
+		skipStatus(t, client, 2)
+		skipStatus(t, s, 1)
+		before := written.Load()
+		done := make(chan error, 1)
+		go func() {
+			for range c.count {
+				if err := client.Queue(1, make([]byte, c.size)); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- client.Flush()
+		}()
+		for n := 0; n < c.count; n++ {
+			if m, err := s.ReadContext(context.Background()); err != nil || len(m.Data) != c.size {
+				t.Fatal(m, err)
+			}
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		each := float64(written.Load()-before) / float64(c.count)
+		t.Logf("%s: %.2f bytes each on the wire", c.what, each)
+		if each > c.most {
+			t.Errorf("%s: %.2f bytes each on the wire, want at most %v", c.what, each, c.most)
 		}
 	}
 }

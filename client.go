@@ -12,6 +12,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 const (
@@ -103,7 +105,7 @@ func (c *Client) reconnect(lost *connection) {
 	if c.announceLocked(&Message{Err: err}, status) {
 		c.finishLocked(err)
 	}
-	c.settings.log.err("connecting ended", "name", c.settings.name, "err", err)
+	c.settings.log.Err("connecting ended", "err", err)
 }
 
 // connect tries until there is a connection, until that is impossible, or until
@@ -183,11 +185,11 @@ func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
 	events := c.settings.log
 	switch {
 	case hopeless(err), isForeignError(err):
-		events.warn("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+		events.Warn("connection attempt failed; retrying", "err", err)
 	case last == nil:
-		events.info("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+		events.Info("connection attempt failed; retrying", "err", err)
 	default: // it says the same again
-		events.debug("connection attempt failed; retrying", "name", c.settings.name, "err", err)
+		events.Debug("connection attempt failed; retrying", "err", err)
 	}
 }
 
@@ -270,10 +272,10 @@ func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
 	if c.settings.upgrade == nil {
 		return opened, nil
 	}
-	limited := limitConn(conn)
-	limited.limit(helloTime)
-	defer context.AfterFunc(ctx, limited.expire)()
-	if opened.over, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.release() {
+	limited := transport.Limit(conn)
+	limited.SetLimit(helloTime)
+	defer context.AfterFunc(ctx, limited.Expire)()
+	if opened.over, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.Release() {
 		opened.over.Close()
 		err = contextError("upgrade", ctx)
 	}
@@ -305,13 +307,13 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 	c.mu.Lock()
 	cut := c.life.cutContext()
 	c.mu.Unlock()
-	limited := limitConn(opened.over)
-	stop := context.AfterFunc(ctx, limited.expire)
-	stopCut := context.AfterFunc(cut, limited.expire)
+	limited := transport.Limit(opened.over)
+	stop := context.AfterFunc(ctx, limited.Expire)
+	stopCut := context.AfterFunc(cut, limited.Expire)
 	agreed, err := c.handshake(limited)
 	stop()
 	stopCut()
-	if open := limited.release(); err == nil && !open {
+	if open := limited.Release(); err == nil && !open {
 		err = contextError("connect", ctx)
 	}
 	if err == nil {
@@ -327,8 +329,8 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 }
 
 // handshake is the client's part, in time.
-func (c *Client) handshake(conn *limitedConn) (*session, error) {
-	conn.limit(helloTime)
+func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
+	conn.SetLimit(helloTime)
 	key := newKey
 	if c.settings.encrypt { // made while the server makes its own
 		private, err := newKey()
@@ -338,8 +340,8 @@ func (c *Client) handshake(conn *limitedConn) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !conn.expired.Load() {
-		conn.limit(helloTime)
+	if !conn.Expired() {
+		conn.SetLimit(helloTime)
 	}
 	return hello.finish()
 }

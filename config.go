@@ -16,6 +16,9 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"example.com/gipc/internal/eventlog"
+	"example.com/gipc/internal/sys"
 )
 
 // Encryption says whether a connection is encrypted.
@@ -152,7 +155,7 @@ type settings struct {
 	places           []socketPlace // where the unix socket can be
 	heartbeat        time.Duration // as configured; ask heartbeatFor
 	busyPoll         time.Duration
-	log              *eventLog // never nil
+	log              *eventlog.Log // never nil
 	upgrade          func(net.Conn) (net.Conn, error)
 
 	unmask, multi bool // server
@@ -170,7 +173,7 @@ func (c *ServerConfig) settings() (*settings, error) {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "server", c.Name), upgrade: c.Upgrade,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
 		listener: c.Listener}).complete(c.Encryption, c.Secrets)
 }
@@ -180,8 +183,16 @@ func (c *ClientConfig) settings() (*settings, error) {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
 	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: &eventLog{logger: c.Logger}, upgrade: c.Upgrade,
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "client", c.Name), upgrade: c.Upgrade,
 		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption, nil)
+}
+
+// newLog returns the log of a server or a client: every record names the two.
+func newLog(logger *slog.Logger, role, name string) *eventlog.Log {
+	if logger == nil {
+		logger = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
+	}
+	return &eventlog.Log{Logger: logger, Attrs: []any{"role", role, "name", name}}
 }
 
 // complete checks a config and fills in the defaults. What only the other kind
@@ -190,7 +201,7 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 	s.encrypt, s.hybrid = e == EncryptionOn, true
 	s.limit = cmp.Or(s.limit, defaultMsgSize)
 	s.retry = cmp.Or(s.retry, time.Second)
-	s.network = cmp.Or(s.network, defaultNetwork)
+	s.network = cmp.Or(s.network, sys.DefaultNetwork)
 	secret, name := s.secret != nil, s.name
 	for _, check := range []struct {
 		bad    bool
@@ -222,12 +233,6 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 	}
 	if err := s.addHolders(secrets); err != nil {
 		return nil, err
-	}
-	if s.log == nil {
-		s.log = new(eventLog)
-	}
-	if s.log.logger == nil {
-		s.log.logger = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
 	}
 	var err error
 	switch {

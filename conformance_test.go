@@ -32,6 +32,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 // ---- Loading
@@ -289,7 +291,7 @@ var testBuffers = new(bufferPool)
 // newReceiver is a connection that is fed by hand. It sends nothing.
 func newReceiver(cipher *recordCipher, limit int) *connection {
 	c := &connection{closing: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, beat: newHeartbeat(0)}
-	c.sender = newSender(&blockingSink{}, limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
+	c.sender = newSender(transport.NewSink(nil, nil, nil), limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
 	c.sender.broken = true
 	return c
 }
@@ -317,8 +319,8 @@ func drive(c *connection, call *readCall, stream []byte, piece func() int) (got 
 		if len(stream) == 0 {
 			return got, read, nil
 		}
-		n := copy(c.decoder.space(), stream[:min(max(piece(), 1), len(stream))])
-		c.decoder.received(n)
+		n := copy(c.decoder.Space(), stream[:min(max(piece(), 1), len(stream))])
+		c.decoder.Received(n)
 		read, stream = read+n, stream[n:]
 	}
 }
@@ -1218,7 +1220,7 @@ func (v *vector) session(t *testing.T, role string) {
 		if back.secret == nil { // in a bubble
 			synctest.Wait()
 		}
-		peer.SetReadDeadline(past.Add(time.Second))
+		peer.SetReadDeadline(transport.Past.Add(time.Second))
 		if n := peer.(*roadEnd).waiting(); n > 0 {
 			t.Errorf("%d bytes more were written", n)
 		}
@@ -1476,7 +1478,7 @@ func TestSenderKeepsThePeersLimit(t *testing.T) {
 func TestNewestPingIsAnswered(t *testing.T) {
 	near, far := newRoad(nil, nil)
 	var wg sync.WaitGroup
-	s := newSender(newSink(near, func() {}, nil), 1024, testBuffers, nil, &wg, func(error) {})
+	s := newSender(transport.NewSink(near, func() {}, nil), 1024, testBuffers, nil, &wg, func(error) {})
 	s.flushing = true // somebody is writing
 	s.pong([]byte("12345678"))
 	s.pong([]byte("abcdefgh"))

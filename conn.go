@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 // Results of receiving that are no loss of the connection.
@@ -30,7 +32,7 @@ const requestBlock = 16 // requests whose memory is made at once
 // A connection is one transport after its handshake.
 type connection struct {
 	conn     net.Conn
-	source   byteSource
+	source   transport.Source
 	sender   *sender
 	decoder  *decoder
 	beat     *heartbeat
@@ -108,7 +110,7 @@ func (c *connection) receive(call *readCall, m *Message) error {
 		}
 		ready, err := c.beforeRead(call)
 		if !ready && err == nil { // here, and not deeper: the stack of an idle reader stays at 2 KiB
-			if _, err = c.source.read(c.decoder); errors.Is(err, os.ErrDeadlineExceeded) {
+			if _, err = c.source.Receive(c.decoder); errors.Is(err, os.ErrDeadlineExceeded) {
 				err = c.afterDeadline(call)
 			} else {
 				err = c.took(err)
@@ -270,7 +272,7 @@ func (c *connection) reason(call *readCall) (done bool, err error) {
 		}
 		// A process that was stopped may see only now what came meanwhile.
 		if c.beat.latest.Load() == loss.activity {
-			n, ok, err := c.source.look(c.decoder, false)
+			n, ok, err := c.source.Look(c.decoder, false)
 			if !ok {
 				return false, loss.cause
 			}
@@ -287,7 +289,7 @@ func (c *connection) reason(call *readCall) (done bool, err error) {
 
 // look takes what is there, even though the time of the call has passed.
 func (c *connection) look(patient bool) error {
-	_, ok, err := c.source.look(c.decoder, patient)
+	_, ok, err := c.source.Look(c.decoder, patient)
 	if !ok {
 		return &interruption{ErrTimeout}
 	}
@@ -298,7 +300,7 @@ func (c *connection) look(patient bool) error {
 // is true if bytes have come.
 func (c *connection) poll(call *readCall) (done bool, err error) {
 	for end := time.Now().Add(c.busy); time.Now().Before(end) && !call.expired(); {
-		if _, ok, err := c.source.look(c.decoder, false); ok {
+		if _, ok, err := c.source.Look(c.decoder, false); ok {
 			return true, c.took(err)
 		}
 		if done, err := c.reason(call); done || err != nil {
@@ -320,13 +322,13 @@ func (c *connection) took(err error) error {
 }
 
 // interrupt has the reader look at its reasons to end.
-func (c *connection) interrupt() { c.source.SetReadDeadline(past) }
+func (c *connection) interrupt() { c.source.SetReadDeadline(transport.Past) }
 
 // endError returns how the stream ended.
 func (c *connection) endError(err error) error {
 	switch {
 	case !isStreamEnd(err):
-		return fmt.Errorf("gipc: read failed: %w", plain(err))
+		return fmt.Errorf("gipc: read failed: %w", transport.UnwrapOpError(err))
 	case c.decoder.inside():
 		return fail(ErrTruncated, nil, "the stream ended inside a frame")
 	case c.closing.peerClosed:
@@ -447,11 +449,11 @@ func (c *connection) hangUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	c.sender.settle(ctx)
-	if endSending(c.conn) {
+	if transport.EndSending(c.conn) {
 		c.discard(ctx)
 	}
 	closeTransport(ctx, c.conn)
-	c.source.end()
+	c.source.End()
 	c.decoder.end()
 }
 
@@ -464,7 +466,7 @@ func (c *connection) discard(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		_, err := c.source.read(c.decoder)
+		_, err := c.source.Receive(c.decoder)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
@@ -499,7 +501,7 @@ func closeTransport(ctx context.Context, conn net.Conn) {
 // unread input would reset the connection and destroy what was sent.
 func closeSlowly(conn net.Conn) {
 	defer closeTransport(context.Background(), conn)
-	if !endSending(conn) {
+	if !transport.EndSending(conn) {
 		return
 	}
 	end := time.Now().Add(drainTime)

@@ -4,7 +4,6 @@ package gipc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -107,19 +106,6 @@ func (f *failure) Unwrap() []error {
 		return []error{f.kind}
 	}
 	return []error{f.kind, f.cause}
-}
-
-// plain is a system's error without the addresses: a socket's own are those
-// under which it was bound, and not the ones that users know.
-func plain(err error) error {
-	if err == nil { // without an allocation
-		return nil
-	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
 }
 
 // bare is the text of err without the package's prefix.

@@ -242,9 +242,9 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 			to.memory = make([]byte, 0, cap(to.memory))
 		}
 		if w.release {
-			d.release()
+			d.Release()
 		}
-		space := d.space()
+		space := d.Space()
 		if len(space) == 0 {
 			t.Fatal("no space for the next read")
 		}
@@ -252,7 +252,7 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 			t.Fatalf("%d bytes of memory for %d that came", m, read)
 		}
 		n := copy(space, stream[:min(max(w.piece(), 1), len(stream))])
-		d.received(n)
+		d.Received(n)
 		read, stream = read+n, stream[n:]
 	}
 }
@@ -352,8 +352,8 @@ func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got
 		case len(stream) == 0:
 			return got, false, nil
 		}
-		n := copy(c.decoder.space(), stream[:min(max(piece(), 1), len(stream))])
-		c.decoder.received(n)
+		n := copy(c.decoder.Space(), stream[:min(max(piece(), 1), len(stream))])
+		c.decoder.Received(n)
 		stream = stream[n:]
 	}
 }

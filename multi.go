@@ -172,7 +172,7 @@ func (p *ConnectionPool) consumed(s *Server) {
 func (p *ConnectionPool) boundLocked() {
 	for d := p.departed.excess(); d != nil && len(p.serving) == 0; d = p.departed.excess() {
 		p.totals.Dropped++
-		p.server.settings.log.warn("client removed before its messages were read", "name", p.server.settings.name)
+		p.server.settings.log.Warn("client removed before its messages were read")
 		p.removeLocked(d.server, true)
 		if d.ended && d.unreported {
 			p.unreported++

@@ -329,8 +329,8 @@ func (d *decoder) recordOpen() bool { return d.opened != nil }
 // inside reports whether the stream stands inside a frame.
 func (d *decoder) inside() bool { return d.large.due || d.buffered() > 0 }
 
-// space returns where the next read of the stream goes. It is never empty.
-func (d *decoder) space() []byte {
+// Space returns where the next read of the stream goes. It is never empty.
+func (d *decoder) Space() []byte {
 	if large := &d.large; large.due && d.cipher == nil {
 		if len(large.data) == cap(large.data) {
 			larger := make([]byte, len(large.data), grownSize(len(large.data), large.header.dataSize))
@@ -365,8 +365,8 @@ func (d *decoder) nextSize(size int) int {
 	return 2 * size // < d.inputTo: no overflow
 }
 
-// received takes in n bytes that were read into space.
-func (d *decoder) received(n int) {
+// Received takes in n bytes that were read into space.
+func (d *decoder) Received(n int) {
 	if large := &d.large; large.due && d.cipher == nil {
 		large.data = large.data[:len(large.data)+n]
 	} else {
@@ -383,9 +383,9 @@ func (d *decoder) preload(b []byte) {
 	}
 }
 
-// release gives back memory before a wait: an idle connection holds none, and
+// Release gives back memory before a wait: an idle connection holds none, and
 // one that waits for the rest of a frame holds little.
-func (d *decoder) release() {
+func (d *decoder) Release() {
 	have := d.undecoded()
 	if d.input == nil || len(have) > firstChunk || len(have) > 0 && cap(d.input.b) < readSize {
 		return

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 // hooked is a connection that calls before each change of its read deadline.
@@ -30,13 +32,15 @@ func (h *hooked) SetReadDeadline(t time.Time) error {
 }
 
 // It is read as a socket is whose descriptor cannot be tried.
-func (h *hooked) read(d *decoder) (int, error) { return readInto(h.Conn, d) }
-
-func (h *hooked) look(d *decoder, patient bool) (int, bool, error) {
-	return socketSource{h.Conn}.look(d, patient)
+func (h *hooked) Receive(b transport.Buffer) (int, error) {
+	return transport.SocketSource{Conn: h.Conn}.Receive(b)
 }
 
-func (h *hooked) end() {}
+func (h *hooked) Look(b transport.Buffer, patient bool) (int, bool, error) {
+	return transport.SocketSource{Conn: h.Conn}.Look(b, patient)
+}
+
+func (h *hooked) End() {}
 
 // pipeEnds returns a server and a client that are connected by net.Pipe, the
 // client's side through wrap.
@@ -367,9 +371,9 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 	}
 	defer conn.Close()
 	d := &decoder{pool: new(bufferPool)}
-	source := newSource(conn)
-	source.SetReadDeadline(past)
-	if _, err := source.read(d); !errors.Is(err, os.ErrDeadlineExceeded) {
+	source := transport.NewSource(conn)
+	source.SetReadDeadline(transport.Past)
+	if _, err := source.Receive(d); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal(err)
 	}
 	if d.input != nil {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 // A sender is the sending direction of one connection.
@@ -19,7 +21,7 @@ import (
 // accepted when it is in the open batch, and can be taken back only while it is
 // the last one there. A call succeeds only if its batch was written in full.
 type sender struct {
-	sink   byteSink
+	sink   transport.Sink
 	limit  int // largest data that the peer accepts, in bytes
 	pool   *bufferPool
 	calls  *callTable
@@ -69,7 +71,7 @@ type pendingPings struct {
 	silent bool   // a close was accepted: neither may follow
 }
 
-func newSender(sink byteSink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
+func newSender(sink transport.Sink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
 	return &sender{sink: sink, limit: limit, pool: pool, calls: new(callTable), cipher: cipher, tasks: tasks, failed: failed, open: new(batch), active: new(batch)}
 }
 
@@ -190,7 +192,7 @@ func (s *sender) makeRoomLocked(ctx context.Context, header frameHeader, hold bo
 		case (waited || len(s.noRoom) == 0) && s.open.fits(header, hold):
 			return nil
 		case !s.flushing:
-			if err := s.flushLocked(ctx); err == errInterrupted && ctx.Err() != nil {
+			if err := s.flushLocked(ctx); err == transport.ErrInterrupted && ctx.Err() != nil {
 				return contextError("write", ctx)
 			}
 		default:
@@ -222,17 +224,17 @@ func (s *sender) refuseLocked() error {
 }
 
 // flushLocked flushes the open batch, which nobody else does, and releases mu
-// meanwhile. It returns nil when the batch is written, errInterrupted when the
+// meanwhile. It returns nil when the batch is written, transport.ErrInterrupted when the
 // rest is written in the background, and otherwise why sending is over.
 func (s *sender) flushLocked(ctx context.Context) error {
 	s.takeLocked()
 	s.mu.Unlock()
-	if !s.sink.interruptible() {
+	if !s.sink.Interruptible() {
 		return s.flushByTaskLocked(ctx)
 	}
 	err := s.writeActive(ctx, &s.stopping)
 	s.mu.Lock()
-	if err != errInterrupted {
+	if err != transport.ErrInterrupted {
 		return s.finishLocked(err)
 	}
 	b := s.active
@@ -251,7 +253,7 @@ func (s *sender) flushByTaskLocked(ctx context.Context) error {
 	s.mu.Lock()
 	s.handOverLocked()
 	if s.ending {
-		return errInterrupted
+		return transport.ErrInterrupted
 	}
 	return s.joinLocked(ctx, b)
 }
@@ -336,7 +338,7 @@ func (s *sender) writeActive(ctx context.Context, stopped *atomic.Bool) error {
 	} else {
 		out, tail = tail[b.written-len(out):], nil
 	}
-	n, err := s.sink.write(ctx, stopped, out, tail)
+	n, err := s.sink.Send(ctx, stopped, out, tail)
 	b.written += n
 	return err
 }
@@ -367,7 +369,7 @@ func (s *sender) breakLocked(cause error) (result error) {
 		cause = s.cause // abandon has closed the transport under this write
 	}
 	b := s.active
-	certain := b.written == 0 && s.sink.interruptible() // a socket's failed write has taken nothing
+	certain := b.written == 0 && s.sink.Interruptible() // a socket's failed write has taken nothing
 	if certain || b.encoded == nil {
 		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
 		s.sent.lost.unsent += b.queued
@@ -490,7 +492,7 @@ func (s *sender) waitLocked(ctx context.Context, w *writeWaiter, b *batch) error
 		return contextError("write", ctx)
 	}
 	b.urgent = true // nobody waits for this frame any more
-	return errInterrupted
+	return transport.ErrInterrupted
 }
 
 // usesMemoryLocked reports whether another call's flush may be using the memory of
@@ -503,10 +505,10 @@ func (s *sender) usesMemoryLocked(b *batch, w *writeWaiter) bool {
 // and returns as soon as nobody uses the memory of this call.
 func (s *sender) leaveLargeLocked(w *writeWaiter, b *batch) error {
 	if b.leaving == nil {
-		b.leaving = errInterrupted
+		b.leaving = transport.ErrInterrupted
 	}
 	s.stopping.Store(true)
-	s.sink.interrupt()
+	s.sink.Interrupt()
 	for w.state != waiterDone {
 		s.mu.Unlock()
 		<-w.wake
@@ -561,7 +563,7 @@ func (s *sender) uncountLocked(h frameHeader, reason error) {
 // goes out in the background may arrive.
 func (s *sender) outcomeLocked(ctx context.Context, err error) error {
 	switch {
-	case err != errInterrupted:
+	case err != transport.ErrInterrupted:
 		return err
 	case ctx.Err() != nil:
 		return fail(ErrUnconfirmed, contextError("write", ctx), "the message was accepted and is still being sent")
@@ -748,7 +750,7 @@ func (s *sender) dismissUsersLocked(cause error) {
 	s.dismissLocked(s.active, unconfirmed, (*writeWaiter).isUsers)
 	s.dismissLocked(s.open, unconfirmed, (*writeWaiter).isUsers)
 	s.open.urgent = !s.open.empty()
-	s.sink.interrupt()
+	s.sink.Interrupt()
 	s.passLocked()
 }
 
@@ -790,7 +792,7 @@ func (s *sender) abandon(reason, cause error) lostMessages {
 	s.dismissLocked(s.active, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
 	s.sent.lost.unsure += s.active.queued
 	s.active.queued = 0
-	s.sink.interrupt()
+	s.sink.Interrupt()
 	lost := s.sent.lost
 	s.sent.lost = lostMessages{}
 	return lost

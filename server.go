@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 const (
@@ -47,14 +49,21 @@ type host struct {
 	working chan struct{} // has a place for each handshake that may compute at once
 
 	mu      sync.Mutex
-	pending map[*limitedConn]bool
+	pending map[*pendingConn]bool
 	foreign map[int]int // how many of them another user has
 	most    int         // of these; tests lower it
 	changed *sync.Cond  // pending has changed, or the server ends, or a time has passed
 }
 
+// A pendingConn is a connection whose handshake is on its way.
+type pendingConn struct {
+	*transport.LimitedConn
+	peer Peer
+	user int // of a foreign user on a unix socket, else -1
+}
+
 func newHost(listener net.Listener) *host {
-	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*limitedConn]bool{}, foreign: map[int]int{}, most: maxForeign, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*pendingConn]bool{}, foreign: map[int]int{}, most: maxForeign, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -88,7 +97,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 		defer close(s.host.accepted)
 		s.accept()
 	}()
-	s.settings.log.info("listening", "name", set.name, "address", listener.Addr())
+	s.settings.log.Info("listening", "address", listener.Addr())
 	return s, nil
 }
 
@@ -217,7 +226,7 @@ func (s *Server) accept() {
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.settings.log.warn("accept failed; retrying", "name", s.settings.name, "err", err, "pause", pause)
+		s.settings.log.Warn("accept failed; retrying", "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-s.hooks.ended.Done():
@@ -228,7 +237,7 @@ func (s *Server) accept() {
 // stopAccepting ends a server whose listener somebody else has closed. A client
 // that is connected stays.
 func (s *Server) stopAccepting(err error) {
-	s.settings.log.err("accept failed for good", "name", s.settings.name, "err", err)
+	s.settings.log.Err("accept failed for good", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announceLocked(&Message{Err: err}, Error) {
@@ -241,16 +250,15 @@ func (s *Server) stopAccepting(err error) {
 // if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
 // that has sent something keeps its slot. One user on a unix socket cannot take the
 // slots of all others: enter returns nil for a connection of a user who has too many.
-func (s *Server) enter(conn net.Conn) *limitedConn {
+func (s *Server) enter(conn net.Conn) *pendingConn {
 	h := s.host
-	limited := limitConn(conn)
-	limited.peer = peerOf(conn)
-	limited.user = foreignUser(limited.peer)
+	peer := peerOf(conn)
+	limited := &pendingConn{transport.Limit(conn), peer, foreignUser(peer)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if limited.user >= 0 && h.foreign[limited.user] >= h.most {
 		h.refused.Add(1)
-		s.settings.log.warn("connection rejected", "name", s.settings.name, "user", limited.user, "err", "this user has too many handshakes on their way")
+		s.settings.log.Warn("connection rejected", "user", limited.user, "err", "this user has too many handshakes on their way")
 		if s.settings.upgrade == nil {
 			writeRefusal(conn, reasonBusy) // into an empty buffer
 		}
@@ -258,7 +266,7 @@ func (s *Server) enter(conn net.Conn) *limitedConn {
 		return nil
 	}
 	for len(h.pending) >= maxPending && s.hooks.ended.Err() == nil && !h.evictLocked() {
-		timer := time.AfterFunc(silentAfter/10, h.changed.Broadcast)
+		timer := time.AfterFunc(transport.SilentAfter/10, h.changed.Broadcast)
 		h.changed.Wait()
 		timer.Stop()
 	}
@@ -282,7 +290,7 @@ func foreignUser(peer Peer) int {
 }
 
 // removeLocked takes a slot back, and reports whether the handshake had it.
-func (h *host) removeLocked(conn *limitedConn) bool {
+func (h *host) removeLocked(conn *pendingConn) bool {
 	if !h.pending[conn] {
 		return false
 	}
@@ -298,7 +306,7 @@ func (h *host) removeLocked(conn *limitedConn) bool {
 // evictLocked closes a silent peer, and reports whether there is one.
 func (h *host) evictLocked() bool {
 	for conn := range h.pending {
-		if conn.silent() {
+		if conn.Silent() {
 			h.removeLocked(conn)
 			go conn.Conn.Close()
 			return true
@@ -309,7 +317,7 @@ func (h *host) evictLocked() bool {
 
 // exit gives the slot up. It returns false if it was taken, and the connection
 // closed with it.
-func (s *Server) exit(conn *limitedConn) bool {
+func (s *Server) exit(conn *pendingConn) bool {
 	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -319,10 +327,10 @@ func (s *Server) exit(conn *limitedConn) bool {
 
 // greet takes one connection through the handshake, in at most greetTime
 // altogether, and admits it.
-func (s *Server) greet(limited *limitedConn) {
+func (s *Server) greet(limited *pendingConn) {
 	defer s.exit(limited)
 	pool := s.Connections
-	limited.limit(greetTime)
+	limited.SetLimit(greetTime)
 	admitted := false
 	opened, agreed, err := s.handshake(limited, func() byte {
 		if admitted = pool.room(true); !admitted {
@@ -330,7 +338,7 @@ func (s *Server) greet(limited *limitedConn) {
 		}
 		return 0
 	})
-	if open := limited.release(); err == nil && open && s.exit(limited) {
+	if open := limited.Release(); err == nil && open && s.exit(limited) {
 		pool.admit(opened, agreed)
 		return
 	}
@@ -338,7 +346,7 @@ func (s *Server) greet(limited *limitedConn) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.settings.log.warn("connection rejected", "name", s.settings.name, "peer", loggedPeer(limited.peer), "err", err)
+	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	closeSlowly(opened.over)
 	if s.hooks.single {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
@@ -346,8 +354,9 @@ func (s *Server) greet(limited *limitedConn) {
 }
 
 // handshake is the server's part, Authorize and Upgrade included.
-func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *session, error) {
-	opened := &openedConn{dialedServer{conn: conn.Conn, peer: conn.peer}, conn.Conn}
+func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn, *session, error) {
+	conn := pending.LimitedConn
+	opened := &openedConn{dialedServer{conn: conn.Conn, peer: pending.peer}, conn.Conn}
 	if err := checkStream(conn.Conn); err != nil {
 		return opened, nil, err
 	}
@@ -360,17 +369,16 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 		}
 	}
 	if s.settings.upgrade != nil {
-		conn.greeted.Store(time.Now().UnixNano()) // what comes in Upgrade is not seen here
+		conn.SetGreeted(true) // what comes in Upgrade is not seen here
 		over, err := upgraded(s.settings.upgrade, conn.Conn)
-		conn.greeted.Store(0)
+		conn.SetGreeted(false)
 		if err != nil {
 			return opened, nil, err
 		}
 		opened.over = over
-		upgraded := limitConn(over)
-		upgraded.limit(greetTime)
-		defer upgraded.release()
-		upgraded.under, conn = conn, upgraded
+		conn = conn.Over(over)
+		conn.SetLimit(greetTime)
+		defer conn.Release()
 	}
 	if !s.Connections.room(false) {
 		writeRefusal(conn, reasonBusy)
@@ -387,7 +395,7 @@ func (s *Server) handshake(conn *limitedConn, admit func() byte) (*openedConn, *
 // compute does what takes processor time in a handshake. As many handshakes compute
 // at once as there are processors. The others wait in the order in which they came,
 // as the channel serves them, and the peer's time stops while they wait.
-func (s *Server) compute(conn *limitedConn, f func() error) error {
+func (s *Server) compute(conn *transport.LimitedConn, f func() error) error {
 	select {
 	case s.host.working <- struct{}{}: // no wait, so no deadline has to move
 	default:
@@ -399,9 +407,9 @@ func (s *Server) compute(conn *limitedConn, f func() error) error {
 	return f()
 }
 
-func (s *Server) awaitTurn(conn *limitedConn) error {
-	conn.pause()
-	defer conn.resume()
+func (s *Server) awaitTurn(conn *transport.LimitedConn) error {
+	conn.Pause()
+	defer conn.Resume()
 	select {
 	case s.host.working <- struct{}{}:
 		return nil

@@ -6,6 +6,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"example.com/gipc/internal/transport"
 )
 
 const cutTime = 100 * time.Millisecond // for what Close has cut to end
@@ -39,7 +41,7 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 		e.tasks.Add(1)
 		go e.hooks.redial(c)
 	}
-	e.settings.log.info("connection over", "name", e.settings.name, "id", c.id, "err", cause)
+	e.settings.log.Info("connection over", "id", c.id, "err", cause)
 	c.delivery.notice = &Message{Err: cause, Conn: c.id}
 	e.announceLocked(c.delivery.notice, gone)
 	e.parting = append(e.parting, c)
@@ -62,7 +64,7 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 		defer cancel()
 		err := c.sender.drain(ctx)
 		if err == nil {
-			endSending(c.conn)
+			transport.EndSending(c.conn)
 			err = c.awaitAck(ctx)
 		}
 		confirmed = err == nil
@@ -121,12 +123,12 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 		c.delivery.unconfirmed = unconfirmed
 	}
 	err := e.ledger.result()
-	e.settings.log.info("closed", "name", e.settings.name, "err", err)
+	e.settings.log.Info("closed", "err", err)
 	e.life.become(Closed)
 	e.life.closed.happen()
 	e.overLocked()
 	e.mu.Unlock()
-	e.settings.log.flush(limit) // ctx is done: nothing is to be sent any more
+	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
 	return err
 }
 
@@ -142,7 +144,7 @@ func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) erro
 			return contextError("close", ctx)
 		}
 	}
-	e.settings.log.flush(ctx)
+	e.settings.log.Flush(ctx)
 	return nil
 }
 

@@ -1,0 +1,1312 @@
+// Every order of events in which two sides can close: what a nil Close means, what
+// each side learns, and that nobody waits in vain.
+
+package gipc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/gipc/internal/eventlog"
+	"example.com/gipc/internal/testutil"
+	"example.com/gipc/internal/transport"
+)
+
+// The bounds are small, but the stream and the queue can be full.
+const (
+	mostWritten = 2 // messages that each application writes
+	mostCuts    = 1
+	wireRoom    = 2 // frames on the way in one direction
+	unreadRoom  = 1 // messages that are queued for an application that does not read
+)
+
+// What comes on a wire: messages, closes, close-acks (their byte as a digit), a part
+// of a frame; and the end of the stream.
+const frameMessage, frameClose, framePart, streamEnd = "m", "c", "~", "end"
+
+// A closePhase is what a side does, and the code that does it.
+type closePhase uint8
+
+const (
+	sideOpen     closePhase = iota
+	sideStopping            // Close has begun: stopReadingLocked
+	sideAwaiting            // its close is accepted: awaitAck of closeConnection
+	sideParting             // the peer's close came before its Close: loseLocked, part
+	sideDraining            // it knows the outcome and sends the rest: closeConnection
+	sideHanging             // it has ended its sending half: hangUp
+	sideOver
+)
+
+// A closingSide is the real closeHandshake, and a model of what uses it.
+type closingSide struct {
+	closeHandshake
+	phase       closePhase
+	called      bool   // its application has called Close
+	returned    bool   // Close has returned
+	unconfirmed bool   // what Close returns: ErrUnconfirmed or nil
+	told        string // how its reader saw the end: "", "close" or "loss"
+	deaf        bool   // its application reads no more; else it reads what comes
+	unread      int    // messages that are queued, if it is deaf
+	received    int    // messages that the application has read or can read
+	written     int    // messages that were accepted for sending
+	accepted    string // frames that are not on the wire yet
+	broken      bool   // a write has failed
+}
+
+// A closingWire is one direction of the stream.
+type closingWire struct {
+	frames string
+	ended  bool // by its writer
+	cut    bool // what is sent from now on is lost
+}
+
+// A closingState is that of everything. Side i sends on wires[i].
+type closingState struct {
+	sides   [2]closingSide
+	wires   [2]closingWire
+	cuts    int
+	expired bool // a limit has expired
+	refused bool // a close-ack was
+}
+
+// A closingView is the state as one side sees it.
+type closingView struct {
+	*closingSide
+	peer    *closingSide
+	out, in *closingWire
+	state   *closingState
+}
+
+func (s *closingState) view(i int) closingView {
+	return closingView{&s.sides[i], &s.sides[1-i], &s.wires[i], &s.wires[1-i], s}
+}
+
+// A closingRule is a step of a side: when it can, and what it does.
+type closingRule struct {
+	does string
+	own  bool // the library does it: it needs no application, limit or cut
+	can  func(v closingView) bool
+	do   func(v closingView)
+}
+
+var closingRules = []closingRule{
+	{"writes a message", false,
+		func(v closingView) bool { return v.phase <= sideStopping && !v.broken && v.written < mostWritten },
+		func(v closingView) { v.written++; v.accept(frameMessage) }},
+	{"reads no more", false,
+		func(v closingView) bool { return v.phase == sideOpen && !v.deaf },
+		func(v closingView) { v.deaf = true }},
+	{"calls Close", false,
+		func(v closingView) bool { return !v.called },
+		func(v closingView) { v.called, v.phase = true, max(v.phase, sideStopping) }},
+	{"accepts its close for sending", true,
+		func(v closingView) bool { return v.phase == sideStopping },
+		func(v closingView) { v.phase, v.sentClose = sideAwaiting, true; v.accept(frameClose) }},
+	{"sends a frame", true,
+		func(v closingView) bool { return v.accepted != "" && len(v.out.frames) < wireRoom },
+		func(v closingView) { v.out.frames += v.accepted[:1]; v.accepted = v.accepted[1:] }},
+	{"receives a frame", true,
+		func(v closingView) bool { return v.reads() && v.comes() != "" && v.comes() != streamEnd },
+		closingView.receive},
+	{"receives a close and a close-ack in one record", true,
+		func(v closingView) bool {
+			return v.reads() && v.comes() == frameClose && strings.ContainsAny(v.in.frames, "01")
+		},
+		func(v closingView) { v.receive(); v.receiveAck() }}, // checkRecord does the latter
+	{"receives the end of the stream", true,
+		func(v closingView) bool { return v.reads() && v.comes() == streamEnd },
+		func(v closingView) { v.finish(ErrTruncated) }},
+	{"has no more time", false,
+		func(v closingView) bool { return v.phase >= sideAwaiting && v.phase != sideOver },
+		func(v closingView) { v.state.expired = true; v.finish(ErrTimeout) }},
+	{"is cut off behind a frame: nothing that it sends from now on arrives", false,
+		closingView.canBeCut,
+		func(v closingView) { v.out.cut = true; v.state.cuts++ }},
+	{"is cut off inside a frame: nothing that it sends from now on arrives", false,
+		closingView.canBeCut,
+		func(v closingView) { v.out.frames += framePart; v.out.cut = true; v.state.cuts++ }},
+	{"sees a write fail", false,
+		func(v closingView) bool { return !v.broken && !v.out.ended && (v.out.cut || v.peer.phase == sideOver) },
+		func(v closingView) { v.broken, v.accepted = true, "" }},
+	{"declares the connection lost, for a write has failed", false,
+		func(v closingView) bool { return v.broken && (v.phase == sideOpen || v.phase == sideAwaiting) },
+		func(v closingView) { v.finish(ErrNotConnected) }},
+}
+
+func (s *closingSide) accept(frame string) {
+	if !s.broken {
+		s.accepted += frame
+	}
+}
+
+// acknowledge is that of connection.
+func (s *closingSide) acknowledge() {
+	if !s.sentClose {
+		s.accept(frameClose)
+	}
+	s.sentClose, s.sentAck = true, true
+	s.accept(string('0' + rune(s.ackByte())))
+}
+
+// A cut before frames that are on the way is one that came before they were sent.
+func (v closingView) canBeCut() bool { return !v.out.cut && v.state.cuts < mostCuts }
+
+// comes returns what the side can read now, or "".
+func (v closingView) comes() string {
+	switch {
+	case v.in.frames != "" && v.in.frames != framePart:
+		return v.in.frames[:1]
+	case v.in.ended || v.in.cut:
+		return streamEnd
+	}
+	return ""
+}
+
+// reads reports whether the side reads what comes.
+func (v closingView) reads() bool {
+	switch v.phase {
+	case sideOpen:
+		return v.comes() != frameMessage || v.unread < unreadRoom
+	case sideStopping:
+		return v.comes() != streamEnd
+	case sideParting:
+		return v.out.ended // part drains first
+	}
+	return v.phase == sideAwaiting || v.phase == sideHanging
+}
+
+func (v closingView) receive() {
+	switch v.comes() {
+	case frameMessage:
+		v.receiveMessage()
+	case frameClose:
+		if v.onClose() && v.phase == sideOpen {
+			// loseLocked, in one step: no message is accepted between its total and its refusal.
+			v.told, v.unconfirmed, v.phase = "close", v.written > 0, sideParting
+			v.acknowledge()
+		}
+	default:
+		v.receiveAck()
+		return
+	}
+	v.in.frames = v.in.frames[1:]
+}
+
+func (s *closingSide) receiveMessage() {
+	switch {
+	case s.peerClosed: // it is for nobody
+	case s.phase == sideAwaiting:
+		s.onMessage()
+	default:
+		s.received++
+		if s.deaf {
+			s.unread++
+		}
+	}
+}
+
+func (v closingView) receiveAck() {
+	v.state.refused = v.onAck(v.in.frames[0]-'0') != nil
+	v.in.frames = v.in.frames[1:]
+}
+
+// finish has the side wait for nothing more, for the given cause.
+func (v closingView) finish(cause error) {
+	switch v.phase {
+	case sideOpen: // loseLocked
+		v.told, v.unconfirmed = "loss", v.written > 0
+	case sideAwaiting, sideParting:
+		v.learn(cause)
+	case sideHanging:
+		v.phase = sideOver
+		return
+	}
+	v.hangUp()
+}
+
+// learn is the end of awaitAck. part may only take back what loseLocked has noted.
+func (s *closingSide) learn(cause error) {
+	failed := s.outcome(uint64(s.written), cause) != nil
+	s.unconfirmed = failed && (s.unconfirmed || s.phase == sideAwaiting)
+	s.phase = sideDraining
+}
+
+func (v closingView) hangUp() { v.phase, v.accepted, v.out.ended = sideHanging, "", true }
+
+// goOn does what the side does without a wait.
+func (v closingView) goOn() {
+	if v.peer.phase >= sideHanging {
+		v.out.frames = "" // discarded
+	}
+	if v.peer.phase >= sideHanging || v.out.cut {
+		v.accepted = "" // sent, and for nobody
+	}
+	if v.phase == sideAwaiting && v.peerClosed && !v.sentAck {
+		v.acknowledge()
+	}
+	drained := v.accepted == "" && !v.broken
+	v.out.ended = v.out.ended || v.phase == sideParting && drained
+	if v.acked && (v.phase == sideAwaiting || v.phase == sideParting && drained) {
+		v.learn(nil)
+	}
+	if v.phase == sideParting && v.broken || v.phase == sideDraining && (drained || v.broken || !v.sentAck) {
+		v.hangUp()
+	}
+	v.returned = v.called && v.phase == sideOver
+}
+
+// forget makes states equal that differ in nothing that matters from here on.
+func (v closingView) forget() {
+	if v.phase != sideOpen {
+		v.unread = 0
+		v.deaf = v.deaf && !v.state.expired && v.state.cuts == 0
+	}
+	if v.phase >= sideHanging {
+		v.broken = false
+		v.closeHandshake = closeHandshake{sentClose: v.sentClose, discarded: v.discarded}
+	}
+	if v.phase == sideOver {
+		v.told = ""
+	}
+	v.state.expired = v.state.expired && v.state.cuts == 0
+}
+
+// violation returns what must not be in any state.
+func (v closingView) violation() string {
+	switch {
+	case v.state.refused:
+		return "a close-ack of a correct peer is malformed"
+	case v.returned && !v.unconfirmed && v.peer.received < v.written:
+		return "Close returned nil, and the peer's process has not received everything"
+	case v.returned && v.unconfirmed && v.written == 0:
+		return "Close failed, and this side has sent nothing"
+	case v.told == "close" && (!v.peer.sentClose || v.received < v.peer.written):
+		return "a reader saw a close, and something is missing"
+	case v.told == "loss" && v.state.cuts == 0 && !v.state.expired:
+		return "a reader saw a loss, and there was none"
+	}
+	return v.wrongStep()
+}
+
+// wrongStep has copies of the handshake take steps to which only a faulty peer
+// brings it.
+func (s *closingSide) wrongStep() string {
+	message, closed, acked, other := s.closeHandshake, s.closeHandshake, s.closeHandshake, s.closeHandshake
+	message.onMessage()
+	due := s.sentClose && s.peerClosed && !s.acked
+	switch {
+	case message.ackByte() != s.ackByte() && s.peerClosed:
+		return "a message behind the peer's close counts as discarded"
+	case closed.onClose() == s.peerClosed || closed.onClose():
+		return "the first close is not taken for it, or another one is"
+	case (acked.onAck(allReceived) == nil) != due || acked.onAck(allReceived) == nil:
+		return "a close-ack is refused that is due, or one that is not due is accepted"
+	case due && (other.onAck(7) != nil || other.outcome(1, nil) == nil):
+		return "a close-ack of 7 is not read as one of 1"
+	}
+	return ""
+}
+
+// quietViolation returns what must not be in a state in which only applications,
+// limits and cuts go on. Each step of the library uses up a frame or a phase, so
+// such a state comes for certain if the applications do nothing.
+func (v closingView) quietViolation() string {
+	fair := v.state.cuts == 0 && !v.state.expired && !v.deaf && !v.peer.deaf
+	lost := v.peer.received < v.written
+	switch {
+	case v.called && !v.returned && !v.heldUp():
+		return "Close waits for its limit, and nothing holds it up"
+	case fair && v.phase != v.peer.phase:
+		return "one side is at the end, and the other one is not"
+	case fair && v.phase == sideOver && v.unconfirmed != lost:
+		return "a side takes for received what was discarded, or the other way round"
+	case fair && v.phase == sideOver && lost && !(v.peer.called && v.peer.discarded):
+		return "messages are missing, and nobody has discarded them"
+	}
+	return ""
+}
+
+// heldUp reports whether what the side sends waits for an application that reads no
+// more: a message that finds no room is next.
+func (v closingView) heldUp() bool {
+	return v.peer.phase == sideOpen && v.peer.deaf && v.peer.unread == unreadRoom && strings.HasPrefix(v.out.frames, frameMessage)
+}
+
+// A closingNode is a state, and how it was reached first.
+type closingNode struct {
+	state  closingState
+	parent int
+	step   string
+}
+
+// TestExploreClose walks through all states, the nearest first, and checks each.
+func TestExploreClose(t *testing.T) {
+	t.Parallel()
+	nodes, known := []closingNode{{}}, map[closingState]bool{{}: true}
+	taken := map[string]bool{}
+	quiet := 0
+	for at := 0; at < len(nodes); at++ {
+		state, goesOn := nodes[at].state, false
+		for _, rule := range closingRules {
+			for i, name := range []string{"A", "B"} {
+				if !rule.can(state.view(i)) {
+					continue
+				}
+				next := state.after(rule, i)
+				taken[rule.does], goesOn = true, goesOn || rule.own
+				if !known[next] && !known[next.mirrored()] {
+					known[next] = true
+					nodes = append(nodes, closingNode{next, at, name + " " + rule.does})
+				}
+			}
+		}
+		wrong := cmp.Or(state.view(0).violation(), state.view(1).violation())
+		if !goesOn {
+			quiet++
+			wrong = cmp.Or(wrong, state.view(0).quietViolation(), state.view(1).quietViolation())
+		}
+		if wrong != "" {
+			t.Fatalf("%s:%s\n%+v", wrong, closingTrace(nodes, at), state)
+		}
+	}
+	for _, rule := range closingRules {
+		if !taken[rule.does] {
+			t.Errorf("no side ever %s", rule.does)
+		}
+	}
+	t.Logf("%d states; in %d of them only applications, limits and cuts go on", len(nodes), quiet)
+}
+
+// after returns the state after a step of side i.
+func (s closingState) after(rule closingRule, i int) closingState {
+	rule.do(s.view(i))
+	for _, i := range []int{0, 1, 0, 1} {
+		s.view(i).goOn()
+	}
+	s.view(0).forget()
+	s.view(1).forget()
+	return s
+}
+
+// mirrored returns the state with its sides exchanged, which is as good.
+func (s closingState) mirrored() closingState {
+	s.sides[0], s.sides[1] = s.sides[1], s.sides[0]
+	s.wires[0], s.wires[1] = s.wires[1], s.wires[0]
+	return s
+}
+
+// closingTrace returns the steps to a state.
+func closingTrace(nodes []closingNode, at int) string {
+	if at == 0 {
+		return ""
+	}
+	return closingTrace(nodes, nodes[at].parent) + "\n\t" + nodes[at].step
+}
+
+// A roleMode is a small system.
+type roleMode struct {
+	name           string
+	kinds          string // of calls: 'c' has a context, which may never be done, 't' has a time, 'p' polls, 'r' is a request
+	callers, conns int
+	sizes          []int // of the peer's messages, in bytes
+	single         bool  // the endpoint lives for one connection, and Serve reads it
+	pooled         bool  // the pool may begin to read from all clients
+	strays         int   // replies that may be under way beside one
+	long           bool  // it has many states: GIPC_EXPLORE asks for it
+	holds          bool  // the pool reads from all clients, and may keep too much
+	blocks, fails  bool  // writes may block, or fail
+}
+
+const (
+	half  = 40 << 10      // two such messages do not fit into the queue
+	large = queueSize + 1 // nor does one of these
+)
+
+// A taskPlace is where a goroutine is that reads.
+type taskPlace uint8
+
+const (
+	outside   taskPlace = iota
+	inLine              // sleeps
+	givingUp            // was woken by its context or its time, and needs the lock
+	mustWake            // has preempted the background reader, and sleeps
+	inTurn              // is the background reader, and begins a turn
+	looking             // holds the role, and is about to look at its reasons to end
+	inRead              // waits in a read of the transport
+	hasResult           // has the result of receive, and needs the lock
+)
+
+// A roleTask is a goroutine that reads.
+type roleTask struct {
+	place  taskPlace
+	kind   byte // of a call; 0 for the background reader
+	over   bool // its context is done, or its time has passed
+	why    error
+	call   readCall
+	waiter *readWaiter
+	m      *Message // the result of receive
+	err    error
+
+	wait     *replyWait // of a call of kind r
+	answered bool       // the peer has sent the reply
+	late     bool       // it has waited in this stop for as long as a request may
+}
+
+// isCall reports whether t waits for a reply.
+func (t *roleTask) isCall() bool { return t.wait != nil }
+
+// mayWake reports whether what a sleeping call waits for has happened.
+func (t *roleTask) mayWake() bool {
+	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.wait.call.done) > 0
+}
+
+// A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
+// that is done with the lock held is called there. The model is the rest: where each
+// goroutine is, what the transport and the decoder hold, who is interrupted. Left out
+// are parts of messages, and heartbeats.
+type roleWorld struct {
+	*roleMode
+	e             *endpoint
+	c             *connection // nil while there is none
+	tasks         [3]roleTask // two callers, and the background reader
+	made, sent    int         // connections and messages
+	wire, decoder []*Message  // in the transport; read, and not decoded
+	ended         bool        // the stream ends behind the wire
+	failed        *connection // of a write that has failed, and has not woken the reader yet
+	closing       byte        // 'w' while Close waits for the role, 'd' once it has ended all reads
+	exist, got    int         // messages that there are, and that callers have: a bit for each place in the stream
+	held, resumes bool        // the pool keeps too much; it does not any more, and is about to resume its clients
+	fault         string
+}
+
+var roleData = make([]byte, large)
+
+// A reply is a message of the transport with this type, and Conn is its number.
+const replyType = -2
+
+// streamBit has one bit set, which says where in the stream a message is.
+func streamBit(m *Message) int {
+	switch {
+	case m.MsgType == replyType:
+		return 0
+	case !m.internal():
+		return 1 << m.MsgType
+	case m.Is(Closed):
+		return 1 << 10
+	case m.Is(Connected):
+		return 1 << (5*m.Conn - 5)
+	}
+	return 1 << (5*m.Conn - 1)
+}
+
+// A roleSource is a transport that notes when its reader is interrupted.
+type roleSource struct {
+	transport.Source
+	interrupted bool
+	drains      bool // the reader has the end of a time to drain for a deadline
+}
+
+func (s *roleSource) SetReadDeadline(time.Time) error { s.interrupted = true; return nil }
+func (s *roleSource) End()                            {}
+
+func newRoleConn(id int) *connection {
+	conn := new(net.UnixConn) // not open
+	return &connection{id: uint64(id), conn: conn, source: new(roleSource), decoder: new(decoder), closing: new(closeHandshake),
+		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), calls: new(callTable), open: new(batch), active: new(batch)}}
+}
+
+// clone copies all that a step may change.
+func (w *roleWorld) clone() *roleWorld {
+	n, role, life, queue := *w, *w.e.role, *w.e.life, &messageQueue{bytes: w.e.queue.bytes, statuses: w.e.queue.statuses}
+	queue.messages, n.wire, n.decoder = slices.Clone(w.e.queue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
+	queue.length.Store(w.e.queue.length.Load())
+	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
+		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
+	n.e.leaving.Store(w.e.leaving.Load())
+	copies := map[*openCall]*openCall{}
+	for i := range n.tasks {
+		if t := &n.tasks[i]; t.isCall() {
+			t.copyWait(copies)
+		}
+	}
+	if c := w.c; c != nil { // the parts that are shared do not matter here
+		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
+			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
+		*n.source() = *w.source()
+		n.c.preempt.Store(c.preempt.Load())
+		n.c.loss.Store(c.loss.Load())
+		n.c.sender.blocked.Store(c.sender.blocked.Load())
+		n.e.current.Store(n.c)
+	}
+	if w.failed == w.c {
+		n.failed = n.c
+	}
+	role.waiters, role.callers = slices.Clone(role.waiters), slices.Clone(role.callers)
+	for i := range n.tasks {
+		if old := n.tasks[i].waiter; old != nil {
+			copied := new(readWaiter)
+			if t := &n.tasks[i]; t.isCall() {
+				copied = &t.wait.turn
+			}
+			*copied = *old
+			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
+				copied.wake <- struct{}{}
+			}
+			for _, line := range [][]*readWaiter{role.waiters, role.callers} {
+				if at := slices.Index(line, old); at >= 0 {
+					line[at] = copied
+				}
+			}
+			n.tasks[i].waiter = copied
+		}
+	}
+	role.yielded.channel = nil // Close looks at happened
+	role.paused = func() {}    // that the pause has passed is a step
+	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.roomLocked()}}) }
+	return &n
+}
+
+// copyWait copies the wait of a call, and notes the copy of the open call in it.
+func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
+	old := t.wait
+	t.wait = new(replyWait)
+	*t.wait = *old
+	t.wait.call.done = make(chan struct{}, 1)
+	if len(old.call.done) > 0 {
+		t.wait.call.done <- struct{}{}
+	}
+	t.wait.turn.wake = make(chan struct{}, 1) // a waiter copies the rest
+	t.call.reply, copies[&old.call] = &t.wait.call, &t.wait.call
+}
+
+func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
+	n := &callTable{last: old.last, flushed: old.flushed, over: old.over}
+	if old.open != nil {
+		n.open = map[uint64]*openCall{}
+	}
+	for number, call := range old.open {
+		n.open[number] = copies[call]
+	}
+	return n
+}
+
+func (w *roleWorld) source() *roleSource { return w.c.source.(*roleSource) }
+
+func (w *roleWorld) startBackground(call readCall) {
+	if w.tasks[2].place != outside {
+		w.fault = "there are two background readers"
+	}
+	w.tasks[2] = roleTask{place: inTurn, call: call}
+}
+
+// begin begins a call of a kind.
+func (w *roleWorld) begin(t *roleTask, kind byte) {
+	*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
+	if kind != 'r' {
+		w.enter(t)
+		return
+	}
+	t.wait = getReplyWait(new(bufferPool))
+	t.call.reply = &t.wait.call
+	w.c.sender.calls.add(&t.wait.call)
+	w.c.sender.calls.flush()
+	w.await(t)
+}
+
+// calls returns the table of the open calls. That of a connection that is over is empty.
+func (w *roleWorld) calls() *callTable {
+	if w.c == nil {
+		return new(callTable)
+	}
+	return w.c.sender.calls
+}
+
+// await is a turn of awaitReply.
+func (w *roleWorld) await(t *roleTask) {
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls(), open: new(batch)}})
+	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
+	switch {
+	case done:
+		w.calls().giveUp(&t.wait.call)
+		w.leave(t, nil)
+	case t.wait.granted:
+		t.wait.granted, t.call.to.room, t.place = false, e.roomLocked(), looking
+	default:
+		if e.role.state == stopped && t.wait.stop != e.role.stops {
+			t.wait.stop, t.late = e.role.stops, false
+		}
+		t.waiter, t.place = &t.wait.turn, inLine
+		e.role.waitToLead(t.waiter)
+	}
+}
+
+// awakeCall is waitForReplyLocked behind the sleep.
+func (w *roleWorld) awakeCall(t *roleTask) {
+	t.wait.granted = w.e.role.leaveCallers(t.waiter)
+	t.wait.late = t.late && t.place == givingUp && w.e.role.state == stopped && w.e.role.stops == t.wait.stop
+	t.waiter = nil
+	w.await(t)
+}
+
+// enter is a turn of readLocked.
+func (w *roleWorld) enter(t *roleTask) {
+	var m Message
+	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.err == nil {
+		w.takeReplies(&t.call) // readBufferedLocked
+	}
+	switch e := w.e; {
+	case e.popLocked(&t.call, &m):
+		w.leave(t, &m)
+	case e.life.err != nil:
+		w.leave(t, nil)
+	case e.role.state == free && len(w.decoder) > 0: // readBufferedLocked
+		m, w.decoder = *w.decoder[0], w.decoder[1:]
+		e.role.reads++
+		e.role.setFree()
+		w.leave(t, &m)
+	case e.role.state == free || e.role.state == stopped:
+		e.role.take()
+		t.place = looking
+	case t.call.poll && e.role.state != background:
+		w.leave(t, nil)
+	default:
+		if t.waiter, t.place = e.role.wait(), inLine; t.call.poll {
+			w.awake(t)
+		}
+	}
+}
+
+// awake is waitLocked behind the sleep, and the turn of readLocked from there on.
+func (w *roleWorld) awake(t *roleTask) {
+	if t.isCall() {
+		w.awakeCall(t)
+		return
+	}
+	e, waiter, why := w.e, t.waiter, t.why
+	t.why = nil
+	waiting := e.role.leave(waiter)
+	if waiting && t.call.poll && e.role.state == background {
+		waiter.poll, e.role.waiters = true, append([]*readWaiter{waiter}, e.role.waiters...)
+		w.c.preempt.Store(true)
+		w.c.interrupt()
+		t.place = mustWake
+		return
+	}
+	if t.waiter = nil; waiting {
+		waiter = new(readWaiter) // it has got nothing
+	}
+	var m Message
+	switch {
+	case waiter.message != nil:
+		e.handLocked(&t.call, &m, waiter.message)
+		w.leave(t, &m)
+	case waiter.granted && why != nil:
+		e.releaseLocked()
+		w.leave(t, nil)
+	case waiter.granted && e.popLocked(&t.call, &m):
+		e.releaseLocked()
+		w.leave(t, &m)
+	case waiter.granted:
+		t.place = looking
+	case why != nil:
+		w.leave(t, nil)
+	default:
+		w.enter(t)
+	}
+}
+
+// leave ends a call, with a message or with an error.
+func (w *roleWorld) leave(t *roleTask, m *Message) {
+	if *t = (roleTask{}); m != nil {
+		w.got += streamBit(m)
+	}
+}
+
+// look is receive until it waits in a read.
+func (w *roleWorld) look(t *roleTask) {
+	w.source().interrupted, w.source().drains = false, w.c.loss.Load() != nil
+	if len(w.decoder) > 0 {
+		w.decode(t)
+		return
+	}
+	_, t.err = w.c.reason(&t.call)
+	switch t.place = hasResult; {
+	case t.err != nil:
+	case !t.call.poll && !t.over:
+		t.place = inRead
+	case len(w.wire) > 0 || w.ended:
+		w.read(t)
+	default:
+		t.err = &interruption{ErrTimeout}
+	}
+}
+
+// read takes all that the transport has.
+func (w *roleWorld) read(t *roleTask) {
+	w.decoder, w.wire = w.wire, nil
+	w.decode(t)
+}
+
+// takeReplies delivers the replies that come next, and reports whether call ends with
+// the last of them.
+func (w *roleWorld) takeReplies(call *readCall) bool {
+	for len(w.decoder) > 0 && w.decoder[0].MsgType == replyType {
+		answered := w.calls().deliver(w.decoder[0].Conn, 1, nil, w.c.id)
+		w.decoder = w.decoder[1:]
+		if answered != nil && (call.replies || answered == call.reply) {
+			return true
+		}
+	}
+	return false
+}
+
+// decode ends receive with the next message, or with what stands in its place.
+func (w *roleWorld) decode(t *roleTask) {
+	before := len(w.decoder)
+	if t.place, t.err = hasResult, errNeedRoom; w.takeReplies(&t.call) {
+		t.err = errReplied
+	} else if len(w.decoder) == 0 && before > 0 {
+		t.place, t.err = looking, nil
+	} else if len(w.decoder) == 0 {
+		t.err = net.ErrClosed
+	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.to.room {
+		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
+	}
+}
+
+// report is what a caller does with the result of receive.
+func (w *roleWorld) report(t *roleTask) {
+	m, err := t.m, t.err
+	t.m, t.err = nil, nil
+	if t.isCall() {
+		w.e.ledLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+		w.noteLoss()
+		w.await(t)
+		return
+	}
+	done, _ := w.e.receivedLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+	if w.noteLoss(); done {
+		w.leave(t, m)
+	} else {
+		w.enter(t)
+	}
+}
+
+// queue is what the background reader does with it.
+func (w *roleWorld) queue(t *roleTask) {
+	old, room := *t, w.e.roomLocked()
+	*t = roleTask{} // another one may start
+	if old.err == errNeedRoom && room > old.call.to.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+		old.call.to.room = w.e.roomLocked()
+		w.startBackground(old.call)
+	}
+	w.noteLoss()
+}
+
+// beginTurn is what it does before: it gives the role up if the pool keeps too much.
+func (w *roleWorld) beginTurn(t *roleTask) {
+	old := *t
+	if *t = (roleTask{}); !w.e.heldBack(w.c) {
+		*t = old
+		w.look(t)
+	}
+	w.noteLoss()
+}
+
+// noteLoss takes the connection away if the endpoint has lost it. Messages are lost
+// only where this side could not write.
+func (w *roleWorld) noteLoss() {
+	if w.c == nil || w.e.current.Load() != nil {
+		return
+	}
+	synctest.Wait() // for part
+	if !w.ended && w.c.loss.Load() == nil {
+		w.fault = "the connection is lost without a reason"
+	}
+	w.exist += 1 << (5*w.made - 1)
+	if w.drained() {
+		w.discard()
+	}
+	w.c, w.ended = nil, false
+}
+
+func (w *roleWorld) discard() {
+	for _, m := range slices.Concat(w.decoder, w.wire) {
+		w.exist -= streamBit(m)
+	}
+	w.decoder, w.wire = nil, nil
+}
+
+// drained reports whether a connection that cannot write is lost by now.
+func (w *roleWorld) drained() bool {
+	loss := w.c.loss.Load()
+	return loss != nil && !time.Now().Before(loss.at)
+}
+
+// close is stopReadingLocked until it waits for the role.
+func (w *roleWorld) close(*roleTask) {
+	w.e.leaving.Store(true)
+	if s := w.e.role.state; s != reading && s != background {
+		w.endReads(nil)
+		return
+	}
+	w.closing = 'w'
+	w.e.life.become(Closing)
+	w.e.role.close()
+	w.c.preempt.Store(true)
+	w.c.interrupt()
+}
+
+// endReads is stopReadingLocked where it does not wait.
+func (w *roleWorld) endReads(*roleTask) {
+	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
+		w.e.pushLocked(m)
+	}
+	if w.decoder, w.closing = nil, 'd'; w.e.life.err == nil {
+		w.exist += 1 << 10
+	}
+	w.e.stopReadingLocked()
+	w.discard()
+}
+
+// A roleStep is what happens in one go. An inner one happens by itself, sooner or later;
+// the others come from outside.
+type roleStep struct {
+	inner bool
+	task  int // what it is done to; -1 is none
+	what  string
+	do    func(w *roleWorld, t *roleTask)
+}
+
+// steps returns what may happen next.
+func (w *roleWorld) steps() (steps []roleStep) {
+	add := func(when, inner bool, what string, do func(w *roleWorld, _ *roleTask)) {
+		if when {
+			steps = append(steps, roleStep{inner, -1, what, do})
+		}
+	}
+	for i := range w.tasks {
+		steps = w.taskSteps(steps, i)
+	}
+	open, always := w.closing == 0, w.e.role.always
+	add(w.e.role.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
+	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
+	add(w.closing == 'w' && w.e.role.yielded.happened, true, "Close has the role", (*roleWorld).endReads)
+	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
+	add(open, false, "Close", (*roleWorld).close)
+	calls := w.calls()
+	add(w.closing == 'd' && calls.any(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().end(errNoReply) })
+	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.readAlways() })
+	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
+		w.held, w.resumes = !w.held, w.held
+	})
+	add(always && len(w.e.queue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
+		var m Message
+		w.e.popLocked(new(readCall), &m)
+		w.got += streamBit(&m)
+	})
+	add(open && w.c == nil && w.made < w.conns, false, "a connection is attached", func(w *roleWorld, _ *roleTask) {
+		w.exist += 1 << (5 * w.made)
+		w.made++
+		w.c = newRoleConn(w.made)
+		w.e.attach(w.c)
+	})
+	if !open || w.c == nil {
+		return steps
+	}
+	add(!w.ended, false, "the peer ends the stream", func(w *roleWorld, _ *roleTask) { w.ended = true })
+	add(!w.ended && w.sent < len(w.sizes), false, "the peer sends a message", func(w *roleWorld, _ *roleTask) {
+		m := &Message{MsgType: 5*w.made - 4 + w.sent, Data: roleData[:w.sizes[w.sent]]}
+		w.sent++
+		w.exist += streamBit(m)
+		w.wire = append(w.wire, m)
+	})
+	loss, blocked := w.c.loss.Load(), w.c.sender.blocked.Load()
+	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
+		w.failed = w.c
+		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTime))
+	})
+	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
+		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
+		w.source().interrupted = w.source().interrupted || w.source().drains
+		if w.e.role.state == stopped {
+			w.e.wake(w.c) // by the timer of fullLocked
+		}
+	})
+	add(w.blocks && !blocked, false, "a write blocks", func(w *roleWorld, _ *roleTask) {
+		w.c.sender.flushing = true
+		w.e.stalled(w.c)
+		w.c.sender.flushing = false
+	})
+	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.blocked.Store(false) })
+	return steps
+}
+
+// taskSteps adds what a goroutine that reads may do, and what may be done to it.
+func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
+	t := &w.tasks[i]
+	add := func(when, inner bool, what string, do func(w *roleWorld, t *roleTask)) {
+		if when {
+			steps = append(steps, roleStep{inner, i, what, do})
+		}
+	}
+	for _, kind := range []byte(w.kinds) {
+		possible := kind != 'r' || w.c != nil && w.closing == 0
+		add(i < w.callers && t.place == outside && possible, false, "calls, kind "+string(kind), func(w *roleWorld, t *roleTask) { w.begin(t, kind) })
+	}
+	add((t.kind == 'c' || t.kind == 't' || t.kind == 'r') && !t.over, false, "has to end", (*roleWorld).endCall)
+	add(t.waiter != nil && t.place != givingUp && t.mayWake(), true, "is woken", func(w *roleWorld, t *roleTask) {
+		select {
+		case <-t.waiter.wake:
+		default:
+			<-t.wait.call.done
+		}
+		w.awake(t)
+	})
+	add(t.isCall() && !t.answered && w.c != nil && !w.ended && w.replies() <= w.strays, false, "gets a reply", func(w *roleWorld, t *roleTask) {
+		t.answered = true
+		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
+	})
+	add(t.isCall() && t.place == inLine && w.e.role.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
+		t.place, t.late = givingUp, true
+	})
+	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
+		t.place, t.why, t.call.poll = givingUp, ErrTimeout, t.kind == 't'
+	})
+	add(t.place == givingUp, true, "gives up", (*roleWorld).awake)
+	add(t.place == inTurn, true, "begins a turn", (*roleWorld).beginTurn)
+	add(t.place == looking, true, "looks", (*roleWorld).look)
+	add(t.place == inRead && (len(w.wire) > 0 || w.ended), true, "reads", (*roleWorld).read)
+	add(t.place == inRead && w.source().interrupted, true, "is interrupted", func(_ *roleWorld, t *roleTask) { t.place = looking })
+	add(t.place == hasResult && t.kind == 0, true, "has a result", (*roleWorld).queue)
+	add(t.place == hasResult && t.kind != 0, true, "has a result", (*roleWorld).report)
+	return steps
+}
+
+// endCall has the context of a call done, or its time passed.
+func (w *roleWorld) endCall(t *roleTask) {
+	if t.over = true; t.kind != 't' {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		t.call.ctx = ctx
+	}
+	if t.place == inRead {
+		w.c.interrupt()
+	}
+}
+
+// replies returns how many replies are under way.
+func (w *roleWorld) replies() (n int) {
+	for _, m := range slices.Concat(w.decoder, w.wire) {
+		if m.MsgType == replyType {
+			n++
+		}
+	}
+	return n
+}
+
+// checkHolder: the state says who holds the role, and nobody waits for what is there.
+func (w *roleWorld) checkHolder() string {
+	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.role.state
+	calls, stuck := 0, false
+	for _, t := range w.tasks[:2] {
+		if slices.Contains(w.e.role.callers, t.waiter) {
+			calls++
+			stuck = stuck || !t.mayWake()
+		}
+		if slices.Contains(w.e.role.waiters, t.waiter) {
+			waiting++
+		}
+		if t.place >= looking || t.waiter != nil && t.waiter.granted {
+			callers++
+		}
+	}
+	switch {
+	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
+		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
+	case waiting != len(w.e.role.waiters) || calls != len(w.e.role.callers):
+		return "a caller is in line that is gone"
+	case waiting > 0 && (s == free || s == stopped || len(w.e.queue.messages) > 0):
+		return "a caller waits, and nobody reads or the queue has messages"
+	case stuck && (s == free || s == noConnection || s == stopped && w.e.roomLocked() == unlimited && !w.held):
+		return "a request waits, and nobody reads"
+	case s == free && (w.e.role.always || w.c.loss.Load() != nil && w.failed == nil):
+		return "nobody reads, though the pool or a pending loss needs it"
+	}
+	return ""
+}
+
+// checkMessages: each is in one place, in order, and the queue's sums are right.
+func (w *roleWorld) checkMessages() string {
+	all, line := w.got, slices.Clone(w.e.queue.messages)
+	var sums messageQueue
+	for _, m := range line {
+		sums.count(m, 1)
+	}
+	switch q := w.e.queue; {
+	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
+		return "the sums of the queue are wrong"
+	case !w.e.role.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+		return "the queue holds too much"
+	}
+	for i, t := range w.tasks {
+		if t.waiter != nil && t.waiter.message != nil {
+			all += streamBit(t.waiter.message)
+		}
+		switch {
+		case t.m != nil && (i == 2 || t.isCall()):
+			line = append(line, t.m)
+		case t.m != nil:
+			all += streamBit(t.m)
+		}
+	}
+	for _, m := range slices.Concat(line, w.decoder, w.wire) {
+		if bit := streamBit(m); bit > 0 && all >= bit {
+			return "a message is handed out before an earlier one"
+		}
+		all += streamBit(m)
+	}
+	if all != w.exist {
+		return fmt.Sprintf("a message is lost, or is there twice: %011b exist, %011b are there", w.exist, all)
+	}
+	return ""
+}
+
+// checkLine: callers are served in order of arrival, and a role that is given up goes
+// to the first of them.
+func (w *roleWorld) checkLine(before *roleWorld) string {
+	left, waits, served := false, false, false
+	for i, t := range before.tasks {
+		left = left || t.place >= inTurn && w.tasks[i].place < inTurn
+	}
+	for _, waiter := range before.e.role.waiters {
+		i := slices.IndexFunc(before.tasks[:], func(t roleTask) bool { return t.waiter == waiter })
+		switch now := w.tasks[i].waiter; {
+		case now == nil: // it has left
+		case !now.granted && now.message == nil:
+			waits = waits || slices.Contains(w.e.role.waiters, now)
+		case waits:
+			return "a caller is served before one that has waited for longer"
+		default:
+			served = true
+		}
+	}
+	if left && waits && !served && w.c != nil && !w.e.leaving.Load() {
+		return "the role is given up, and the first in line gets nothing"
+	}
+	return ""
+}
+
+// checkRest returns what is wrong with a state in which nothing happens by itself.
+func (w *roleWorld) checkRest() string {
+	s, always := w.e.role.state, w.e.role.always
+	for _, t := range w.tasks[:2] {
+		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == closing) {
+			return "a caller waits forever"
+		}
+	}
+	switch {
+	case w.closing == 'w':
+		return "Close waits forever"
+	case w.c == nil || w.closing == 'd':
+	case s == free:
+		return "nobody reads, and the background reader will not start"
+	case w.drained():
+		return "the connection is lost, and nobody notices"
+	case s != stopped || w.held || always && w.e.queue.bytes > queueSize/2:
+	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.roomLocked():
+		return "nobody reads, and the queue has room"
+	}
+	return ""
+}
+
+// key returns what decides about the future. Callers are alike: first is the one that
+// comes first.
+func (w *roleWorld) key(first int) string {
+	r, k := w.e.role, make([]byte, 0, 96)
+	add := func(bits ...bool) {
+		b := byte(0)
+		for _, bit := range bits {
+			if b <<= 1; bit {
+				b++
+			}
+		}
+		k = append(k, b)
+	}
+	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.life.status))
+	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
+	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.happened, w.e.life.err != nil)
+	if w.c != nil {
+		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
+	}
+	for _, i := range []int{first, 1 - first, 2} {
+		t := &w.tasks[i]
+		_, stop := t.err.(*interruption)
+		k = append(k, byte(t.place), t.kind, byte(t.call.to.room), byte(t.call.to.room>>8), byte(t.call.to.room>>16))
+		add(t.over, t.why != nil, t.call.poll, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
+		if t.waiter != nil {
+			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
+		}
+		if t.isCall() {
+			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stops, t.err == errReplied)
+		}
+	}
+	for _, waiter := range r.waiters {
+		add(waiter == w.tasks[first].waiter)
+	}
+	k = append(k, '|')
+	for _, waiter := range r.callers {
+		add(waiter == w.tasks[first].waiter)
+	}
+	for _, list := range [][]*Message{w.e.queue.messages, w.decoder, w.wire} {
+		k = append(k, '|')
+		for _, m := range list {
+			of := 0
+			for place, i := range []int{first, 1 - first} {
+				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.number == m.Conn {
+					of = place + 1
+				}
+			}
+			k = append(k, byte(len(m.Data)>>12), byte(of), byte(m.MsgType>>8)) // no data and type -1 is a status
+		}
+	}
+	return string(k)
+}
+
+// A roleWalk has the states that were reached, in the order of their distance.
+type roleWalk struct {
+	*testing.T
+	number map[string]int
+	states []walkedState
+}
+
+type walkedState struct {
+	world *roleWorld // nil once its steps are done
+	from  int
+	step  roleStep
+	next  []int // by inner steps
+	mark  byte  // of endless
+}
+
+// add returns the number of a state.
+func (x *roleWalk) add(w *roleWorld, from int, step roleStep) int {
+	key := min(w.key(0), w.key(w.callers-1))
+	n, known := x.number[key]
+	if !known {
+		n = len(x.states)
+		x.number[key] = n
+		x.states = append(x.states, walkedState{world: w, from: from, step: step})
+	}
+	return n
+}
+
+// expand does all steps of a state.
+func (x *roleWalk) expand(i int) {
+	w := x.states[i].world
+	for _, step := range w.steps() {
+		next := w.clone()
+		step.do(next, &next.tasks[max(step.task, 0)])
+		n := x.add(next, i, step)
+		if step.inner {
+			x.states[i].next = append(x.states[i].next, n)
+		}
+		x.report(i, cmp.Or(next.fault, next.checkHolder(), next.checkMessages(), next.checkLine(w)), step)
+	}
+	if len(x.states[i].next) == 0 {
+		x.report(i, w.checkRest())
+	}
+	x.states[i].world = nil
+}
+
+// report prints the shortest way to a fault: to a state, and from there on.
+func (x *roleWalk) report(i int, fault string, steps ...roleStep) {
+	if fault == "" {
+		return
+	}
+	for ; i > 0; i = x.states[i].from {
+		steps = append(steps, x.states[i].step)
+	}
+	var way []string
+	for _, step := range slices.Backward(steps) {
+		way = append(way, [...]string{"", "reader 1 ", "reader 2 ", "the background reader "}[step.task+1]+step.what)
+	}
+	x.Fatalf("%s, after:\n\t%s", fault, strings.Join(way, "\n\t"))
+}
+
+// endless reports whether inner steps may go on forever.
+func (x *roleWalk) endless(i int) bool {
+	s := &x.states[i]
+	if s.mark == 0 {
+		s.mark = 'o'
+		if !slices.ContainsFunc(s.next, x.endless) {
+			s.mark = 'd'
+		}
+	}
+	return s.mark == 'o'
+}
+
+// walk reaches every state.
+func (x *roleWalk) walk(mode *roleMode) {
+	w := &roleWorld{roleMode: mode, e: new(endpoint)}
+	w.e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), nil)
+	w.e.role.untilRead, w.e.role.always = mode.single, mode.holds
+	x.add(w.clone(), 0, roleStep{})
+	for i := 0; i < len(x.states); i++ {
+		x.expand(i)
+	}
+	for i := range x.states {
+		if x.endless(i) {
+			x.report(i, "the same may happen again and again")
+		}
+	}
+	x.Logf("%d states", len(x.states))
+}
+
+// TestExploreRole walks through every order of events. In every state one task holds
+// the role, and messages are in order and complete. Where nothing more happens by
+// itself, nobody waits for what is there, and after Close nobody waits.
+//
+// GIPC_EXPLORE=1 explores the large systems, too. One goroutine runs at a time, so there is little for the race detector to see.
+func TestExploreRole(t *testing.T) {
+	t.Parallel()
+	for i, mode := range []roleMode{
+		{name: "calls", callers: 2, kinds: "cp", conns: 1, sizes: []int{half}},
+		{name: "times", callers: 2, kinds: "t", conns: 1, sizes: []int{large}},
+		{name: "connections", callers: 2, kinds: "p", conns: 2, sizes: []int{half}},
+		{name: "queue", callers: 1, kinds: "c", conns: 1, sizes: []int{half, half, large}},
+		{name: "pool", callers: 1, kinds: "c", conns: 1, sizes: []int{large, half}, pooled: true},
+		{name: "pool and polls", callers: 2, kinds: "p", conns: 1, sizes: []int{half}, pooled: true},
+		{name: "blocked writes", callers: 1, kinds: "c", conns: 1, sizes: []int{half, large}, blocks: true},
+		{name: "failed writes", callers: 2, kinds: "p", conns: 1, sizes: []int{large}, fails: true},
+		{name: "held back", callers: 2, kinds: "cp", conns: 1, sizes: []int{half}, holds: true},
+		{name: "requests", callers: 2, kinds: "r", conns: 1, sizes: []int{half}, strays: 1},
+		{name: "requests and readers", callers: 2, kinds: "rc", conns: 1},
+		{name: "requests and polls", callers: 2, kinds: "rp", conns: 1},
+		{name: "requests and the queue", callers: 1, kinds: "r", conns: 1, sizes: []int{large, half}},
+		{name: "requests over connections", callers: 2, kinds: "r", conns: 2},
+		{name: "requests in a pool", callers: 1, kinds: "r", conns: 1, sizes: []int{half, half, half}, pooled: true, long: true},
+		{name: "requests held back", callers: 1, kinds: "r", conns: 1, sizes: []int{half}, holds: true, long: true},
+		{name: "requests and failed writes", callers: 1, kinds: "r", conns: 1, fails: true, sizes: []int{large}},
+		{name: "serve", callers: 2, kinds: "c", conns: 1, sizes: []int{half}, single: true},
+	} {
+		switch {
+		case mode.long && os.Getenv("GIPC_EXPLORE") == "":
+			continue
+		case testutil.RaceEnabled && i > 0:
+			continue
+		}
+		t.Run(mode.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) { // time stands still
+				(&roleWalk{T: t, number: map[string]int{}}).walk(&mode)
+			})
+		})
+	}
+}

@@ -1,0 +1,36 @@
+//go:build unix
+
+package testutil
+
+import (
+	"syscall"
+	"testing"
+)
+
+// NeedFiles raises the limit of open files to n, or skips the test. The runtime
+// raises the soft limit to the hard one by itself; this raises the hard one if it may.
+func NeedFiles(t testing.TB, n uint64) {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if uint64(limit.Cur) >= n {
+		return
+	}
+	raised := limit
+	raise(&raised, n)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err != nil {
+		t.Skipf("needs %d descriptors in one process: raise the limit with ulimit -n: %v", n, err)
+	}
+}
+
+// raise sets both limits, whose types differ by system.
+func raise(limit *syscall.Rlimit, n uint64) {
+	set(&limit.Cur, n)
+	if uint64(limit.Max) < n {
+		set(&limit.Max, n)
+	}
+}
+
+func set[T int64 | uint64](limit *T, n uint64) { *limit = T(n) }

@@ -1,0 +1,185 @@
+// The receiving side of a connection whose deadlines may be missing or broken.
+
+package transport
+
+import (
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	pumpIdle = 4 << 10  // bytes that a pump holds while nothing comes
+	pumpBusy = 64 << 10 // bytes that it reads at once after a read has filled that
+)
+
+const lookTime = time.Millisecond // how long a look waits if it cannot do without
+
+// A readPump reads conn in a goroutine of its own, one read ahead, so that a
+// reader can stop waiting though conn knows no deadlines. The goroutine ends when
+// a read of conn fails, as it does when conn is closed, and at end.
+type readPump struct {
+	conn  net.Conn
+	full  chan struct{} // receives once when a read is done
+	empty chan struct{} // receives once when its bytes are taken
+	bytes []byte        // of the last read; owned by the side that was signalled last
+	err   error         // of the last read
+	ended chan struct{} // closed when nobody will read any more
+	held  bool          // the reader owns bytes and err
+
+	mu      sync.Mutex // guards what follows
+	started bool
+	expired chan struct{} // closed when the deadline has passed
+	timer   *time.Timer
+}
+
+func newReadPump(conn net.Conn) *readPump {
+	return &readPump{conn: conn, full: make(chan struct{}, 1), empty: make(chan struct{}, 1), ended: make(chan struct{}), expired: make(chan struct{})}
+}
+
+// pump reads until conn fails.
+func (p *readPump) pump() {
+	buffer := make([]byte, pumpIdle)
+	for {
+		n, err := p.conn.Read(buffer)
+		p.bytes, p.err = buffer[:n], err
+		p.full <- struct{}{}
+		if err != nil {
+			return
+		}
+		select {
+		case <-p.empty:
+		case <-p.ended:
+			return
+		}
+		switch size := len(buffer); {
+		case n == size && size < pumpBusy:
+			buffer = make([]byte, pumpBusy)
+		case n < pumpIdle && size > pumpIdle:
+			buffer = make([]byte, pumpIdle)
+		}
+	}
+}
+
+// start starts the goroutine at the first use.
+func (p *readPump) start() (expired <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.started {
+		p.started = true
+		go p.pump()
+	}
+	return p.expired
+}
+
+func (p *readPump) Receive(b Buffer) (n int, err error) {
+	for n == 0 && err == nil {
+		n, err = p.readOnce(b)
+	}
+	return n, err
+}
+
+func (p *readPump) readOnce(b Buffer) (int, error) {
+	expired := p.start()
+	if !p.held {
+		select { // a deadline that has passed comes first, as with a socket
+		case <-expired:
+			return 0, os.ErrDeadlineExceeded
+		default:
+		}
+		select {
+		case <-p.full:
+			p.held = true
+		case <-expired:
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	return p.take(b)
+}
+
+func (p *readPump) Look(b Buffer, patient bool) (int, bool, error) {
+	p.start()
+	if !p.held && !patient {
+		select {
+		case <-p.full:
+			p.held = true
+		default:
+			return 0, false, nil
+		}
+	}
+	if !p.held {
+		wait := time.NewTimer(lookTime)
+		defer wait.Stop()
+		select {
+		case <-p.full:
+			p.held = true
+		case <-wait.C:
+			return 0, false, nil
+		}
+	}
+	n, err := p.take(b)
+	return n, n > 0 || err != nil, err
+}
+
+// end ends the goroutine once its read is done. Nobody reads any more.
+func (p *readPump) End() { close(p.ended) }
+
+// take moves bytes of the last read to d. Its error comes behind them.
+func (p *readPump) take(b Buffer) (int, error) {
+	if len(p.bytes) == 0 && p.err != nil {
+		return 0, p.err
+	}
+	n := 0
+	if len(p.bytes) > 0 {
+		n = copy(b.Space(), p.bytes)
+		b.Received(n)
+		p.bytes = p.bytes[n:]
+	}
+	if len(p.bytes) == 0 && p.err == nil {
+		p.held = false
+		p.empty <- struct{}{}
+	}
+	return n, nil
+}
+
+// SetReadDeadline ends the reads in progress and all later ones when t has
+// passed. The zero time is none.
+func (p *readPump) SetReadDeadline(t time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	select {
+	case <-p.expired:
+		p.expired = make(chan struct{})
+	default:
+	}
+	if t.IsZero() {
+		return nil
+	}
+	expired := p.expired
+	if d := time.Until(t); d > 0 {
+		p.timer = time.AfterFunc(d, func() { p.expire(expired) })
+		return nil
+	}
+	close(expired)
+	return nil
+}
+
+// expire closes the channel of the deadline that set the timer, unless a later
+// deadline has its own.
+func (p *readPump) expire(expired chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.expired != expired {
+		return
+	}
+	select {
+	case <-expired:
+	default:
+		close(expired)
+	}
+}

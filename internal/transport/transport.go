@@ -1,0 +1,359 @@
+// Package transport carries the bytes of a connection: over the descriptor of a
+// socket, over a socket of the net package, or over any other net.Conn. Each of them
+// keeps the same promise: a read can be interrupted without losing bytes, and a write
+// that was interrupted can be continued by another call.
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"example.com/gipc/internal/sys"
+)
+
+const (
+	stallAfter   = 10 * time.Millisecond // a write that is blocked for so long is reported
+	progressSize = 64 << 10              // bytes of one blocking write, so that progress is seen
+	WidenFrom    = 128 << 10             // a write of so many bytes asks for a larger send buffer
+	WidenSize    = 1 << 20               // the send buffer that it asks for, in bytes
+)
+
+// Past is a deadline that has passed whatever the clock says.
+var Past = time.Unix(1, 0)
+
+// ErrInterrupted is the result of a write that was interrupted: the rest can be
+// written by another call.
+var ErrInterrupted = errors.New("interrupted")
+
+// A Buffer is where the bytes of a transport go.
+type Buffer interface {
+	// Space returns where the next read goes. It is never empty.
+	Space() []byte
+	// Received takes in n bytes that were read into Space.
+	Received(n int)
+	// Release gives back memory before a wait.
+	Release()
+}
+
+// A Source is the receiving side of a transport. One goroutine at a time
+// reads; interrupting is safe at any time, by a deadline that has passed.
+type Source interface {
+	// Receive waits for bytes and takes them into b.
+	Receive(b Buffer) (n int, err error)
+	// Look takes what is there into b, even Past a deadline. ok is false if that
+	// is nothing. A source that cannot look without waiting waits for a moment if
+	// patient is set.
+	Look(b Buffer, patient bool) (n int, ok bool, err error)
+	SetReadDeadline(time.Time) error
+	// End is called when nobody will read any more.
+	End()
+}
+
+// A Sink is the sending side of a transport. One goroutine at a time writes.
+type Sink interface {
+	// Send writes b and then tail, and returns how many bytes were taken. It
+	// returns ErrInterrupted when ctx is done, or stopped, which may be nil, is set
+	// before an interrupt. b and tail are not used after it has returned.
+	Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (int, error)
+	// Interrupt has the write in progress look at its reasons to stop. It is safe
+	// for concurrent use.
+	Interrupt()
+	// Interruptible reports whether Send can be interrupted. A caller that must not
+	// be blocked leaves an uninterruptible write to another goroutine.
+	Interruptible() bool
+}
+
+// NewSource returns the receiving side of conn. A conn that is not a socket of the
+// net package may lack deadlines, so a goroutine of its own reads it.
+func NewSource(conn net.Conn) Source {
+	switch c := conn.(type) {
+	case Source: // of a test
+		return c
+	case *net.TCPConn, *net.UnixConn:
+		if raw := sys.RawConn(conn); raw != nil {
+			return newDescriptorSource(conn, raw)
+		}
+		return SocketSource{conn}
+	}
+	return newReadPump(conn)
+}
+
+// NewSink returns the sending side of conn. stalled is called when a write is
+// blocked, progress when the peer takes part of a long write.
+func NewSink(conn net.Conn, stalled, progress func()) Sink {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return &socketSink{conn: conn, raw: sys.RawConn(conn), stalled: stalled, progress: progress}
+	}
+	return &blockingSink{conn: conn, stalled: stalled, progress: progress}
+}
+
+// A descriptorSource reads the descriptor itself, so it holds no memory while it
+// waits.
+type descriptorSource struct {
+	net.Conn
+	raw     syscall.RawConn
+	buffer  Buffer // of the read in progress
+	tryRead func(fd uintptr) bool
+	tryLook func(fd uintptr)
+	n       int
+	err     error
+	got     bool // n and err are those of this read
+}
+
+func newDescriptorSource(conn net.Conn, raw syscall.RawConn) *descriptorSource {
+	s := &descriptorSource{Conn: conn, raw: raw}
+	s.tryRead = func(fd uintptr) bool {
+		n, wait, err := sys.Read(fd, s.buffer.Space())
+		if wait {
+			s.buffer.Release()
+			return false
+		}
+		s.n, s.err, s.got = n, err, true
+		return true
+	}
+	s.tryLook = func(fd uintptr) { s.tryRead(fd) }
+	return s
+}
+
+func (s *descriptorSource) End() {}
+
+func (s *descriptorSource) Receive(b Buffer) (int, error) {
+	s.buffer, s.got = b, false
+	b.Space() // not as deep as in tryRead: the stack of an idle reader stays at 2 KiB
+	if err := s.raw.Read(s.tryRead); err != nil {
+		b.Release()
+		return 0, err
+	}
+	return s.taken()
+}
+
+func (s *descriptorSource) Look(b Buffer, _ bool) (int, bool, error) {
+	s.buffer, s.got = b, false
+	s.raw.Control(s.tryLook)
+	if !s.got {
+		return 0, false, nil
+	}
+	n, err := s.taken()
+	return n, true, err
+}
+
+// taken hands the bytes of a read to the buffer.
+func (s *descriptorSource) taken() (int, error) {
+	if s.err == nil && s.n == 0 {
+		return 0, io.EOF
+	}
+	s.buffer.Received(s.n)
+	return s.n, s.err
+}
+
+// A SocketSource reads a connection with deadlines whose descriptor cannot be tried without waiting.
+type SocketSource struct{ net.Conn }
+
+func (s SocketSource) End() {}
+
+func (s SocketSource) Receive(b Buffer) (int, error) { return readInto(s.Conn, b) }
+
+func (s SocketSource) Look(b Buffer, _ bool) (int, bool, error) {
+	s.SetReadDeadline(time.Now().Add(lookTime))
+	n, err := readInto(s.Conn, b)
+	return n, !errors.Is(err, os.ErrDeadlineExceeded), err
+}
+
+// readInto has b take what one read returns. An error that comes with bytes is
+// returned again by the next read.
+func readInto(r io.Reader, b Buffer) (n int, err error) {
+	for n == 0 && err == nil {
+		n, err = r.Read(b.Space())
+	}
+	if n > 0 {
+		b.Received(n)
+		return n, nil
+	}
+	b.Release()
+	return 0, err
+}
+
+// A socketSink writes a socket of the net package, in the goroutine that calls
+// it. An interrupt is a write deadline that has passed.
+type socketSink struct {
+	conn     net.Conn
+	raw      syscall.RawConn // nil if the descriptor cannot be tried without waiting
+	stalled  func()
+	progress func() // nil if nobody needs to know
+
+	late    *time.Timer           // runs while a write is blocked; nil before the first that is
+	try     func(fd uintptr) bool // writes rest, and waits
+	tryOnce func(fd uintptr) bool // writes rest without waiting
+	rest    []byte
+	taken   int
+	err     error
+	vector  *[2][]byte  // nil before the first write of two slices
+	left    net.Buffers // of vector
+	widened bool        // the send buffer is what large messages need
+}
+
+func (s *socketSink) Interruptible() bool { return true }
+
+func (s *socketSink) Interrupt() { s.conn.SetWriteDeadline(Past) }
+
+func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (n int, err error) {
+	if size := len(b) + len(tail); size >= WidenFrom && !s.widened {
+		s.widen()
+	}
+	if s.raw != nil && tail == nil {
+		if n, err = s.writeOnce(b); n == len(b) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, UnwrapOpError(err)
+		}
+	}
+	s.startTimer()
+	defer s.late.Stop()
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, s.Interrupt)()
+	}
+	for {
+		// The reason to stop is set before the deadline. Here the deadline is
+		// cleared before the reasons are read, so none is missed.
+		s.conn.SetWriteDeadline(time.Time{})
+		if ctx.Err() != nil || stopped != nil && stopped.Load() {
+			return n, ErrInterrupted
+		}
+		var more int
+		if n < len(b) && tail != nil {
+			more, err = s.writeBoth(b[n:], tail)
+		} else if n < len(b) {
+			more, err = s.writeRest(b[n:])
+		} else {
+			more, err = s.writeRest(tail[n-len(b):])
+		}
+		if n += more; n == len(b)+len(tail) {
+			return n, nil
+		}
+		if more > 0 && s.progress != nil {
+			s.progress()
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, UnwrapOpError(err)
+		}
+	}
+}
+
+// writeOnce writes what the kernel takes of b without waiting.
+func (s *socketSink) writeOnce(b []byte) (int, error) {
+	if s.tryOnce == nil {
+		s.tryOnce = func(fd uintptr) bool {
+			s.taken, _, s.err = sys.Write(fd, s.rest)
+			return true
+		}
+	}
+	s.rest, s.taken, s.err = b, 0, nil
+	err := s.raw.Write(s.tryOnce)
+	s.rest = nil
+	return s.taken, errors.Join(err, s.err)
+}
+
+// writeRest writes b, and waits for the kernel.
+func (s *socketSink) writeRest(b []byte) (int, error) {
+	if s.raw == nil {
+		return s.conn.Write(b[:min(len(b), progressSize)])
+	}
+	if s.try == nil {
+		s.try = func(fd uintptr) bool {
+			n, wait, err := sys.Write(fd, s.rest[s.taken:])
+			s.taken, s.err = s.taken+n, err
+			if n > 0 && s.taken < len(s.rest) && s.progress != nil {
+				s.progress()
+			}
+			return err != nil || !wait && s.taken == len(s.rest)
+		}
+	}
+	s.rest, s.taken, s.err = b, 0, nil
+	err := s.raw.Write(s.try)
+	s.rest = nil
+	return s.taken, errors.Join(err, s.err)
+}
+
+// writeBoth writes two slices at once, of the second one a part.
+func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
+	if s.vector == nil {
+		s.vector = new([2][]byte)
+	}
+	*s.vector = [2][]byte{b, tail[:min(len(tail), WidenSize)]}
+	s.left = s.vector[:]
+	n, err := s.left.WriteTo(s.conn)
+	*s.vector, s.left = [2][]byte{}, nil
+	return int(n), err
+}
+
+func (s *socketSink) startTimer() {
+	if s.late == nil {
+		s.late = time.AfterFunc(stallAfter, s.stalled)
+	} else {
+		s.late.Reset(stallAfter)
+	}
+}
+
+// widen enlarges the send buffer, or two sides that exchange large messages wait
+// for each other. Over TCP the kernel finds the size itself.
+func (s *socketSink) widen() {
+	s.widened = true
+	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
+		s.raw.Control(func(fd uintptr) { sys.WidenSendBuffer(fd, WidenSize) })
+	}
+}
+
+// A blockingSink writes a connection of any type. It sets no deadline, since a
+// write that a deadline has ended ruins some of them (crypto/tls) for good.
+type blockingSink struct {
+	conn     net.Conn
+	stalled  func()
+	progress func()
+}
+
+func (s *blockingSink) Interruptible() bool { return false }
+
+func (s *blockingSink) Interrupt() {}
+
+func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (n int, err error) {
+	defer time.AfterFunc(stallAfter, s.stalled).Stop()
+	for _, part := range [2][]byte{b, tail} {
+		for len(part) > 0 && err == nil {
+			var more int
+			size := min(len(part), progressSize)
+			if more, err = s.conn.Write(part[:size]); more < size && err == nil {
+				err = io.ErrShortWrite
+			}
+			n, part = n+more, part[more:]
+			if more > 0 && len(part) > 0 && s.progress != nil {
+				s.progress()
+			}
+		}
+	}
+	return n, UnwrapOpError(err)
+}
+
+// EndSending ends the sending half of conn, if it has one to end, and reports
+// whether the peer can still send.
+func EndSending(conn net.Conn) bool {
+	half, ok := conn.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+// UnwrapOpError is a system's error without the addresses: a socket's own are those
+// under which it was bound, and not the ones that users know.
+func UnwrapOpError(err error) error {
+	if err == nil { // without an allocation
+		return nil
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
