@@ -15,13 +15,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/example/internal/program"
 )
 
 const usage = `copytree: carries a directory tree from one process to another and proves that
@@ -66,45 +65,42 @@ func main() {
 	flag.BoolVar(&o.plain, "plain", false, "no encryption; give it on both sides (default: encrypted)")
 	flag.StringVar(&o.secretFile, "secret-file", "", "`file` whose bytes, 32 or more, both sides must hold (default: none)")
 	flag.DurationVar(&o.timeout, "timeout", 30*time.Second, "`time` for which the sender looks for a receiver, such as 500ms or 1m; 0 is forever")
-	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), usage)
-		flag.PrintDefaults()
+	program.Parse(usage)
+	if flag.NArg() > 0 || *into != "" && *from != "" || *into+*from != "" && *tree != "" {
+		program.WrongUse("copytree", "give -serve DIR or -send DIR, or neither to see both, then perhaps -tree DIR")
 	}
-	flag.Parse()
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
-
-	var all totals
-	var err error
-	switch {
-	case flag.NArg() > 0 || *into != "" && *from != "" || *into+*from != "" && *tree != "":
-		fmt.Fprintln(os.Stderr, "copytree: give -serve DIR or -send DIR, or neither to see both, then perhaps -tree DIR; -h tells more")
-		os.Exit(2)
-	case *into != "":
-		var config *gipc.ServerConfig
-		if config, err = o.server(); err == nil {
-			all, err = serve(ctx, config, *into, progress("received"))
+	program.Run("copytree", func(ctx context.Context) error {
+		var all totals
+		var err error
+		switch {
+		case *into != "":
+			all, err = o.receive(ctx, *into)
+		case *from != "":
+			all, err = o.send(ctx, *from)
+		default:
+			return demo(ctx, &o, *tree)
 		}
-	case *from != "":
-		var config *gipc.ClientConfig
-		if config, err = o.client(); err == nil {
-			all, err = send(ctx, config, *from, progress("sent"))
+		if err == nil {
+			fmt.Println(all)
 		}
-	default:
-		err = demo(ctx, &o, *tree)
-	}
-	if ctx.Err() != nil && err != nil {
-		err = fmt.Errorf("interrupted: %w", err)
-	}
+		return err
+	})
+}
+
+func (o *options) receive(ctx context.Context, into string) (totals, error) {
+	config, err := o.server()
 	if err != nil {
-		note("%v", err)
-		os.Exit(1)
+		return totals{}, err
 	}
-	if *into != "" || *from != "" {
-		fmt.Println(all)
+	return serve(ctx, config, into, progress("received"))
+}
+
+func (o *options) send(ctx context.Context, from string) (totals, error) {
+	config, err := o.client()
+	if err != nil {
+		return totals{}, err
 	}
+	return send(ctx, config, from, progress("sent"))
 }
 
 func (o *options) server() (*gipc.ServerConfig, error) {

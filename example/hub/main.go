@@ -11,13 +11,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"example.com/gipc"
+	"example.com/gipc/example/internal/program"
 )
 
 // The types of the messages. A program picks its own, from 1 up.
@@ -41,7 +40,6 @@ the same HUB_SECRET, 32 bytes or more, in the environment.
 
 It exits with 0 after Ctrl-C and at the end of the input; with 1 when it failed,
 could not say all of it, or never found the hub; with 2 on wrong flags.
-
 `
 
 func main() {
@@ -50,36 +48,20 @@ func main() {
 	room := flag.String("room", "hub", "`name` of the connection, the same for all")
 	network := flag.String("network", "", "`network`, unix or tcp, the same for all (default: unix)")
 	address := flag.String("address", "", "`path` of the socket, or host:port (default: ROOM.sock in $GIPC_SOCKET_DIR or /tmp, or 127.0.0.1:8100)")
-	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), usage)
-		flag.PrintDefaults()
+	program.Parse(usage)
+	if *serving == (*who != "") || flag.NArg() > 0 {
+		program.WrongUse("hub", "give either -serve or -name X")
 	}
-	flag.Parse()
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	var secret []byte
 	if s := os.Getenv("HUB_SECRET"); s != "" {
 		secret = []byte(s)
 	}
-	var err error
-	switch {
-	case *serving == (*who != "") || flag.NArg() > 0:
-		fmt.Fprintln(os.Stderr, "hub: give either -serve or -name X; -h tells more")
-		os.Exit(2)
-	case *serving:
-		err = serve(ctx, &gipc.ServerConfig{Name: *room, Network: *network, Address: *address, Secret: secret, MultiClient: true, MaxMsgSize: longest + 1024})
-	default:
-		err = take(ctx, *who, &gipc.ClientConfig{Name: *room, Network: *network, Address: *address, Secret: secret})
-	}
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("interrupted: %w", err)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "hub:", err)
-		os.Exit(1)
-	}
+	program.Run("hub", func(ctx context.Context) error {
+		if *serving {
+			return serve(ctx, &gipc.ServerConfig{Name: *room, Network: *network, Address: *address, Secret: secret, MultiClient: true, MaxMsgSize: longest + 1024})
+		}
+		return take(ctx, *who, &gipc.ClientConfig{Name: *room, Network: *network, Address: *address, Secret: secret})
+	})
 }
 
 // A hub knows who is in the room.

@@ -8,14 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/example/internal/program"
 )
 
 // The types of the messages. A program picks its own, from 1 up.
@@ -35,35 +34,15 @@ answers each of them. All of it is in this process, and ends by itself.
 
   go run ./example/multiclient              the server reads by ReadTimed
   FAST=true go run ./example/multiclient    by ReadTimedFastest
-
-It exits with 0 when it is done; with 1 when it failed or was interrupted; with 2
-on wrong flags.
-
 `
 
 func main() {
 	name := flag.String("name", "multiclient", "`name` of the connection")
-	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), usage)
-		flag.PrintDefaults()
-	}
-	flag.Parse()
+	program.Parse(usage)
 	if flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "multiclient: it takes flags alone; -h tells more")
-		os.Exit(2)
+		program.WrongUse("multiclient", "it takes flags alone")
 	}
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
-	err := run(ctx, *name, os.Getenv("FAST") == "true")
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("interrupted: %w", err)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "multiclient:", err)
-		os.Exit(1)
-	}
+	program.Run("multiclient", func(ctx context.Context) error { return run(ctx, *name, os.Getenv("FAST") == "true") })
 }
 
 // run starts the server and then the clients, on a socket in a directory that
@@ -154,14 +133,14 @@ func greet(ctx context.Context, number int, config *gipc.ClientConfig) error {
 	return client.Close()
 }
 
-// await waits for an answer. Who does that has to hear of a lost connection, too.
+// await waits for an answer. A lost connection takes it along.
 func await(ctx context.Context, number int, client *gipc.Client) error {
 	for {
 		message, err := client.ReadContext(ctx)
 		switch {
 		case err != nil:
 			return err
-		case message.Status == gipc.ReConnecting.String():
+		case message.Is(gipc.ReConnecting):
 			return fmt.Errorf("the connection was lost before the answer: %w", gipc.ErrNotConnected)
 		case message.MsgType == answer:
 			fmt.Printf("client %c: received %q\n", 'A'+number-1, message.Data)
