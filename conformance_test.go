@@ -20,7 +20,6 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,6 +32,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/gipc/internal/testutil"
 	"example.com/gipc/internal/transport"
 )
 
@@ -521,17 +521,13 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	toServer := &script{sends: bytes.Clone(clientHelloBytes), end: errTooFar, chunk: chunk}
 	server, err := serverHandshake(toServer, v.serverTerms(t), v.serverSide(t, 0))
 	fatal(err)
-	if want := slices.Concat(v.bytes(t, "server_hello"), finish); !bytes.Equal(toServer.got.Bytes(), want) {
-		t.Errorf("the server writes\n%x, want\n%x", toServer.got.Bytes(), want)
-	}
+	testutil.Equal(t, "the server writes", toServer.got.Bytes(), slices.Concat(v.bytes(t, "server_hello"), finish))
 	toClient := &script{sends: slices.Concat(v.bytes(t, "server_hello"), finish), end: errTooFar, chunk: chunk}
 	half, err := clientHello(toClient, v.clientTerms(t), v.clientSide(t))
 	fatal(err)
 	client, err := half.finish()
 	fatal(err)
-	if got := toClient.got.Bytes(); !bytes.Equal(got, clientHelloBytes) {
-		t.Errorf("the client writes\n%x, want\n%x", got, clientHelloBytes)
-	}
+	testutil.Equal(t, "the client writes", toClient.got.Bytes(), clientHelloBytes)
 	if len(server.rest)+len(client.rest)+len(toServer.sends)+len(toClient.sends) > 0 {
 		t.Error("bytes are left")
 	}
@@ -599,9 +595,7 @@ func (v *vector) derived(t *testing.T) {
 	}
 	same := func(field string, got []byte) {
 		t.Helper()
-		if want := v.bytes(t, field); !bytes.Equal(got, want) {
-			t.Errorf("%s is\n%x, want\n%x", field, got, want)
-		}
+		testutil.Equal(t, field, got, v.bytes(t, field))
 	}
 	s, _ := v.key(t, "server_private")()
 	c, _ := v.key(t, "client_private")()
@@ -644,9 +638,7 @@ func (v *vector) checkHandshake(t *testing.T, s *session, err error, p *script, 
 	if errors.Is(err, errTooFar) {
 		t.Fatal("it waits for more than it needs")
 	}
-	if got, want := p.got.Bytes(), v.bytes(t, writes); !bytes.Equal(got, want) {
-		t.Errorf("it writes\n%x, want\n%x", got, want)
-	}
+	testutil.Equal(t, "it writes", p.got.Bytes(), v.bytes(t, writes))
 	expect := v.fields["expect"]
 	if (err == nil) != (expect == "ok") || (s == nil) != (err != nil) {
 		t.Fatalf("session %v, error %v; want %s", s, err, expect)
@@ -656,9 +648,7 @@ func (v *vector) checkHandshake(t *testing.T, s *session, err error, p *script, 
 	fmt.Sscan(expect, &layer, &how, &reason)
 	switch how {
 	case "": // ok
-		if got, want := slices.Concat(s.rest, p.sends), v.bytes(t, "rest"); !bytes.Equal(got, want) {
-			t.Errorf("the rest is %x, want %x", got, want)
-		}
+		testutil.Equal(t, "the rest", slices.Concat(s.rest, p.sends), v.bytes(t, "rest"))
 	case "refuse":
 		checkRefusal(t, err, reason, false)
 	case "refused":
@@ -871,9 +861,7 @@ func TestVectorsFrame(t *testing.T) {
 				if uint64(h.frameType) != v.number(t, "type") || id != v.fields["id"] || !bytes.Equal(b[need:], v.bytes(t, "data")) {
 					t.Errorf("%+v, id %s", h, id)
 				}
-				if again := append(appendFrameHeader(nil, h), b[need:]...); !bytes.Equal(again, b) {
-					t.Errorf("it is made as %x", again)
-				}
+				testutil.Equal(t, "it is made", append(appendFrameHeader(nil, h), b[need:]...), b)
 				return
 			}
 			after := int(v.number(t, "fails_after"))
@@ -1238,9 +1226,7 @@ func TestVectorKeysAreThoseOfTheText(t *testing.T) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (.*_.*|name, secret|key, sequence, .*) \\|$").FindAllStringSubmatch(string(text), -1) {
 		listed[row[1]] = strings.ReplaceAll(row[2], ",", "")
 	}
-	if !maps.Equal(listed, vectorKeys) {
-		t.Errorf("the text has %v, the loader %v", listed, vectorKeys)
-	}
+	testutil.Equal(t, "the text has", listed, vectorKeys)
 }
 
 // ---- Names and secrets

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"example.com/gipc/internal/testutil"
 )
 
 // memStream is one direction of a connection in memory. Writes never wait. It
@@ -323,9 +325,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := unhex(t, v.serverHello+v.serverFinish); !bytes.Equal(client.got.Bytes(), want) {
-				t.Errorf("the server wrote\n%x, want\n%x", client.got.Bytes(), want)
-			}
+			testutil.Equal(t, "the server wrote", client.got.Bytes(), unhex(t, v.serverHello+v.serverFinish))
 			openKnown(t, "client", s.in, v.clientRecords)
 
 			server := &script{sends: unhex(t, v.serverHello+v.serverFinish), end: errTooFar}
@@ -333,9 +333,7 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := unhex(t, v.clientHello); !bytes.Equal(server.got.Bytes(), want) {
-				t.Errorf("the client wrote\n%x, want\n%x", server.got.Bytes(), want)
-			}
+			testutil.Equal(t, "the client wrote", server.got.Bytes(), unhex(t, v.clientHello))
 			if s, err = c.finish(); err != nil {
 				t.Fatal(err)
 			}
@@ -583,9 +581,7 @@ func TestClientChecksInOrder(t *testing.T) {
 				t.Errorf("%s: a session", c.what)
 			}
 			checkRefusal(t, err, c.reason, false)
-			if !bytes.Equal(server.got.Bytes(), []byte{c.reason}) {
-				t.Errorf("%s: the client wrote %x, want the reason alone", c.what, server.got.Bytes())
-			}
+			testutil.Equal(t, c.what, server.got.Bytes(), []byte{c.reason})
 		}
 	}
 	// Each flag of a later version, one by one.
@@ -640,9 +636,7 @@ func TestServerChecksInOrder(t *testing.T) {
 			if c.byPeer {
 				want = nil
 			}
-			if wrote := client.got.Bytes()[hello:]; !bytes.Equal(wrote, want) {
-				t.Errorf("%s: the server wrote %x behind its hello, want %x", c.what, wrote, want)
-			}
+			testutil.Equal(t, c.what, client.got.Bytes()[hello:], want)
 			wantAsked := 0
 			if c.reason == 7 || c.reason == 8 {
 				wantAsked = 1
@@ -813,9 +807,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 				t.Error("a session with one who does not hold the secret")
 			}
 			checkRefusal(t, err, 6, false)
-			if !bytes.Equal(server.got.Bytes(), wrote) {
-				t.Errorf("the client wrote %x behind its hello", server.got.Bytes()[len(wrote):])
-			}
+			testutil.Equal(t, "the client wrote", server.got.Bytes(), wrote)
 			// The same with the right secret is a session: it was the proof that failed.
 			if k, err = newKeys(tm.secret, z, transcript(tm.name, hello, wrote[:103])); err != nil {
 				t.Fatal(err)
@@ -840,9 +832,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 			client := &script{sends: append(hello, k.clientConfirmation()...), end: errTooFar}
 			_, err = serveTerms(client, tm)
 			checkRefusal(t, err, 6, false)
-			if wrote := client.got.Bytes()[103:]; !bytes.Equal(wrote, []byte{6}) {
-				t.Errorf("the server wrote %x to one who proved nothing", wrote)
-			}
+			testutil.Equal(t, "the server wrote", client.got.Bytes()[103:], []byte{6})
 		})
 	}
 	t.Run("an echo", func(t *testing.T) {

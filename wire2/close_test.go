@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // eachEnd runs f with the library's endpoint as a server and as a client.
@@ -85,9 +86,7 @@ func TestCloseAckWaits(t *testing.T) {
 			read <- b
 		}()
 		l.write(slices.Concat(closeFrame, ackFrame))
-		if got := <-read; !slices.Equal(got, ackFrame) {
-			t.Errorf("got %x", got)
-		}
+		testutil.Equal(t, "what was read", <-read, ackFrame)
 		l.expectEnd()
 	})
 }
@@ -228,9 +227,7 @@ func TestReadDeadlineLosesNothing(t *testing.T) {
 				}
 			}
 		}
-		if want := slices.Concat(plainFrame(1, "one"), plainFrame(2, "two")); !slices.Equal(got, want) {
-			t.Errorf("got %x", got)
-		}
+		testutil.Equal(t, "what was read", got, slices.Concat(plainFrame(1, "one"), plainFrame(2, "two")))
 	}
 }
 
@@ -446,9 +443,7 @@ func TestKeyLimits(t *testing.T) {
 		keyOf(l).usedFrames.Store(closeAtFrames - 1)
 		read := l.readAsync(len(closeFrame))
 		l.send(1, "last")
-		if got := <-read; !slices.Equal(got, closeFrame) {
-			t.Errorf("got %x", got)
-		}
+		testutil.Equal(t, "what was read", <-read, closeFrame)
 		p.receive(1, "last")
 	})
 	t.Run("exhausted", func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // The last message of a server waits for the library's decision: a client that
@@ -306,9 +307,7 @@ func TestReadBeforeTheHello(t *testing.T) {
 		l.write(hello(3, libraryLimit))
 		synctest.Wait()
 		l.write([]byte{0})
-		if got, want := <-read, slices.Concat(hello(0, libraryLimit), plainFrame(1, "early")); !slices.Equal(got, want) {
-			t.Errorf("got %x, want %x", got, want)
-		}
+		testutil.Equal(t, "what was read", <-read, slices.Concat(hello(0, libraryLimit), plainFrame(1, "early")))
 		l.Close()
 		far.Close()
 	})

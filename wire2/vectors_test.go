@@ -22,6 +22,7 @@ import (
 	"testing"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // vectorKeys are the keys of each kind of test after the first four. A key with a
@@ -236,9 +237,7 @@ func (v *vector) checkHandshakeOfServer(t *testing.T) {
 	p.expect("server_point")
 	p.sends("client_point")
 	message := p.readFull(len(v.bytes(t, "limit_message")))
-	if plaintext := openWhole(t, v.bytes(t, "key"), message); !bytes.Equal(plaintext, binary.BigEndian.AppendUint32(nil, limit)) {
-		t.Errorf("the limit opens as %x", plaintext)
-	}
+	testutil.Equal(t, "the limit opens", openWhole(t, v.bytes(t, "key"), message), binary.BigEndian.AppendUint32(nil, limit))
 	if !sealsTo(t, v.bytes(t, "key"), v.bytes(t, "limit_nonce"), binary.BigEndian.AppendUint32(nil, limit), v.bytes(t, "limit_message")) {
 		t.Error("the limit is not sealed as the vector says")
 	}
@@ -394,9 +393,7 @@ func (v *vector) checkError(t *testing.T, err error) {
 func (v *vector) checkResult(t *testing.T, l *library, err error, s *script, writes string) {
 	t.Helper()
 	v.checkError(t, err)
-	if want := v.bytes(t, writes); !bytes.Equal(s.got.Bytes(), want) {
-		t.Errorf("it writes\n%x, want\n%x", s.got.Bytes(), want)
-	}
+	testutil.Equal(t, "it writes", s.got.Bytes(), v.bytes(t, writes))
 	if err == nil {
 		l.expect(v.bytes(t, "rest"))
 	}

@@ -109,9 +109,7 @@ func TestNodeMLKEM(t *testing.T) {
 
 		same := func(what string, node, library []byte) {
 			t.Helper()
-			if !bytes.Equal(node, library) {
-				t.Errorf("%s: node has %x, the standard library %x", what, node, library)
-			}
+			testutil.Equal(t, what, node, library)
 		}
 		decapsulate := func(c []byte) []byte {
 			t.Helper()

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 func TestStartWithoutConfig(t *testing.T) {
@@ -805,9 +806,7 @@ func TestClientsTakeTurns(t *testing.T) {
 		seen = append(seen, next(t, server).MsgType)
 	}
 	slices.Sort(seen)
-	if !slices.Equal(seen, []int{1, 2, 3, 4, 5, 6}) {
-		t.Errorf("got types %v", seen)
-	}
+	testutil.Equal(t, "got types", seen, []int{1, 2, 3, 4, 5, 6})
 }
 
 // Heartbeats keep an idle connection, on both sides or on one.

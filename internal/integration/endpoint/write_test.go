@@ -527,9 +527,7 @@ func TestQueueLost(t *testing.T) {
 				if name == "Flush" {
 					want = want[1:]
 				}
-				if !slices.Equal(got, want) {
-					t.Errorf("the new peer got types %v, want %v", got, want)
-				}
+				testutil.Equal(t, "the new peer got types", got, want)
 			})
 		}
 	}
