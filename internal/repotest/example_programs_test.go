@@ -21,7 +21,7 @@ import (
 	"example.com/gipc/internal/testutil"
 )
 
-var examplePrograms = []string{"simple", "timed", "multiclient", "hub", "copytree"}
+var examplePrograms = []string{"child", "simple", "timed", "multiclient", "hub", "copytree"}
 
 // A place has the built programs, and directories for their sockets and for
 // whatever else they make: TEMP in their arguments.
@@ -108,20 +108,27 @@ func (r *run) ends(code int) string {
 	return r.said.String()
 }
 
-func TestExamplePrograms(t *testing.T) {
+// buildPrograms builds the example programs into a directory, and returns that.
+func buildPrograms(t *testing.T) (bin string) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("-short: it builds programs")
 	}
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("programs are built with the go command, which is not here: ", err)
 	}
-	t.Parallel()
-	bin := t.TempDir()
+	bin = t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin+string(filepath.Separator), "./example/...").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
+	return bin
+}
+
+func TestExamplePrograms(t *testing.T) {
+	t.Parallel()
+	bin := buildPrograms(t)
 	t.Run("help", func(t *testing.T) { programsHelp(at(t, bin)) })
 	t.Run("runs", func(t *testing.T) { programsRun(t, bin) })
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
@@ -169,6 +176,7 @@ func programsRun(t *testing.T, bin string) {
 		"timed":            {says: []string{"server: received", "client: received"}},
 		"multiclient":      {says: []string{"server: listening for 3 clients, and reading by ReadTimed\n", "client A: received", "client C: received"}},
 		"multiclient FAST": {env: "FAST=true", says: []string{"reading by ReadTimedFastest\n", "client A: received", "client C: received"}},
+		"child":            {says: []string{`the child replied "HELLO, CHILD"`}},
 		"copytree":         {args: []string{"-tree", tree}, says: []string{"sends " + tree, "receives one tree into", "equal\n"}},
 		"copytree tcp":     {args: []string{"-tree", tree, "-network", "tcp"}, says: []string{"listening at 127.0.0.1:", "equal\n"}},
 	} {

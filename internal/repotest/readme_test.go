@@ -158,7 +158,7 @@ func TestPagesPrograms(t *testing.T) {
 // or a program that runs.
 func TestPagesParts(t *testing.T) {
 	var sources []string
-	for _, pattern := range []string{"*_test.go", "example/*/*.go"} {
+	for _, pattern := range []string{"*_test.go", "example/*/*.go", "example/internal/*/*.go"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
