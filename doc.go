@@ -50,8 +50,8 @@
 // peer closed the connection. It does not mean that the peer received what this side
 // had written: the result of Close, or the reply to a Call, says that.
 //
-// [ErrNotConnected] means that nothing was
-// sent, [ErrUnconfirmed] that a message may have arrived. Nothing is dropped silently.
+// [ErrNotConnected] means that nothing was sent, [ErrUnconfirmed] that a message may
+// have arrived. Nothing is dropped silently.
 //
 // A context ends a call, never a connection. If the context of a read is done, no message
 // is lost. If the context of a write is done before the message was accepted for
@@ -82,6 +82,5 @@
 // A message's data is limited to its receiver's MaxMsgSize, 3 MiB by default; the
 // sides exchange theirs. A receiver allocates as bytes arrive, never on the basis of
 // a length field alone. A server gives each handshake 10 seconds, and runs at most
-// 4,096 at once. The protocol is specified in spec/, for other
-// languages to implement.
+// 4,096 at once. The protocol is specified in spec/, for other languages to implement.
 package gipc
