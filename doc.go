@@ -1,6 +1,6 @@
-// Package gipc lets programs talk to each other: two processes, or one server
-// and many clients, exchange typed messages over a unix socket or TCP,
-// encrypted by default, and reconnect by themselves.
+// Package gipc sends typed messages between processes: between two, or between
+// one server and many clients, over a unix socket or TCP, encrypted by default.
+// Clients reconnect automatically.
 //
 // # Use
 //
@@ -10,23 +10,32 @@
 //	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "greeter"})
 //	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "greeter"})
 //
-// From then on both ends are alike. [Client.Write] sends a message with a type, a
+// From then on both endpoints are alike. [Client.Write] sends a message with a type, a
 // number above 0 whose meaning is up to the program. [Client.Read] returns the
-// peer's messages in order and, between them, with MsgType -1, this end's status
-// changes, such as Connected, Reconnecting and Disconnected, where they happened.
-// [Client.Messages] skips these; [Client.ReadTimed], [Client.ReadContext] and
-// [Client.ReadInto] are other ways to read. [Client.Queue] and [Client.Flush]
-// batch small messages. [Client.Call] sends a request, and [Message.Reply] answers
-// it; either side can ask. A server with MultiClient serves any number of clients at
-// one address: see [ConnectionPool].
+// peer's messages in order. Between them it returns the status changes of this
+// endpoint, such as Connected, Reconnecting and Disconnected, at the place in the
+// stream where they happened: messages with MsgType -1, which [Message.Is] compares
+// with a [Status]. [Client.Messages] skips these; [Client.ReadTimed],
+// [Client.ReadContext] and [Client.ReadInto] are other ways to read. [Client.Queue] and
+// [Client.Flush] batch small messages. [Client.Call] sends a request, and
+// [Message.Reply] answers it; either side can call. A server with MultiClient serves
+// any number of clients at one address: see [ConnectionPool]. Its Serve runs a handler
+// for one message of a client at a time, and for different clients concurrently.
+//
+// # Examples
+//
+// Every call and every field of a config has an Example with checked output. The
+// command go doc does not show Examples: read the files example_*.go beside this one,
+// or the page of a published version on pkg.go.dev. README.md has whole programs, and
+// docs/guide.md has recipes: requests, reconnecting, sending again after a loss.
 //
 // # Concurrency
 //
 // Every method of a [Server], a [Client] and a [ConnectionPool] may be called at any
 // time from any goroutine. You do not have to call Read: lost connections are
 // detected and re-established, and pings answered, regardless. The goroutine that calls
-// Read reads the socket itself, so a message costs no handoff; only when nobody
-// reads for a while does a goroutine of the library step in, and it queues up to
+// Read reads the socket itself, so a message costs no handoff. If nobody
+// reads for a while, a goroutine of the library does, and queues up to
 // 64 KiB or one message. After that backpressure sets in: the kernel's buffers
 // fill, and the peer's Write blocks.
 //
@@ -37,9 +46,17 @@
 // peer process has received everything that was written since the last Connected
 // and holds it for its application. Messages in flight on a connection that is lost
 // may be lost with it: the Reconnecting or Disconnected message reports the loss, and
-// the application decides what to resend. [ErrNotConnected] means that nothing was
-// sent, [ErrUnconfirmed] that a message may have arrived. A context ends a call, never
-// a connection. Nothing is dropped silently.
+// the application decides what to resend. A nil Err in that message means that the
+// peer closed the connection. It does not mean that the peer received what this side
+// had written: the result of Close, or the reply to a Call, says that.
+//
+// [ErrNotConnected] means that nothing was sent, [ErrUnconfirmed] that a message may
+// have arrived. Nothing is dropped silently.
+//
+// A context ends a call, never a connection. If the context of a read is done, no message
+// is lost. If the context of a write is done before the message was accepted for
+// sending, it is not sent, and the error is the context's alone; after that it is still
+// sent, and the error is ErrUnconfirmed, wrapping the context's.
 //
 // # Security
 //
@@ -58,13 +75,12 @@
 // A server can have Secrets, one for each client.
 // On a unix socket the kernel helps too: only the server's user may connect
 // (mode 0600), and a client refuses a server run by any user but its own or
-// root.
+// root. SECURITY.md lists the guarantees and the limits.
 //
 // # Limits
 //
 // A message's data is limited to its receiver's MaxMsgSize, 3 MiB by default; the
 // sides exchange theirs. A receiver allocates as bytes arrive, never on the basis of
 // a length field alone. A server gives each handshake 10 seconds, and runs at most
-// 4,096 at once. The protocol is specified in spec/, for other
-// languages to implement.
+// 4,096 at once. The protocol is specified in spec/, for other languages to implement.
 package gipc

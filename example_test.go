@@ -284,6 +284,47 @@ func ExampleServer_WriteContext() {
 	// nobody came; the server is Listening
 }
 
+// A context ends a write, too, and never the connection. If the message was already
+// accepted for sending it is still sent, and the error is ErrUnconfirmed.
+func ExampleClient_WriteContext() {
+	address, remove := socket()
+	defer remove()
+
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "slow", Network: "unix", Address: address})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer mustClose(server)
+	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "slow", Network: "unix", Address: address})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer mustClose(client)
+
+	data := make([]byte, 3<<20) // more than the kernel's buffers hold while the server does not read
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	switch err := client.WriteContext(ctx, 1, data); {
+	case err == nil:
+		fmt.Println("the kernel has the message")
+	case errors.Is(err, gipc.ErrUnconfirmed):
+		fmt.Println("it is still being sent") // sending it again would send it twice
+	case errors.Is(err, context.DeadlineExceeded):
+		fmt.Println("it was not sent")
+	}
+
+	for message, err := range server.Messages(context.Background()) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(len(message.Data)>>20, "MiB arrived")
+		break
+	}
+	// Output:
+	// it is still being sent
+	// 3 MiB arrived
+}
+
 // After a client has left, a server that serves one at a time does not wait for
 // the next: what was meant for the one is not for the other.
 func ExampleServer_Write() {
@@ -890,6 +931,34 @@ func ExampleServerConfig_logger() {
 	// Output:
 	// level=INFO msg=listening role=server name=logged
 	// level=INFO msg=closed role=server name=logged err=<nil>
+}
+
+// A log in a file, of every level from Info up.
+func ExampleServerConfig_logFile() {
+	address, remove := socket()
+	defer remove()
+	path := filepath.Join(filepath.Dir(address), "gipc.log")
+	config := &gipc.ServerConfig{Name: "logged", Network: "unix", Address: address}
+
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		log.Fatal(err)
+	}
+	config.Logger = slog.New(slog.NewTextHandler(file, nil))
+
+	server, err := gipc.StartServer(config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	mustClose(server)
+	file.Close() // after Close: the server logs until then
+	text, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(bytes.Count(text, []byte("\n")), "lines")
+	// Output:
+	// 2 lines
 }
 
 // A client's log has each of its connections.
