@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"log"
 	"math/big"
@@ -1586,4 +1587,52 @@ func ExampleMessage_IsRequest() {
 	// true
 	// 42
 	// gipc: this end is closed for good
+}
+
+// Metrics of a server and of each of its clients by expvar, which an HTTP server
+// shows at /debug/vars.
+func ExampleServer_Stats_expvar() {
+	address, remove := socket()
+	defer remove()
+
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "metrics", Network: "unix", Address: address, MultiClient: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	metrics := expvar.Func(func() any { // a program: expvar.Publish("jobs", metrics)
+		clients := map[string]gipc.Stats{}
+		for client := range server.Connections.All() {
+			clients[fmt.Sprint(client.ID())] = client.Stats()
+		}
+		return map[string]any{"clients": clients, "total": server.Stats()}
+	})
+	read := make(chan bool)
+	go server.Connections.Serve(context.Background(), func(_ *gipc.Server, message *gipc.Message) {
+		if message.MsgType > 0 {
+			read <- true
+		}
+	})
+	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "metrics", Network: "unix", Address: address})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := client.Write(1, []byte("counted")); err != nil {
+		log.Fatal(err)
+	}
+	<-read
+
+	var shown struct {
+		Clients map[string]gipc.Stats
+		Total   gipc.Stats
+	}
+	if err := json.Unmarshal([]byte(metrics.String()), &shown); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("client 1 has sent", shown.Clients["1"].Received, "message,", shown.Clients["1"].ReceivedBytes, "bytes")
+	fmt.Println("all have sent", shown.Total.Received)
+	mustClose(client)
+	mustClose(server)
+	// Output:
+	// client 1 has sent 1 message, 7 bytes
+	// all have sent 1
 }

@@ -25,18 +25,17 @@ import (
 
 var codeBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 
-// pages returns the Markdown files of this directory, and the spec's.
-func pages(t *testing.T) []string {
+// pages returns the Markdown files of the root, of docs and of spec.
+func pages(t *testing.T) (names []string) {
 	t.Helper()
-	names, err := filepath.Glob("*.md")
-	if err != nil {
-		t.Fatal(err)
+	for _, pattern := range []string{"*.md", filepath.Join("docs", "*.md"), filepath.Join("spec", "*.md")} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		names = append(names, found...)
 	}
-	more, err := filepath.Glob(filepath.Join("spec", "*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return append(names, more...)
+	return names
 }
 
 // programs returns the blocks of Go code on a page that are whole programs, and
