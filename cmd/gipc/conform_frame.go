@@ -123,4 +123,6 @@ type violation struct {
 
 func (v *violation) Error() string { return fmt.Sprintf("[%s] %s", v.id, v.text) }
 
-func violate(id, format string, args ...any) error { return &violation{id, fmt.Sprintf(format, args...)} }
+func violate(id, format string, args ...any) error {
+	return &violation{id, fmt.Sprintf(format, args...)}
+}
