@@ -56,8 +56,8 @@ type peer struct {
 	sharedX []byte
 
 	clientPoint []byte
-	calls   uint64 // requests that were sent
-	closing bool   // a close was sent
+	calls       uint64 // requests that were sent
+	closing     bool   // a close was sent
 }
 
 // newHello makes the keys of a connection, and the ServerHello with them.

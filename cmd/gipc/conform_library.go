@@ -107,13 +107,15 @@ func libraryRequests(st *stage) {
 		return
 	}
 	const count = 200
-	failures := make(chan error, count)
+	failures := make(chan error, 3*count)
 	for i := range count {
 		go func() { failures <- libraryCall(ctx, st.server, i) }()
 	}
-	for i := range count {
-		st.sends(ctx, message(typeCall, filled(i, i*50)))
-	}
+	go func() {
+		for i := range count {
+			failures <- st.server.WriteContext(ctx, typeCall, filled(i, i*50))
+		}
+	}()
 	results := 0
 	for range 2 * count { // a request of the client, and its result, for each
 		m := st.receives(ctx)
@@ -121,12 +123,12 @@ func libraryRequests(st *stage) {
 		case m == nil:
 			return
 		case m.IsRequest():
-			st.check(m.Reply(77, m.Data))
+			go func() { failures <- m.Reply(77, m.Data) }() // this goroutine has to read
 		case m.MsgType == 77:
 			results++
 		}
 	}
-	for range count {
+	for range 3 * count {
 		st.check(<-failures)
 	}
 	if results != count {
