@@ -55,7 +55,7 @@ func closeBehind(p *peer) {
 // not write anything, and the close stays valid.
 func closeFault(p *peer) {
 	p.record(slices.Concat(control(kindClose, 0).bytes(), control(16).bytes()))
-	p.endsAfterFault("G-4")
+	p.endsSilently("G-4", "G-4")
 }
 
 func closeClient(p *peer) {
@@ -154,7 +154,8 @@ func playReconnect(st *stage) {
 	third.writesNothing("H-16")
 
 	fourth := st.accept()
-	fourth.raw(fourth.newHello().bytes()[:50])
+	hello := fourth.newHello().bytes()
+	fourth.raw(hello[:min(50, len(hello))])
 	fourth.end()
 	fourth.writesNothing("H-8")
 
@@ -173,7 +174,7 @@ func playReconnect(st *stage) {
 // callOnce has the client send a request, and replies.
 func callOnce(p *peer) {
 	p.write(message(typeCall, []byte("call")))
-	f := p.nextRequest()
+	f := p.nextRequest("Q-1")
 	p.write(reply(f.number(), 9, []byte("reply")))
 	p.expect(message(9, []byte("reply")), "Q-5")
 }

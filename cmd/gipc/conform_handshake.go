@@ -56,6 +56,8 @@ type peer struct {
 	sharedX []byte
 
 	clientPoint []byte
+	proved      bool // the confirmation of the client matches
+	badKey      bool // the encapsulation key is not valid
 	calls       uint64 // requests that were sent
 	closing     bool   // a close was sent
 }
@@ -123,7 +125,9 @@ func (p *peer) clientHelloAfter(first []byte) {
 	if p.plain {
 		return
 	}
-	p.hybrid = flags&flagHybrid != 0
+	if p.hybrid = flags&flagHybrid != 0; p.hybrid && p.badKey {
+		p.fail("H-23", "the client accepted a key with a coefficient of 3,329")
+	}
 	point := p.readBytes(pointSize, "H-3")
 	p.clientPoint = point
 	var ciphertext []byte
@@ -135,7 +139,8 @@ func (p *peer) clientHelloAfter(first []byte) {
 		return
 	}
 	p.derive(slices.Concat(received, point, ciphertext), point, ciphertext)
-	if p.err == nil && !bytes.Equal(confirmation, p.keys.clientConfirmation) && p.clientName == p.name && bytes.Equal(p.clientSecret, p.secret) {
+	p.proved = p.err == nil && bytes.Equal(confirmation, p.keys.clientConfirmation)
+	if p.err == nil && !p.proved && p.clientName == p.name && bytes.Equal(p.clientSecret, p.secret) {
 		id := "K-2"
 		if p.sharedX[0] == 0 {
 			id = "K-1"
@@ -207,11 +212,14 @@ func (p *peer) readBytes(n int, id string) []byte {
 
 // refuses expects the client to write this reason and nothing else, and to end.
 func (p *peer) refuses(reason byte, id string) {
-	got := p.readBytes(1, id)
 	if p.err != nil {
 		return
 	}
-	if got[0] != reason {
+	got, err := p.in.read(1, p.soon(), false)
+	switch {
+	case err != nil:
+		p.fail(id, "%v, and reason %d was expected", err, reason)
+	case got[0] != reason:
 		p.fail(id, "the first byte of the client is %d, and reason %d was expected", got[0], reason)
 	}
 	p.writesNothing(id)
@@ -228,7 +236,7 @@ func (p *peer) writesNothing(id string) {
 	case err == nil:
 		p.fail(id, "the client wrote another byte, %d, and had to end the connection", b[0])
 	case errors.Is(err, errSilent):
-		p.fail("G-11", "the client did not end the connection within %v", patience)
+		p.fail(id, "the client did not end the connection within %v", patience)
 	case errors.Is(err, errReset):
 		p.fail("G-11", "the client closed the socket with unread input, instead of shutting down its sending half first")
 	case !errors.Is(err, errEndBoundary):
@@ -238,7 +246,7 @@ func (p *peer) writesNothing(id string) {
 }
 
 // patience is how long a client may take to end a connection after a fault.
-const patience = 5 * time.Second
+const patience = 3 * time.Second
 
 // soon returns when the client has to have ended the connection.
 func (p *peer) soon() time.Time {

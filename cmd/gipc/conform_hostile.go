@@ -122,7 +122,7 @@ func hostileFrameScenarios() []*scenario {
 	plaintext := func(b []byte) func(*stage) { return hostile(func(p *peer) { p.record(b) }) }
 	critical := control(16, 1, 2, 3)
 	return []*scenario{
-		{name: "hostile-frame-short", summary: "sends a frame of length 3", ids: ids("F-1"), exits: malformed, play: plaintext(slices.Concat(numbers(3), make([]byte, 8)))},
+		{name: "hostile-frame-short", summary: "sends a frame of length 3", ids: ids("F-1"), exits: malformed, play: plaintext(slices.Concat(numbers(3, 1), make([]byte, 4)))},
 		{name: "hostile-frame-short-plain", summary: "the same in plaintext: the length alone", ids: ids("F-1", "F-4"), exits: malformed, setup: plain, play: hostile(rawLength(3))},
 		{name: "hostile-frame-id-short", summary: "sends a frame with an id and of length 11", ids: ids("F-1"), exits: malformed, play: plaintext(slices.Concat(numbers(11, idBit|1), make([]byte, 7)))},
 		{name: "hostile-frame-long", summary: "sends the head of a message over the limit", ids: ids("F-2", "F-4"), exits: malformed, play: plaintext(numbers(4+defaultLimit+1, 1))},

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // launchInProcess returns a launcher whose client is a function.
@@ -237,23 +238,19 @@ func (c *libraryClient) call(ctx context.Context, data []byte) {
 // TestConformLibrary: the library's client conforms.
 func TestConformLibrary(t *testing.T) {
 	t.Parallel()
-	for _, s := range scenarios() {
-		if s.long {
-			continue
-		}
-		for _, network := range []string{"unix", "tcp"} {
-			t.Run(s.name+"/"+network, func(t *testing.T) {
-				t.Parallel()
-				r := &runner{launch: launchInProcess(runLibraryClient), network: network, timeout: 20 * time.Second}
-				res, err := r.run(t.Context(), s)
-				want := resultHeld
-				if s.setup.rekeyAt != 0 {
-					want = resultSkipped
-				}
-				if err != nil || res.Result != want {
-					t.Errorf("%+v, %v", res, err)
-				}
-			})
+	networks := []string{"unix", "tcp"}
+	if testutil.RaceEnabled {
+		networks = networks[:1]
+	}
+	for _, network := range networks {
+		for _, res := range results(t, network, shortScenarios(), func(*scenario) launcher { return launchInProcess(runLibraryClient) }) {
+			want := resultHeld
+			if strings.HasPrefix(res.Scenario, "rekey") {
+				want = resultSkipped // its threshold is fixed
+			}
+			if res.Result != want {
+				t.Errorf("%s: %+v", network, res)
+			}
 		}
 	}
 }

@@ -110,13 +110,14 @@ func (p *peer) request(msgType uint32, data []byte) uint64 {
 }
 
 // next returns the next frame of the client. It answers pings, and skips pongs
-// that answer nothing and control frames that are to be ignored.
-func (p *peer) next() frame {
+// that answer nothing and control frames that are to be ignored. The id is that of
+// the sentence that the end of the stream violates.
+func (p *peer) next(id string) frame {
 	for p.err == nil {
 		f, err := p.in.next(p.deadline)
 		switch {
 		case err != nil:
-			p.failed(p.lost(err))
+			p.failed(lost(err, id))
 		case !f.isControl():
 			return f
 		case f.data[0] == kindPing && !p.closing:
@@ -129,15 +130,15 @@ func (p *peer) next() frame {
 }
 
 // lost returns what an end of the stream means if a frame is expected.
-func (p *peer) lost(err error) error {
+func lost(err error, id string) error {
 	if v := (*violation)(nil); errors.As(err, &v) {
 		return err
 	}
 	switch {
 	case errors.Is(err, errSilent):
-		return violate(p.scenario.ids[0], "the client sent nothing more, and another frame was expected")
+		return violate(id, "the client sent nothing more, and another frame was expected")
 	case errors.Is(err, errEndBoundary), errors.Is(err, errEndInside), errors.Is(err, errReset):
-		return violate(p.scenario.ids[0], "%v, and another frame was expected", err)
+		return violate(id, "%v, and another frame was expected", err)
 	}
 	return err
 }
@@ -145,7 +146,7 @@ func (p *peer) lost(err error) error {
 // expect expects this message, request or reply next. The id is that of the
 // sentence that another one violates.
 func (p *peer) expect(want frame, id string) {
-	got := p.next()
+	got := p.next(id)
 	if p.err != nil {
 		return
 	}
@@ -159,7 +160,7 @@ func (p *peer) expect(want frame, id string) {
 
 // expectControl expects a control frame of this kind next, and returns its data.
 func (p *peer) expectControl(kind byte, id string) []byte {
-	got := p.next()
+	got := p.next(id)
 	if p.err == nil && (!got.isControl() || got.data[0] != kind) {
 		p.fail(id, "the client sent %v, and a control frame of kind %d was expected", got, kind)
 	}
@@ -226,17 +227,21 @@ func (p *peer) ends(id string) {
 }
 
 // endsAfterFault expects the client to end the connection without writing
-// anything more, because of what it has received.
-func (p *peer) endsAfterFault(id string) {
+// anything more, because of what it has received. The id is that of the sentence
+// that anything else violates.
+func (p *peer) endsAfterFault(id string) { p.endsSilently(id, "G-10") }
+
+// endsSilently is endsAfterFault with the id that a close violates.
+func (p *peer) endsSilently(id, closeID string) {
 	if p.err != nil {
 		return
 	}
 	f, err := p.in.next(p.soon())
 	switch {
 	case err == nil && f.isControl() && f.data[0] == kindClose:
-		p.fail("G-10", "the client wrote a close after the fault")
+		p.fail(closeID, "the client wrote a close after the fault")
 	case err == nil:
-		p.fail("F-9", "the client sent %v after the fault", f)
+		p.fail(id, "the client sent %v after the fault", f)
 	case errors.Is(err, errSilent):
 		p.fail(id, "the client did not end the connection within %v", patience)
 	case errors.Is(err, errReset):
@@ -315,7 +320,7 @@ func burst(count, size int) []frame {
 func (p *peer) expectInAnyOrder(want []frame, id string) {
 	want = slices.Clone(want)
 	for len(want) > 0 && p.err == nil {
-		got := p.next()
+		got := p.next(id)
 		i := slices.IndexFunc(want, func(f frame) bool {
 			return f.msgType == got.msgType && f.hasID == got.hasID && f.id == got.id && bytes.Equal(f.data, got.data)
 		})

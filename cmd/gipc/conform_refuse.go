@@ -25,6 +25,9 @@ func playUnproven(st *stage) {
 	p := st.accept()
 	p.raw(p.newHello().bytes())
 	p.clientHello()
+	if p.err == nil && p.proved {
+		p.fail(st.scenario.ids[0], "the confirmation of the client matches, although its secret or its name has to differ")
+	}
 	p.raw([]byte{6})
 	p.end()
 	p.writesNothing("H-20")
@@ -100,6 +103,7 @@ func playKEMKey(st *stage) {
 	if p.err != nil {
 		return
 	}
+	p.badKey = true
 	h.kemKey[0], h.kemKey[1] = 0x01, h.kemKey[1]&0xf0|0x0d // 3329 = 0xd01
 	p.raw(h.bytes())
 	first := p.readBytes(1, "H-23")
@@ -118,9 +122,6 @@ func playKEMKey(st *stage) {
 // the encapsulation key is not valid.
 func (p *peer) continueClassical(first []byte) {
 	p.clientHelloAfter(first)
-	if p.err == nil && p.hybrid {
-		p.fail("H-23", "the client accepted a key with a coefficient of 3,329")
-	}
 	p.note, p.exits = "the client is classical, and does not check the key", []int{0}
 	p.finish()
 	p.closeClient()

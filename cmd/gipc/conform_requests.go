@@ -15,11 +15,12 @@ func requestScenarios() []*scenario {
 	}
 }
 
-// nextRequest returns the next frame of the client, which has to be a request.
-func (p *peer) nextRequest() frame {
-	f := p.next()
+// nextRequest returns the next frame of the client, which has to be a request. The
+// id is that of the sentence that another one violates.
+func (p *peer) nextRequest(id string) frame {
+	f := p.next(id)
 	if p.err == nil && !f.isRequest() {
-		p.fail("Q-1", "the client sent %v, and a request was expected", f)
+		p.fail(id, "the client sent %v, and a request was expected", f)
 	}
 	return f
 }
@@ -34,7 +35,7 @@ func requestsClient(p *peer) {
 	}
 	var requests []frame
 	for range count {
-		f := p.nextRequest()
+		f := p.nextRequest("Q-1")
 		if p.err == nil && (f.msgType != 1 || !due[string(f.data)]) {
 			p.fail("Q-1", "the client sent %v, which is none of those that it had to send", f)
 		}
@@ -77,7 +78,7 @@ func requestsBoth(p *peer) {
 		replies = append(replies, reply(number, uint32(300+i), data))
 	}
 	for len(replies)+len(results) > 0 || p.in != nil && p.err == nil && p.in.requests < uint64(len(sizes)) {
-		f := p.next()
+		f := p.next("Q-3")
 		if p.err != nil {
 			return
 		}
@@ -106,11 +107,11 @@ func remove(list *[]frame, f frame) bool {
 func requestsIgnored(p *peer) {
 	p.write(reply(1, 1, []byte("to a request that was never sent")), reply(1<<62, 1, nil))
 	p.write(message(typeCall, []byte("a")))
-	first := p.nextRequest()
+	first := p.nextRequest("Q-4")
 	p.write(reply(first.number(), 50, []byte("one")), reply(first.number(), 51, []byte("two")))
 	p.expect(message(50, []byte("one")), "Q-4")
 	p.write(message(typeGiveUp, []byte("b")))
-	second := p.nextRequest()
+	second := p.nextRequest("Q-4")
 	p.lines = append(p.lines, "call unknown")
 	p.expect(message(typeGiveUp, nil), "Q-7")
 	p.write(reply(second.number(), 52, []byte("late")))
@@ -120,7 +121,7 @@ func requestsIgnored(p *peer) {
 // openRequest has the client send a request, which stays open.
 func openRequest(p *peer) {
 	p.write(message(typeCall, []byte("open")))
-	p.nextRequest()
+	p.nextRequest("Q-1")
 	p.lines = append(p.lines, "call unknown")
 }
 
