@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"time"
 
@@ -112,26 +111,26 @@ func (c *commandReply) run(m *gipc.Message, client int) ([]byte, error) {
 		return nil, fmt.Errorf("%s: the server is closing", c.args[0])
 	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: it ran for longer than %v: raise -timeout", c.args[0], c.timeout)
-	case err != nil && stderr.Len() > 0:
-		return nil, fmt.Errorf("%s: %w: %s", c.args[0], err, strings.TrimSpace(stderr.String()))
+	case err != nil && len(stderr.data) > 0:
+		return nil, fmt.Errorf("%s: %w: %s", c.args[0], err, bytes.TrimSpace(stderr.data))
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", c.args[0], err)
 	}
-	return out.Bytes(), nil
+	return out.data, nil
 }
 
 // A boundedBuffer is a buffer that keeps the first bytes and discards the rest.
 type boundedBuffer struct {
-	bytes.Buffer
+	data  []byte
 	limit int
 	full  bool // bytes were discarded
 }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
 	n := len(p)
-	if room := b.limit - b.Len(); n > room {
+	if room := b.limit - len(b.data); n > room {
 		p, b.full = p[:room], true
 	}
-	b.Buffer.Write(p)
+	b.data = append(b.data, p...)
 	return n, nil
 }

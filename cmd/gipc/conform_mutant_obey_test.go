@@ -26,7 +26,7 @@ func (m *mutant) obey() (again bool, err error) {
 		case f.isRequest():
 			m.say("request %d %d", f.msgType, len(f.data))
 			m.request(f)
-		case len(f.data) == 0 && m.is("drops-empty"):
+		case len(f.data) == 0 && f.msgType < typeClose && m.is("drops-empty"):
 		default:
 			m.say("message %d %d", f.msgType, len(f.data))
 			if f.msgType == typeClose || f.msgType == typeAgain {

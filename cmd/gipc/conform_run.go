@@ -128,7 +128,7 @@ func (r *runner) play(ctx context.Context, st *stage) (string, error) {
 	defer timer.Stop()
 	select {
 	case <-exited:
-		st.judge(code, waitErr, output.Bytes())
+		st.judge(code, waitErr, output.data)
 	case <-ctx.Done():
 		st.failed(ctx.Err())
 	case <-timer.C:

@@ -111,6 +111,14 @@ func (st *stage) listen() {
 	st.listener, st.err = net.Listen(st.network, st.address)
 	if st.err == nil {
 		st.address = st.listener.Addr().String()
+		st.acceptUntil(st.deadline)
+	}
+}
+
+// acceptUntil limits the time of accept.
+func (st *stage) acceptUntil(t time.Time) {
+	if l, ok := st.listener.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = l.SetDeadline(t) // an error shows in accept
 	}
 }
 
@@ -205,8 +213,8 @@ func (st *stage) accept() *peer {
 // before is still read.
 func (st *stage) clientExited() {
 	time.AfterFunc(time.Second, st.cancel)
-	if l, ok := st.listener.(interface{ SetDeadline(time.Time) error }); ok {
-		_ = l.SetDeadline(time.Now().Add(100 * time.Millisecond)) // what has connected is still accepted
+	if soon := time.Now().Add(100 * time.Millisecond); soon.Before(st.deadline) {
+		st.acceptUntil(soon)
 	}
 }
 

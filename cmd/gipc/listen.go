@@ -102,9 +102,7 @@ func (o *listenOptions) run(env *environment) error {
 	if err != nil {
 		return failure(fmt.Sprintf("listening as %q", name), configError(err), "")
 	}
-	if !o.quiet {
-		env.notef("listening as %q on %v", name, server.Addr())
-	}
+	env.notef("listening as %q on %v", name, server.Addr())
 	return o.newListener(env, server).serve()
 }
 
