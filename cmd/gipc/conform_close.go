@@ -60,7 +60,7 @@ func closeFault(p *peer) {
 
 func closeClient(p *peer) {
 	frames := burst(100, 300)
-	p.write(message(typeBurst, numbers(len(frames), 300)), message(typeClose, nil))
+	p.write(message(typeBurst, numbers(uint32(len(frames)), 300)), message(typeClose, nil))
 	for _, f := range frames {
 		p.expect(f, "G-1")
 	}

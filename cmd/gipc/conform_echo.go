@@ -77,7 +77,7 @@ func echoSmallLimit(p *peer) {
 
 func echoLarge(p *peer) {
 	want := burst(20, 100_000)
-	p.write(message(typeBurst, numbers(len(want), 100_000)))
+	p.write(message(typeBurst, numbers(uint32(len(want)), 100_000)))
 	for i := range 5 {
 		p.raw(p.encoded(control(kindPing, 1, 2, 3, 4, 5, 6, 7, byte(i))))
 	}

@@ -56,8 +56,8 @@ type peer struct {
 	sharedX []byte
 
 	clientPoint []byte
-	proved      bool // the confirmation of the client matches
-	badKey      bool // the encapsulation key is not valid
+	proved      bool   // the confirmation of the client matches
+	badKey      bool   // the encapsulation key is not valid
 	calls       uint64 // requests that were sent
 	closing     bool   // a close was sent
 }

@@ -36,7 +36,6 @@ type mutant struct {
 	receiving *direction
 	sending   *direction
 	records   []byte // what is left of an opened record
-	opened    bool   // records has come from a record
 	requests  uint64 // of the server
 	calls     uint64 // of this client
 	open      map[uint64]bool

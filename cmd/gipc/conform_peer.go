@@ -271,14 +271,6 @@ func (p *peer) end() {
 	}
 }
 
-// drained waits until everything is written and the sending half is shut down.
-func (p *peer) drained() {
-	if p.err == nil {
-		p.end()
-		<-p.out.done
-	}
-}
-
 // abort closes the connection at once.
 func (p *peer) abort() {
 	if p.conn == nil {
@@ -290,10 +282,10 @@ func (p *peer) abort() {
 }
 
 // numbers returns uint32s in a row, as the data of commands has them.
-func numbers(list ...int) []byte {
+func numbers(list ...uint32) []byte {
 	var b []byte
 	for _, n := range list {
-		b = binary.BigEndian.AppendUint32(b, uint32(n))
+		b = binary.BigEndian.AppendUint32(b, n)
 	}
 	return b
 }

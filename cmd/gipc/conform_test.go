@@ -26,7 +26,7 @@ var mutations = map[string][2]string{
 	"requests-client": {"same-number", "Q-1"}, "requests-server": {"always-replies", "Q-3"}, "requests-both": {"cuts-replies", "Q-3"},
 	"requests-plain": {"replies-twice", "Q-3"}, "requests-ignored": {"any-reply", "Q-4"}, "requests-close": {"forgets-calls", "F-10"},
 	"requests-lost": {"close-after-fault", "G-10"},
-	"ping": {"wrong-pong", "C-4"}, "ping-plain": {"no-kind", "C-4"},
+	"ping":          {"wrong-pong", "C-4"}, "ping-plain": {"no-kind", "C-4"},
 	"close-server": {"no-ack", "G-3"}, "close-server-plain": {"talks-after-close", "G-1"}, "close-server-behind": {"delivers-behind", "F-9"},
 	"close-server-fault": {"close-fault", "G-4"}, "close-server-byte": {"close-byte", "G-2"}, "close-client": {"short-burst", "G-1"},
 	"close-client-plain": {"talks-after-close", "G-1"}, "close-client-messages": {"acks-discarded", "G-5"}, "close-crossing": {"no-ack", "G-3"},
