@@ -8,7 +8,6 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha512"
 	"encoding/binary"
 )
@@ -99,7 +98,7 @@ func (d *direction) setKey() error {
 	if err != nil {
 		return err
 	}
-	d.aead, err = cipher.NewGCM(block)
+	d.aead, err = cipher.NewGCMWithRandomNonce(block) // the nonce precedes what is sealed
 	return err
 }
 
@@ -122,19 +121,16 @@ func (d *direction) count(length int) error {
 
 // seal returns a whole record with this plaintext.
 func (d *direction) seal(plain []byte) ([]byte, error) {
-	record := make([]byte, 16, 4+recordOverhead+len(plain))
+	record := make([]byte, 4, 4+recordOverhead+len(plain))
 	binary.BigEndian.PutUint32(record, uint32(recordOverhead+len(plain)))
-	if _, err := rand.Read(record[4:16]); err != nil {
-		return nil, err
-	}
-	record = d.aead.Seal(record, record[4:16], plain, d.additional())
+	record = d.aead.Seal(record, nil, plain, d.additional())
 	return record, d.count(recordOverhead + len(plain))
 }
 
-// open returns the plaintext of a record without its length field, in the memory
-// of sealed. It reports false if the record is not authentic.
+// open returns the plaintext of a record without its length field. It reports
+// false if the record is not authentic.
 func (d *direction) open(sealed []byte) (plain []byte, ok bool, err error) {
-	plain, err = d.aead.Open(sealed[12:12], sealed[:12], sealed[12:], d.additional())
+	plain, err = d.aead.Open(nil, nil, sealed, d.additional())
 	if err != nil {
 		return nil, false, nil
 	}
