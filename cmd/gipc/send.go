@@ -254,7 +254,7 @@ func (s *sender) explain(what string, err error) error {
 		return fmt.Errorf("%s: it has %d bytes, and the server accepts %d: raise the server's -max-size, or send it in parts", what, size.Size, size.Limit)
 	}
 	if s.env.ctx.Err() != nil {
-		return fmt.Errorf("interrupted: %d messages were sent before", s.sent)
+		return fmt.Errorf("interrupted: messages sent before: %d", s.sent)
 	}
 	if cause := context.Cause(s.ctx); cause != nil {
 		err = cause

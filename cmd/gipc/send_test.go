@@ -155,7 +155,7 @@ func TestInterrupt(t *testing.T) {
 	fmt.Fprintln(out, "before the signal")
 	stdout.until(t, "before the signal")
 	client.Process.Signal(os.Interrupt)
-	if code := exitCode(t, client); code != 1 || !strings.Contains(clientErr.String(), "interrupted: 1 messages were sent before") {
+	if code := exitCode(t, client); code != 1 || !strings.Contains(clientErr.String(), "interrupted: messages sent before: 1") {
 		t.Errorf("send: the exit code is %d, and standard error %q", code, clientErr)
 	}
 	stderr.until(t, "client 1 disconnected\n") // in order: send has closed
