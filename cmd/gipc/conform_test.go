@@ -89,6 +89,9 @@ func shortScenarios() []*scenario {
 // TestConformMutantWhole: the small client conforms if nothing is broken.
 func TestConformMutantWhole(t *testing.T) {
 	t.Parallel()
+	if testutil.RaceEnabled {
+		t.Skip("TestConformLibrary runs the same scenarios with the race detector")
+	}
 	for _, res := range results(t, "unix", shortScenarios(), func(*scenario) launcher { return launchInProcess(runMutant()) }) {
 		if res.Result != resultHeld {
 			t.Errorf("%+v", res)
