@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"sync"
 	"time"
 
 	"example.com/gipc"
@@ -22,11 +21,10 @@ type answerer struct {
 	replyType int
 	reply     func(m *gipc.Message, client int) ([]byte, error)
 	slots     chan struct{} // holds one value for each request that is being answered
-	running   *sync.WaitGroup
 }
 
 func (o *listenOptions) answerer(env *environment) answerer {
-	a := answerer{env: env, replyType: o.replyType, slots: make(chan struct{}, o.jobs), running: &sync.WaitGroup{}}
+	a := answerer{env: env, replyType: o.replyType, slots: make(chan struct{}, o.jobs)}
 	switch {
 	case env.hasRest:
 		c := &commandReply{ctx: env.ctx, args: env.rest, timeout: o.timeout, limit: o.server.maxSize, stderr: env.stderr}
@@ -52,14 +50,21 @@ func (a *answerer) start(m *gipc.Message, client int) {
 	case <-a.env.ctx.Done():
 		return
 	}
-	a.running.Go(func() {
+	go func() {
 		defer func() { <-a.slots }()
 		a.answer(m, client)
-	})
+	}()
 }
 
 // wait waits until every request that was started has been answered.
-func (a *answerer) wait() { a.running.Wait() }
+func (a *answerer) wait() {
+	for range cap(a.slots) {
+		a.slots <- struct{}{}
+	}
+	for range cap(a.slots) {
+		<-a.slots
+	}
+}
 
 func (a *answerer) answer(m *gipc.Message, client int) {
 	replyType := a.replyType

@@ -73,6 +73,7 @@ func (o *benchOptions) run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(env.ctx, func() { client.Close() })() // a server that does not read blocks Queue
 	b := &bench{env: env, client: client, duration: o.duration, progress: newProgress(env.stderr)}
 	results, err := b.all(name, sizes)
 	b.progress.clear()

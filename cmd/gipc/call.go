@@ -78,6 +78,7 @@ func (o *callOptions) arguments(env *environment) (string, []byte, error) {
 	case 0:
 		return "", nil, usageError{"the NAME of the connection is missing: give the one that the other side has"}
 	case 1:
+		env.noteTerminal("the request")
 		data, err := readWhole(env, "-")
 		return args[0], data, err
 	case 2:

@@ -136,7 +136,7 @@ func (st *stage) startLibrary() {
 
 // environ returns the environment of the client.
 func (st *stage) environ() []string {
-	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GIPC_") })
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GIPC_CONFORM_") })
 	set := func(name, value string) { env = append(env, "GIPC_CONFORM_"+name+"="+value) }
 	set("SCENARIO", st.scenario.name)
 	set("NETWORK", st.network)

@@ -83,6 +83,13 @@ func (env *environment) notef(format string, args ...any) {
 	fmt.Fprintf(env.stderr, "gipc: "+format+"\n", args...)
 }
 
+// noteTerminal tells a person that standard input is being read.
+func (env *environment) noteTerminal(what string) {
+	if isTerminal(env.stdin) {
+		env.notef("reading %s from this terminal; Ctrl-D ends the input", what)
+	}
+}
+
 func (env *environment) printHelp(w io.Writer) {
 	c := env.command
 	fmt.Fprintf(w, "usage: gipc %s [flags] %s\n\n%s\n\nFlags:\n", c.name, c.args, strings.TrimSpace(c.help))

@@ -94,7 +94,7 @@ func (f *clientFlags) connect(env *environment, name string) (*gipc.Client, erro
 	}
 	client, err := gipc.StartClientContext(env.ctx, config)
 	if err != nil && env.ctx.Err() != nil {
-		return nil, failure("connecting", err, "")
+		return nil, failure(fmt.Sprintf("interrupted while connecting to %q", name), err, "")
 	}
 	if err != nil {
 		err = failure(fmt.Sprintf("connecting to %q", name), configError(err), "")

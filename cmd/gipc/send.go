@@ -64,6 +64,9 @@ func (o *sendOptions) run(env *environment) error {
 		return err
 	}
 	var data []byte
+	if o.file == "" || o.file == "-" {
+		env.noteTerminal("messages")
+	}
 	if o.file != "" {
 		if data, err = readWhole(env, o.file); err != nil {
 			return err
@@ -115,11 +118,15 @@ type sender struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when no other line is needed
 	reader sync.WaitGroup
+
+	closeClient func() error // returns the same error each time
 }
 
 func newSender(env *environment, client *gipc.Client, msgType int) *sender {
 	s := &sender{env: env, client: client, msgType: msgType, conn: client.ID(), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancelCause(env.ctx)
+	s.closeClient = sync.OnceValue(client.Close)
+	context.AfterFunc(env.ctx, func() { s.closeClient() }) // a server that does not read blocks Queue
 	s.reader.Go(s.discard)
 	return s
 }
@@ -264,7 +271,7 @@ func (s *sender) explain(what string, err error) error {
 
 // close closes the client. It returns err, or why not everything was confirmed.
 func (s *sender) close(err error) error {
-	closed := s.client.Close()
+	closed := s.closeClient()
 	s.reader.Wait()
 	lost := context.Cause(s.ctx)
 	s.cancel(nil)

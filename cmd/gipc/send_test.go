@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -107,6 +108,28 @@ func TestSendUnconfirmed(t *testing.T) {
 	}
 	server.Close()
 	client.ends(1).complains("after line 1", "the server has closed the connection", "may not have arrived")
+}
+
+// TestSendStuck: a server that does not read cannot keep send from ending.
+func TestSendStuck(t *testing.T) {
+	t.Parallel()
+	address := testutil.TempSocket(t)
+	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "test", Network: "unix", Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Shutdown(canceled())
+	client := start(t, strings.NewReader("first\n"+strings.Repeat(strings.Repeat("x", 1<<20)+"\n", 20)), "send", "test", "-address", address)
+	testutil.Eventually(t, "the first line arrives", func() bool { return server.Stats().ReceivedBytes > 0 })
+	client.cancel()
+	client.ends(1).complains("interrupted")
+}
+
+// canceled returns a context that is done.
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }
 
 // TestListenEnough: -n ends listen, and what a client sends in time is confirmed.
