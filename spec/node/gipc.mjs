@@ -495,8 +495,8 @@ function checked(type, data) {
 
 const check = (ok, message) => { if (!ok) throw new GipcError('config', message); };
 
-/** Options as given, checked: section 2. */
-export function configure({ name, address, network = 'unix', secret = null, requireEncryption = true, limit = DEFAULT_LIMIT, timeout = 0, reconnect = true, keepAlive = 30000, checkOwner = true }) {
+/** Options as given, checked: section 2. Tests give `rekeyAt`. */
+export function configure({ name, address, network = 'unix', secret = null, requireEncryption = true, limit = DEFAULT_LIMIT, timeout = 0, reconnect = true, keepAlive = 30000, checkOwner = true, rekeyAt }) {
   const env = process.env, tcp = (s) => { const m = /^\[?(.*?)\]?:(\d+)$/.exec(s); return m && { host: m[1], port: +m[2] }; };
   if (name === undefined && address?.includes('/')) name = basename(address, '.sock');
   check(typeof name !== 'string' || name.isWellFormed(), 'the name is not UTF-8');
@@ -515,7 +515,7 @@ export function configure({ name, address, network = 'unix', secret = null, requ
     targets = env.GIPC_SOCKET_DIR ? [{ path: `${env.GIPC_SOCKET_DIR}/${bytes}.sock` }] : [...own ? [{ path: `${own}/${bytes}.sock`, directory: own }] : [], { path: `/tmp/${bytes}.sock` }];
   }
   check(targets[0], 'an address is a path with a / in it, or host:port');
-  return { name: bytes, secret, requireEncryption, limit, timeout, reconnect, keepAlive, targets, checkOwner: checkOwner && !secret && !!process.geteuid };
+  return { name: bytes, secret, requireEncryption, limit, timeout, reconnect, keepAlive, targets, checkOwner: checkOwner && !secret && !!process.geteuid, rekeyAt };
 }
 
 /**
