@@ -1266,8 +1266,10 @@ async def _shake_hands(sock: socket.socket, config: Config, shake: Handshake) ->
         except TimeoutError:
             raise HandshakeTimeoutError(f"connecting failed: {message} did not arrive within {config.handshake_timeout} "
                                         "s: check that a gipc server listens there") from None
+        output = shake.output()
         try:
-            await loop.sock_sendall(sock, shake.output())
+            if output:
+                await loop.sock_sendall(sock, output)
         except OSError:
             write_failed = True  # the server may have sent a reason [H-8]
     if write_failed:
@@ -1287,7 +1289,8 @@ async def _end_stream(sock: socket.socket, output: bytes, deadline: float) -> No
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(deadline):
-            await loop.sock_sendall(sock, output)
+            if output:
+                await loop.sock_sendall(sock, output)
             sock.shutdown(socket.SHUT_WR)
             while await loop.sock_recv(sock, CHUNK):
                 await asyncio.sleep(0)
@@ -1544,7 +1547,8 @@ class AsyncClient:
         self.heartbeat = default if config.heartbeat is None else config.heartbeat
 
     async def __aenter__(self) -> AsyncClient:
-        await self.connect()
+        if self._link is None:
+            await self.connect()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -1845,7 +1849,8 @@ class Client:
         self._client = AsyncClient(config, sources)
 
     def __enter__(self) -> Client:
-        self.connect()
+        if self._thread is None:
+            self.connect()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
