@@ -10,7 +10,7 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import gipc
@@ -53,7 +53,11 @@ def exit_code(error: gipc.GipcError) -> int:
 
 
 class Program:
-    """Obeys the messages of the server."""
+    """Obeys the messages of the server.
+
+    A task of its own sends, in order, so that reading goes on while the server does not read: both sides may
+    send at the same time.
+    """
 
     def __init__(self) -> None:
         self.config = configuration()
@@ -61,6 +65,8 @@ class Program:
         self.sources = gipc.Sources(rekey_at=rekey_at)
         self.client = gipc.AsyncClient(self.config, self.sources)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.outbox: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
+        self.start(self.send_all())
 
     async def run(self) -> int:
         try:
@@ -95,7 +101,7 @@ class Program:
         say(f"{'request' if message.is_request else 'message'} {message.type} {len(message.data)}")
         if message.is_request:
             if message.type != UNANSWERED:
-                await self.sending(self.client.reply(message, message.data))
+                self.send_later(lambda: self.client.reply(message, message.data))
         elif message.type == CLOSE:
             await self.close()
             return True
@@ -103,48 +109,64 @@ class Program:
             await self.close()
             await self.connect()
         elif message.type in (CALL, CALL_BRIEFLY):
-            task = asyncio.create_task(self.call(message))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.start(self.call(message))
         elif message.type == SEND:
-            count, size = struct.unpack(">LL", message.data)
-            for i in range(count):
-                await self.sending(self.client.write(1, bytes([i % 256]) * size))
+            self.send_later(lambda: self.send_many(*struct.unpack(">LL", message.data)))
         elif message.type == TOO_LARGE:
-            await self.send_too_large(int.from_bytes(message.data, "big"))
+            self.send_later(lambda: self.send_too_large(int.from_bytes(message.data, "big")))
         elif message.type != NOTHING:
-            await self.sending(self.client.write(message.type, message.data))
+            self.send_later(lambda: self.client.write(message.type, message.data))
         return False
 
-    async def sending(self, call: Coroutine[Any, Any, None]) -> None:
-        """Sends. If the connection is lost meanwhile, the next read says so."""
-        with contextlib.suppress(gipc.NotConnectedError, gipc.UnconfirmedError):
-            await call
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def send_later(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.outbox.put_nowait(call)
+
+    async def send_all(self) -> None:
+        """Sends what is in the outbox. If the connection is lost meanwhile, the next read says so."""
+        while True:
+            call = await self.outbox.get()
+            with contextlib.suppress(gipc.NotConnectedError, gipc.UnconfirmedError, gipc.ClosedError):
+                await call()
+            self.outbox.task_done()
+
+    async def send_many(self, count: int, size: int) -> None:
+        for i in range(count):
+            await self.client.write(1, bytes([i % 256]) * size)
 
     async def send_too_large(self, size: int) -> None:
         try:
             await self.client.write(1, bytes(size))
         except gipc.TooLargeError:
             say("too-large")
-        await self.sending(self.client.write(TOO_LARGE, b""))
+        await self.client.write(TOO_LARGE, b"")
 
     async def call(self, message: gipc.Message) -> None:
         brief = message.type == CALL_BRIEFLY
         try:
             reply = await self.client.call(1, message.data, 0.1 if brief else None)
-            await self.sending(self.client.write(reply.type, reply.data))
+            self.send_later(lambda: self.client.write(reply.type, reply.data))
             return
         except gipc.UnconfirmedError:
             say("call unknown")
         except (gipc.NotConnectedError, gipc.ClosedError):
             say("call unsent")
         if brief:
-            await self.sending(self.client.write(CALL_BRIEFLY, b""))
+            self.send_later(lambda: self.client.write(CALL_BRIEFLY, b""))
 
     async def close(self) -> None:
-        """Raises UndeliveredError."""
+        """Closes when everything is sent. Raises UndeliveredError."""
+        await self.outbox.join()
         await self.client.close()
 
 
+async def main() -> int:
+    return await Program().run()
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(Program().run()))
+    sys.exit(asyncio.run(main()))

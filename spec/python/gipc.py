@@ -1233,7 +1233,9 @@ async def _open_tcp(config: Config) -> socket.socket:
     loop = asyncio.get_running_loop()
     host, port = tcp_address(config.address)
     failure: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    async with asyncio.timeout(config.handshake_timeout):
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, address in addresses:
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
@@ -1750,15 +1752,17 @@ class AsyncClient:
         """Attempts to connect until one succeeds, with growing pauses."""
         loop = asyncio.get_running_loop()
         deadline = None if self.config.timeout is None else loop.time() + self.config.timeout
+        failure: Exception = TimeoutError("the server did not answer")
         while True:
             try:
                 async with asyncio.timeout_at(deadline if self.config.timeout else None):
                     await self._attempt()
                 return
             except (OSError, GipcError) as error:
-                if isinstance(error, ConfigError) or first and _is_permanent(error):
+                if isinstance(error, ConfigError | ClosedError) or first and _is_permanent(error):
                     raise
-                failure = error
+                if str(error):  # the deadline has no text, and hides no cause
+                    failure = error
             if self.config.timeout == 0 and isinstance(failure, GipcError):
                 raise failure
             jittered = _with_jitter(pause)
@@ -1784,6 +1788,9 @@ class AsyncClient:
             deadline = asyncio.get_running_loop().time() + END_SECONDS
             self._in_background(asyncio.create_task(_end_stream(sock, shake.output(), deadline)))
             raise
+        if self._final is not None:
+            sock.close()
+            raise _closed()
         self._start_link(sock, shake)
 
     def _start_link(self, sock: socket.socket, shake: Handshake) -> None:
