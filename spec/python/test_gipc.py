@@ -609,10 +609,11 @@ class Peer:
         """Sends everything back until the client closes, and confirms."""
         while isinstance(event := self.read(), gipc.Received):
             message = event.message
-            if message.is_request:
-                self.session.reply(message.number, message.type, message.data)
-            else:
-                self.session.send(message.type, message.data)
+            with contextlib.suppress(gipc.NotConnectedError):  # the client has closed meanwhile
+                if message.is_request:
+                    self.session.reply(message.number, message.type, message.data)
+                else:
+                    self.session.send(message.type, message.data)
         assert isinstance(event, gipc.Ended) and isinstance(event.error, gipc.PeerClosedError), event
         self.until_end()
 
@@ -1318,9 +1319,10 @@ class AddressTest(unittest.TestCase):
             {"network": "udp"}, {"limit": 1023}, {"limit": (1 << 30) + 1}, {"handshake_timeout": 31},
             {"handshake_timeout": 0}, {"timeout": -1}, {"retry_cap": 0}, {"heartbeat": -1}, {"secret": b""},
             {"name": "\ud800"}]
-        for options in cases:
+        for case in cases:
+            options = {"name": "x", **case}
             with self.subTest(options), self.assertRaises(gipc.ConfigError):
-                gipc.Config(**{"name": "x", **options})
+                gipc.Config(**options)
         self.assertNotIn("secret", repr(gipc.Config("x", secret=SECRET)))
 
 
