@@ -646,8 +646,8 @@ class Server:
             except OSError:
                 return
             thread = threading.Thread(target=self.serve, args=(handler, sock), daemon=True)
-            self.threads.append(thread)
             thread.start()
+            self.threads.append(thread)
 
     def serve(self, handler: Callable[[Peer], None], sock: socket.socket) -> None:
         with sock:
@@ -893,7 +893,6 @@ class BlockingTest(unittest.TestCase):
 
     def test_close_ack_of_1(self) -> None:
         def handler(peer: Peer) -> None:
-            peer.read_message()
             peer.session._discarded = True
             peer.echo()
 
@@ -1320,7 +1319,7 @@ class AddressTest(unittest.TestCase):
             {"handshake_timeout": 0}, {"timeout": -1}, {"retry_cap": 0}, {"heartbeat": -1}, {"secret": b""},
             {"name": "\ud800"}]
         for case in cases:
-            options = {"name": "x", **case}
+            options: dict[str, Any] = {"name": "x", **case}
             with self.subTest(options), self.assertRaises(gipc.ConfigError):
                 gipc.Config(**options)
         self.assertNotIn("secret", repr(gipc.Config("x", secret=SECRET)))
@@ -1461,6 +1460,9 @@ class SessionTest(unittest.TestCase):
 
 
 class AsyncTest(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self) -> None:
+        asyncio.get_running_loop().slow_callback_duration = 60  # a slow machine is no reason to print
+
     async def test_echo(self) -> None:
         with Server(Peer.echo, secret=SECRET) as server:
             async with gipc.AsyncClient(with_options(server.config, secret=SECRET)) as client:
@@ -1530,7 +1532,6 @@ class AsyncTest(unittest.IsolatedAsyncioTestCase):
 
     async def test_an_error_in_the_body_is_kept(self) -> None:
         def discard(peer: Peer) -> None:
-            peer.read_message()
             peer.session._discarded = True
             peer.echo()
 
