@@ -387,7 +387,7 @@ _P384_PRIME = (1 << 384) - (1 << 128) - (1 << 96) + (1 << 32) - 1
 def parse_point(point: bytes) -> ec.EllipticCurvePublicKey | None:
     """The public key of an uncompressed point of P-384, or None if it is malformed [H-3]."""
     x, y = int.from_bytes(point[1:49], "big"), int.from_bytes(point[49:], "big")
-    if len(point) != POINT_SIZE or point[0] != 4 or x >= _P384_PRIME or y >= _P384_PRIME:
+    if len(point) != POINT_SIZE or point[:1] != b"\4" or x >= _P384_PRIME or y >= _P384_PRIME:
         return None
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)

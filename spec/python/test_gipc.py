@@ -900,7 +900,6 @@ class BlockingTest(unittest.TestCase):
 
     def test_close_without_ack(self) -> None:
         def handler(peer: Peer) -> None:
-            peer.read_message()
             while peer.sock.recv(1000):
                 pass
 
@@ -1425,6 +1424,17 @@ class SessionTest(unittest.TestCase):
         assert isinstance(event, gipc.Ended)
         self.assertIsInstance(event.error, gipc.LostError)
         self.assertTrue(session.output_over)
+
+    def test_malformed_points_do_not_reach_the_library(self) -> None:
+        """The form and the range are checked here [H-3], whatever the library accepts."""
+        prime = gipc._P384_PRIME.to_bytes(48, "big")
+        good = bytes(48)
+        points = [b"\2" + good * 2, b"\6" + good * 2, b"\4" + good, b"\4" + good * 2 + b"x", b"\4" + prime + good,
+                  b"\4" + good + prime, b""]
+        with unittest.mock.patch.object(ec.EllipticCurvePublicKey, "from_encoded_point") as accepts:
+            self.assertEqual([gipc.parse_point(point) for point in points], [None] * len(points))
+            self.assertIsNotNone(gipc.parse_point(b"\4" + good * 2))
+        accepts.assert_called_once()
 
     def test_nonces_are_random(self) -> None:
         session = self.session(True)
