@@ -954,6 +954,31 @@ class BlockingTest(unittest.TestCase):
             self.assertRaises(gipc.NotConnectedError, client.write, 1, b"")
         self.assertEqual(acknowledged, [True])
 
+    def test_server_closes_and_does_not_acknowledge(self) -> None:
+        """The client ends its stream behind its close-ack, and does not wait for that of the server [G-2]."""
+        seconds: list[float] = []
+
+        def handler(peer: Peer) -> None:
+            peer.control(b"\3\0")
+            start = time.monotonic()
+            while peer.sock.recv(1000):
+                pass
+            seconds.append(time.monotonic() - start)
+
+        with Server(handler) as server, gipc.connect(server.config) as client:
+            self.assertRaises(gipc.PeerClosedError, client.read, 5)
+        self.assertLess(seconds[0], 1)
+
+    def test_end_is_no_reset(self) -> None:
+        """After a fault the client reads on, so the server does not lose what was sent to it [G-11]."""
+        def handler(peer: Peer) -> None:
+            peer.sock.sendall(b"\0\0\0\3")
+            for _ in range(5):
+                peer.sock.sendall(bytes(100000))
+            assert peer.sock.recv(1) == b""
+
+        self.assertEqual(outcome(self.ending(handler)), "frame malformed")
+
     def test_own_close_discards(self) -> None:
         """A message that arrives after the close is discarded, and the close-ack is 1."""
         delivered: list[bool] = []
@@ -970,7 +995,8 @@ class BlockingTest(unittest.TestCase):
 
         with Server(late) as server, gipc.connect(server.config) as client:
             client.close()
-            self.assertRaises(gipc.ClosedError, client.read)
+            for _ in range(3):
+                self.assertRaises(gipc.ClosedError, client.read)
         self.assertEqual(delivered, [False])
 
     # Ends of a connection
@@ -1108,7 +1134,7 @@ class BlockingTest(unittest.TestCase):
 
         with Server(handler) as server, unittest.mock.patch.object(gipc, "STOPPED_SECONDS", 0.3):
             client = gipc.connect(server.config)
-            with self.assertRaises(gipc.UnconfirmedError):
+            with self.assertRaisesRegex(gipc.UnconfirmedError, "unread"):
                 client.call(1, b"", 5)
             with contextlib.suppress(gipc.UndeliveredError):
                 client.close()
@@ -1382,6 +1408,15 @@ class SessionTest(unittest.TestCase):
         session.ping()
         session.receive(b"\0\0\0\x0d\0\0\0\0\1" + bytes(8))
         self.assertEqual(split_frames(session.next_output()), [(0, None, b"\3\0")])
+
+    def test_byte_of_a_close(self) -> None:
+        """1 is shutting down; every other one is read as 0 [G-8]."""
+        for byte, expected in ((0, False), (1, True), (2, False), (255, False)):
+            session = self.session()
+            session.receive(b"\0\0\0\6\0\0\0\0\3" + bytes([byte]))
+            (event,) = session.events()
+            assert isinstance(event, gipc.Ended) and isinstance(event.error, gipc.PeerClosedError)
+            self.assertEqual(event.error.shutting_down, expected)
 
     def test_own_close_when_shutting_down(self) -> None:
         session = self.session()
