@@ -21,7 +21,6 @@ var unshown = map[string]string{
 	"Encryption":         "its two values are shown",
 	"SizeError.Error":    "the text of an error is shown where errors are printed",
 	"SizeError.Is":       "for errors.Is, which is shown",
-	"Stats":              "the Example of Client.Stats shows its fields",
 	"Status.String":      "what fmt prints, in the Example of Status",
 	"Message.Is":         "in the Examples of reading",
 }

@@ -28,7 +28,7 @@ var codeBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 // pages returns the Markdown files of the root, of docs and of spec.
 func pages(t *testing.T) (names []string) {
 	t.Helper()
-	for _, pattern := range []string{"*.md", filepath.Join("docs", "*.md"), filepath.Join("spec", "*.md")} {
+	for _, pattern := range []string{"*.md", filepath.Join("docs", "*.md"), filepath.Join("spec", "*.md"), filepath.Join("spec", "*", "*.md")} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %v, %v", pattern, found, err)
