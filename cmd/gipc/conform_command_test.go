@@ -92,7 +92,7 @@ func TestConformClients(t *testing.T) {
 			t.Errorf("%s: the output is\n%s", c.script, out)
 		}
 	}
-	start(t, nil, "conform", "--", "/no/such/client").ends(1).complains("starting the client", "check the COMMAND")
+	start(t, nil, "conform", "--", "/no/such/client").ends(1).wantErrors("starting the client", "check the COMMAND")
 }
 
 // TestConformList lists every scenario.
