@@ -16,8 +16,8 @@ import (
 const callHelp = `
 Call sends one request and prints the reply. The data of the request is TEXT, or
 standard input if there is none. TEXT that begins with - follows --. It ends with
-1 if there is no reply within -timeout, or if the reply says that the request
-failed: gipc listen sends such replies, with the type 1734963298.
+1 if there is no reply within -timeout, or if the reply reports that the
+request failed: gipc listen sends such replies, with the type 1734963298.
 
 Examples:
 

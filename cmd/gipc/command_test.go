@@ -65,7 +65,7 @@ func TestUsage(t *testing.T) {
 		if !strings.Contains(cmd.stdout.String(), c.stdout) {
 			t.Errorf("gipc %s: the output is %q, without %q", c.args, cmd.stdout, c.stdout)
 		}
-		if cmd.complains(c.stderr); c.stderr == "" && cmd.stderr.String() != "" {
+		if cmd.wantErrors(c.stderr); c.stderr == "" && cmd.stderr.String() != "" {
 			t.Errorf("gipc %s: standard error is %q", c.args, cmd.stderr)
 		}
 		if c.code == 2 && !strings.HasSuffix(cmd.stderr.String(), "\n") {
@@ -88,11 +88,11 @@ func TestHelpExamples(t *testing.T) {
 func TestCall(t *testing.T) {
 	t.Parallel()
 	server, address := listen(t, "-reply", "light rain", "-reply-type", "7")
-	start(t, nil, "call", "test", "hello", "-address", address).ends(0).says("light rain\n")
-	start(t, nil, "call", "-address", address, "test", "-o", "hex", "--", "-hello").ends(0).says("6c69676874207261696e\n")
-	start(t, strings.NewReader("from stdin\n"), "call", "test", "-address", address, "-o", "json").ends(0).says(`{"type":7,"length":10,"data":"light rain"}` + "\n")
+	start(t, nil, "call", "test", "hello", "-address", address).ends(0).wantOutput("light rain\n")
+	start(t, nil, "call", "-address", address, "test", "-o", "hex", "--", "-hello").ends(0).wantOutput("6c69676874207261696e\n")
+	start(t, strings.NewReader("from stdin\n"), "call", "test", "-address", address, "-o", "json").ends(0).wantOutput(`{"type":7,"length":10,"data":"light rain"}` + "\n")
 	server.stop()
-	server.says("hello\n-hello\nfrom stdin\n\n")
+	server.wantOutput("hello\n-hello\nfrom stdin\n\n")
 }
 
 // TestCallCommand: a command answers, fails, takes too long, or prints too much.
@@ -108,22 +108,22 @@ type*) echo "$GIPC_TYPE $GIPC_CLIENT";;
 esac`
 	_, address := listen(t, "-timeout", "1s", "-max-size", "2000", "--", "sh", "-c", script)
 	call := func(text string) *cli { return start(t, nil, "call", "test", text, "-address", address, "-type", "5") }
-	call("upper case").ends(0).says("UPPER CASE\n\n")
-	call("fail").ends(1).complains("the request failed at the server: sh: exit status 3: no such city")
-	call("slow").ends(1).complains("ran for longer than 1s", "raise -timeout")
-	call("much").ends(1).complains("printed more than 2000 bytes", "raise -max-size")
-	call("type").ends(0).says("5 5\n\n")
+	call("upper case").ends(0).wantOutput("UPPER CASE\n\n")
+	call("fail").ends(1).wantErrors("the request failed at the server: sh: exit status 3: no such city")
+	call("slow").ends(1).wantErrors("ran for longer than 1s", "raise -timeout")
+	call("much").ends(1).wantErrors("printed more than 2000 bytes", "raise -max-size")
+	call("type").ends(0).wantOutput("5 5\n\n")
 	json := start(t, nil, "call", "test", "fail", "-address", address, "-o", "json").ends(1)
-	json.says(`{"type":1734963298,"length":31,"data":"sh: exit status 3: no such city"}` + "\n")
+	json.wantOutput(`{"type":1734963298,"length":31,"data":"sh: exit status 3: no such city"}` + "\n")
 }
 
 // TestCallNothing: a server that does not answer.
 func TestCallNothing(t *testing.T) {
 	t.Parallel()
 	_, address := listen(t)
-	start(t, nil, "call", "test", "x", "-address", address).ends(1).complains("this server answers no requests", "-reply")
+	start(t, nil, "call", "test", "x", "-address", address).ends(1).wantErrors("this server answers no requests", "-reply")
 	missing, address := listen(t, "--", "/no/such/command")
-	start(t, nil, "call", "test", "x", "-address", address).ends(1).complains("/no/such/command", "no such file")
+	start(t, nil, "call", "test", "x", "-address", address).ends(1).wantErrors("/no/such/command", "no such file")
 	missing.stderr.until(t, "request of client 1 failed")
 }
 
@@ -138,15 +138,15 @@ func TestConnectErrors(t *testing.T) {
 	send := func(args ...string) *cli {
 		return start(t, strings.NewReader("x\n"), append([]string{"send", "test"}, args...)...)
 	}
-	send("-address", address+"x", "-wait", "200ms").ends(1).complains(`connecting to "test"`, "no connection within 200ms", "gipc listen test", "-wait")
-	send("-address", address).ends(1).complains("secret", "-secret-file")
-	start(t, strings.NewReader(""), "send", "tset", "-address", address, "-secret-file", secret).ends(1).complains("secret or name does not match", "same NAME")
-	send("-address", address, "-secret-file", secret+"x").ends(1).complains("reading the secret", "no such file", "openssl rand")
+	send("-address", address+"x", "-wait", "200ms").ends(1).wantErrors(`connecting to "test"`, "no connection within 200ms", "gipc listen test", "-wait")
+	send("-address", address).ends(1).wantErrors("secret", "-secret-file")
+	start(t, strings.NewReader(""), "send", "tset", "-address", address, "-secret-file", secret).ends(1).wantErrors("secret or name does not match", "same NAME")
+	send("-address", address, "-secret-file", secret+"x").ends(1).wantErrors("reading the secret", "no such file", "openssl rand")
 	send("-address", address, "-secret-file", secret).ends(0)
-	start(t, nil, "listen", "test", "-address", address).ends(1).complains("name or address in use", "stop it")
+	start(t, nil, "listen", "test", "-address", address).ends(1).wantErrors("name or address in use", "stop it")
 
 	_, plain := listen(t, "-plain")
-	send("-address", plain).ends(1).complains("encryption", "-plain")
+	send("-address", plain).ends(1).wantErrors("encryption", "-plain")
 	send("-address", plain, "-plain").ends(0)
 }
 
@@ -161,13 +161,13 @@ func TestSecretFile(t *testing.T) {
 	if err := os.WriteFile(short, []byte("short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, nil, "listen", "test", "-secret-file", short).ends(1).complains("it has 5 bytes", "openssl rand -out FILE 32")
+	start(t, nil, "listen", "test", "-secret-file", short).ends(1).wantErrors("it has 5 bytes", "openssl rand -out FILE 32")
 	server, address := listen(t, "-secret-of", "alice="+open, "-o", "json")
-	server.complains("warning: others can read or change the secret", "mode 0644", "chmod 600")
+	server.wantErrors("warning: others can read or change the secret", "mode 0644", "chmod 600")
 	client := start(t, strings.NewReader("hi\n"), "send", "test", "-address", address, "-secret-file", open).ends(0)
-	client.complains("warning")
+	client.wantErrors("warning")
 	server.stdout.until(t, `"Disconnected"`)
-	server.complains(`as "alice"`)
+	server.wantErrors(`as "alice"`)
 	if !strings.Contains(server.stdout.String(), `"data":"hi","client":1,"identity":"alice"`) {
 		t.Errorf("the output is %q", server.stdout)
 	}
@@ -206,7 +206,7 @@ func TestHex(t *testing.T) {
 	t.Parallel()
 	server, address := listen(t, "-o", "hex", "-n", "2")
 	start(t, strings.NewReader("\x00\xff\n\n"), "send", "test", "-address", address).ends(0)
-	server.ends(0).says("00ff\n\n")
+	server.ends(0).wantOutput("00ff\n\n")
 	server.code <- 0
 }
 
@@ -225,14 +225,14 @@ func TestBench(t *testing.T) {
 	if err := json.Unmarshal([]byte(rows.stdout.String()), &row); err != nil || row.Size != 64 || row.RoundTrips == 0 || row.Median <= 0 || row.P99 < row.Median || row.Count == 0 || row.Megabytes <= 0 {
 		t.Errorf("%+v, %v", row, err)
 	}
-	start(t, nil, "bench", "test", "-address", address, "-duration", "1ms", "-sizes", "5000000").ends(1).complains("5000000 bytes", "-max-size")
+	start(t, nil, "bench", "test", "-address", address, "-duration", "1ms", "-sizes", "5000000").ends(1).wantErrors("5000000 bytes", "-max-size")
 	server.stop()
-	server.says("")
+	server.wantOutput("")
 
 	other, address := listen(t, "-no-bench", "-reply", "x")
-	start(t, nil, "bench", "test", "-address", address).ends(1).complains("does not answer bench", "gipc listen")
+	start(t, nil, "bench", "test", "-address", address).ends(1).wantErrors("does not answer bench", "gipc listen")
 	other.stop()
-	other.says("gipc bench\n")
+	other.wantOutput("gipc bench\n")
 }
 
 // TestVisible: a peer cannot control a terminal.

@@ -1,4 +1,4 @@
-// gipc conform: a judge of clients in any language.
+// gipc conform: tests of clients in any language.
 
 package main
 
@@ -13,11 +13,11 @@ import (
 )
 
 const conformHelp = `
-Conform judges a client of the protocol, in any language. It is the server. It
-starts COMMAND once for each scenario, tells it by environment variables what to
-connect to, and checks every byte that the client sends, what it prints, and its
-exit code. CONFORM.md, beside the source of this program, says what COMMAND has to
-do. It ends with 0 if everything held.
+Conform tests a client of the protocol, in any language. It is the server. It
+starts COMMAND once for each scenario, passes it the address and the other
+settings in environment variables, and checks every byte that the client sends, what it prints, and its
+exit code. CONFORM.md, beside the source of this program, specifies what COMMAND has
+to do. It ends with 0 if everything held.
 
 Each failure is reported with the id of the sentence in spec/README.md that does
 not hold, such as [F-1]. A client that exits with 77 cannot do a scenario. That
@@ -47,7 +47,7 @@ type conformOptions struct {
 func conformCommand() command {
 	o := &conformOptions{}
 	return command{
-		name: "conform", args: "-- COMMAND...", summary: "judge a client of the protocol",
+		name: "conform", args: "-- COMMAND...", summary: "test a client of the protocol",
 		help: conformHelp, flags: func(env *environment) { o.define(env.flags) }, run: o.conform,
 	}
 }

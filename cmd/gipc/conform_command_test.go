@@ -45,7 +45,7 @@ func TestConformReport(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &res); err != nil || code != 1 || res.Scenario != "echo" || res.Result != resultFailed || res.ID != "R-8" || res.Problem == "" {
 		t.Errorf("the exit code is %d, %v, and the output %s", code, err, stdout)
 	}
-	if code, stdout, _ := conform(t, "", "-run", "^connect$"); code != 0 || !strings.Contains(stdout, "1 scenarios: 1 held") {
+	if code, stdout, _ := conform(t, "", "-run", "^connect$"); code != 0 || !strings.Contains(stdout, "1 scenario: 1 held") {
 		t.Errorf("the exit code is %d, and the output %s", code, stdout)
 	}
 }
@@ -92,7 +92,7 @@ func TestConformClients(t *testing.T) {
 			t.Errorf("%s: the output is\n%s", c.script, out)
 		}
 	}
-	start(t, nil, "conform", "--", "/no/such/client").ends(1).complains("starting the client", "check the COMMAND")
+	start(t, nil, "conform", "--", "/no/such/client").ends(1).wantErrors("starting the client", "check the COMMAND")
 }
 
 // TestConformList lists every scenario.

@@ -74,7 +74,7 @@ func playLeadingZero(st *stage) {
 		if found || i == 1000 || time.Now().After(end) {
 			st.note = fmt.Sprintf("found on connection %d", i)
 			if !found {
-				st.note = fmt.Sprintf("no such coordinate on %d connections: not judged", i)
+				st.note = fmt.Sprintf("no such coordinate on %d connections: not tested", i)
 			}
 			p.echo(message(7, []byte("zero")))
 			p.closeClient()

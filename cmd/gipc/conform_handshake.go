@@ -56,6 +56,7 @@ type peer struct {
 	sharedX []byte
 
 	clientPoint []byte
+	stripped    []byte // the confirmation of a client that removes zeros from Z
 	proved      bool   // the confirmation of the client matches
 	badKey      bool   // the encapsulation key is not valid
 	calls       uint64 // requests that were sent
@@ -139,13 +140,16 @@ func (p *peer) clientHelloAfter(first []byte) {
 		return
 	}
 	p.derive(slices.Concat(received, point, ciphertext), point, ciphertext)
-	p.proved = p.err == nil && bytes.Equal(confirmation, p.keys.clientConfirmation)
-	if p.err == nil && !p.proved && p.clientName == p.name && bytes.Equal(p.clientSecret, p.secret) {
-		id := "K-2"
-		if p.sharedX[0] == 0 {
-			id = "K-1"
-		}
-		p.fail(id, "the confirmation of the client does not match: check the transcript, the name, the secret and the key schedule")
+	if p.err != nil {
+		return
+	}
+	p.proved = bytes.Equal(confirmation, p.keys.clientConfirmation)
+	switch {
+	case p.proved, p.clientName != p.name, !bytes.Equal(p.clientSecret, p.secret):
+	case bytes.Equal(confirmation, p.stripped):
+		p.fail("K-1", "the client has removed the zero bytes before the shared x-coordinate")
+	default:
+		p.fail("K-2", "the confirmation of the client does not match: check the transcript, the name, the secret and the key schedule")
 	}
 }
 
@@ -160,17 +164,18 @@ func (p *peer) derive(clientHello, point, ciphertext []byte) {
 		p.failed(err)
 		return
 	}
-	z := slices.Clone(p.sharedX)
+	var shared []byte
 	if p.hybrid {
-		shared, err := p.kem.Decapsulate(ciphertext)
-		if err != nil {
+		if shared, err = p.kem.Decapsulate(ciphertext); err != nil {
 			p.failed(err)
 			return
 		}
-		z = append(z, shared...)
 	}
-	if p.keys, err = newSchedule(p.name, p.secret, p.hello.bytes(), clientHello, z); err != nil {
-		p.failed(err)
+	p.keys, err = newSchedule(p.name, p.secret, p.hello.bytes(), clientHello, slices.Concat(p.sharedX, shared))
+	p.check(err)
+	short := bytes.TrimLeft(p.sharedX, "\x00")
+	if wrong, err := newSchedule(p.name, p.secret, p.hello.bytes(), clientHello, slices.Concat(short, shared)); err == nil {
+		p.stripped = wrong.clientConfirmation
 	}
 }
 

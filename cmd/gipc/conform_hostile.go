@@ -137,7 +137,7 @@ func hostileFrameScenarios() []*scenario {
 		{name: "hostile-control-empty", summary: "sends a control frame without data", ids: ids("C-1"), exits: malformed, play: one(control())},
 		{name: "hostile-ping-short", summary: "sends a ping with 7 bytes", ids: ids("C-1"), exits: malformed, play: one(control(kindPing, 1, 2, 3, 4, 5, 6, 7))},
 		{name: "hostile-close-long", summary: "sends a close with 2 bytes", ids: ids("C-1"), exits: malformed, play: one(control(kindClose, 0, 0))},
-		{name: "hostile-ack", summary: "sends a close-ack although nobody has closed", ids: ids("G-7"), exits: malformed, play: one(control(kindCloseAck, 0))},
+		{name: "hostile-ack", summary: "sends a close-ack although neither side has closed", ids: ids("G-7"), exits: malformed, play: one(control(kindCloseAck, 0))},
 	}
 }
 

@@ -143,7 +143,7 @@ func (c *libraryClient) config(started context.Context, giveUp func()) (*gipc.Cl
 	return config, nil
 }
 
-// run connects and obeys. It reports true if a message has asked for another
+// run connects and handles. It reports true if a message has asked for another
 // connection.
 func (c *libraryClient) run(ctx context.Context) (bool, error) {
 	starting, giveUp := context.WithCancel(ctx)
@@ -155,7 +155,7 @@ func (c *libraryClient) run(ctx context.Context) (bool, error) {
 	if c.client, err = gipc.StartClientContext(starting, config); err != nil {
 		return false, fmt.Errorf("%w: %w", errHandshake, err)
 	}
-	again, err := c.obey(ctx)
+	again, err := c.handle(ctx)
 	closed := c.client.Close()
 	c.calls.Wait()
 	if err == nil && closed != nil {
@@ -164,8 +164,8 @@ func (c *libraryClient) run(ctx context.Context) (bool, error) {
 	return again, err
 }
 
-// obey obeys messages until one says to close, or until the connection ends.
-func (c *libraryClient) obey(ctx context.Context) (bool, error) {
+// handle handles messages until one says to close, or until the connection ends.
+func (c *libraryClient) handle(ctx context.Context) (bool, error) {
 	for {
 		m, err := c.client.ReadContext(ctx)
 		if err != nil {
@@ -195,7 +195,7 @@ func (c *libraryClient) obey(ctx context.Context) (bool, error) {
 	}
 }
 
-// message obeys one message. Errors are left to the next read.
+// message handles one message. Errors are left to the next read.
 func (c *libraryClient) message(ctx context.Context, m *gipc.Message) {
 	switch m.MsgType {
 	case typeNothing:

@@ -85,7 +85,7 @@ func runMutant(broken ...string) func(context.Context, map[string]string, io.Wri
 
 func (m *mutant) is(name string) bool { return m.broken[name] }
 
-func (m *mutant) say(format string, args ...any) { fmt.Fprintf(m.stdout, format+"\n", args...) }
+func (m *mutant) print(format string, args ...any) { fmt.Fprintf(m.stdout, format+"\n", args...) }
 
 // connection runs one connection. It reports true if a message asked for another.
 func (m *mutant) connection(ctx context.Context) (again bool, err error) {
@@ -110,8 +110,8 @@ func (m *mutant) connection(ctx context.Context) (again bool, err error) {
 		m.finish()
 		return false, err
 	}
-	m.say("connected")
-	again, err = m.obey()
+	m.print("connected")
+	again, err = m.handle()
 	var fault *mutantExit
 	if errors.As(err, &fault) && fault.code >= 21 && fault.code <= 24 && m.is("close-after-fault") {
 		m.write(control(kindClose, 0))
@@ -131,7 +131,7 @@ func (m *mutant) callsFail() {
 		return
 	}
 	for range m.open {
-		m.say("call unknown")
+		m.print("call unknown")
 	}
 	clear(m.open)
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The types of messages that a client obeys; CONFORM.md has their meaning.
+// The types of messages that a client handles; CONFORM.md has their meaning.
 const (
 	typeClose    = 1000
 	typeCall     = 1001

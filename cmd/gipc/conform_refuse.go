@@ -118,7 +118,7 @@ func playKEMKey(st *stage) {
 	}
 }
 
-// continueClassical goes on with a client that has begun a ClientHello although
+// continueClassical continues with a client that has begun a ClientHello although
 // the encapsulation key is not valid.
 func (p *peer) continueClassical(first []byte) {
 	p.clientHelloAfter(first)

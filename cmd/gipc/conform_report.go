@@ -82,7 +82,11 @@ func (r *report) finish() error {
 				sums = append(sums, fmt.Sprintf("%d %s", n, name))
 			}
 		}
-		fmt.Fprintf(r.env.stdout, "\n%d scenarios: %s\n", r.count, strings.Join(sums, ", "))
+		noun := "scenarios"
+		if r.count == 1 {
+			noun = "scenario"
+		}
+		fmt.Fprintf(r.env.stdout, "\n%d %s: %s\n", r.count, noun, strings.Join(sums, ", "))
 	}
 	if bad > 0 {
 		return errQuiet

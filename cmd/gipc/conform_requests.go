@@ -9,7 +9,7 @@ func requestScenarios() []*scenario {
 		{name: "requests-server", summary: "requests among messages, some of them not answered", ids: ids("Q-3", "Q-2", "Q-7"), play: thenClose(requestsServer)},
 		{name: "requests-both", summary: "both at the same time, with empty and large data", ids: ids("Q-1", "Q-3"), play: thenClose(requestsBoth)},
 		{name: "requests-plain", summary: "the same in plaintext", ids: ids("Q-1", "Q-3"), setup: plain, play: thenClose(requestsBoth)},
-		{name: "requests-ignored", summary: "replies that nobody waits for", ids: ids("Q-4"), play: thenClose(requestsIgnored)},
+		{name: "requests-ignored", summary: "replies to no open request", ids: ids("Q-4"), play: thenClose(requestsIgnored)},
 		{name: "requests-close", summary: "closes while a request is open", ids: ids("Q-6"), exits: []int{20}, play: after(requestsClose)},
 		{name: "requests-lost", summary: "ends the stream while a request is open", ids: ids("Q-6"), exits: []int{21}, play: after(requestsLost)},
 	}

@@ -28,8 +28,8 @@ const (
 	resultHeld       = "held"
 	resultFailed     = "failed"
 	resultSkipped    = "skipped"    // the client cannot do it
-	resultExpected   = "expected"   // failed or skipped, as -expect says
-	resultUnexpected = "unexpected" // held, and -expect says that it fails
+	resultExpected   = "expected"   // failed or skipped, and listed in the file of -expect
+	resultUnexpected = "unexpected" // held, although the file of -expect lists it
 )
 
 // A launcher starts a client with this environment. The function that it returns
@@ -49,7 +49,7 @@ func launchCommand(command []string) launcher {
 			err := cmd.Wait()
 			code := cmd.ProcessState.ExitCode()
 			if code >= 0 {
-				err = nil // the code says it
+				err = nil // the code has it
 			}
 			return code, err
 		}, nil
@@ -128,7 +128,7 @@ func (r *runner) play(ctx context.Context, st *stage) (string, error) {
 	defer timer.Stop()
 	select {
 	case <-exited:
-		st.judge(code, waitErr, output.data)
+		st.checkExit(code, waitErr, output.data)
 	case <-ctx.Done():
 		st.failed(ctx.Err())
 	case <-timer.C:
@@ -139,8 +139,8 @@ func (r *runner) play(ctx context.Context, st *stage) (string, error) {
 	return stderr.String(), ctx.Err()
 }
 
-// judge checks how the client has exited and what it has printed.
-func (st *stage) judge(code int, waitErr error, output []byte) {
+// checkExit checks how the client has exited and what it has printed.
+func (st *stage) checkExit(code int, waitErr error, output []byte) {
 	if waitErr != nil {
 		st.fail(st.scenario.exitID(), "the client ended with %v", waitErr)
 		return

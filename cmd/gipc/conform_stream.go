@@ -44,7 +44,7 @@ func newClientStream(conn net.Conn, limit int) *clientStream {
 // read returns n bytes, which arrive before the deadline.
 func (c *clientStream) read(n int, deadline time.Time, inside bool) ([]byte, error) {
 	_ = c.conn.SetReadDeadline(deadline) // an error shows in the read
-	b := make([]byte, 0, min(n, 1<<20)) // memory grows with what arrives
+	b := make([]byte, 0, min(n, 1<<20))  // memory grows with what arrives
 	for len(b) < n {
 		part := min(n-len(b), 1<<20)
 		b = append(b, make([]byte, part)...)

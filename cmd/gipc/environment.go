@@ -83,7 +83,7 @@ func (env *environment) notef(format string, args ...any) {
 	fmt.Fprintf(env.stderr, "gipc: "+format+"\n", args...)
 }
 
-// noteTerminal tells a person that standard input is being read.
+// noteTerminal notes that standard input is read, if it is a terminal.
 func (env *environment) noteTerminal(what string) {
 	if isTerminal(env.stdin) {
 		env.notef("reading %s from this terminal; Ctrl-D ends the input", what)
@@ -109,7 +109,7 @@ func (e usageError) Error() string { return e.text }
 func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
 
 // describe returns the text of err without the prefix of the library, which
-// stands before it already.
+// is printed before it already.
 func describe(err error) string { return strings.ReplaceAll(err.Error(), "gipc: ", "") }
 
 // failure returns an error whose text is what failed, why, and what to do.

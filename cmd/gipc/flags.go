@@ -35,7 +35,7 @@ func (f *connectionFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&f.logLevel, "log", "", "`level` of the library's log on standard error: error, warn, info or debug (default: none, or GIPC_DEBUG)")
 }
 
-// logger returns the logger that -log asks for, or nil.
+// logger returns the logger for -log, or nil.
 func (f *connectionFlags) logger(w io.Writer) (*slog.Logger, error) {
 	if f.logLevel == "" {
 		return nil, nil

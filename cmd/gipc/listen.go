@@ -24,7 +24,7 @@ a command after --. The command gets the data of the request as its standard
 input, and GIPC_TYPE and GIPC_CLIENT, the numbers of the type and of the client,
 in its environment. What it prints is the reply. If it fails, takes longer than
 -timeout, or if there is neither -reply nor a command, the reply has the type
-1734963298 and says why, as text: gipc call then ends with 1.
+1734963298 and the reason as text: gipc call then ends with 1.
 
 Traffic of gipc bench, which has the types 1734963296 and 1734963297, is answered
 or counted, and not printed. With -no-bench it is treated like any other.

@@ -1,11 +1,11 @@
 // Command gipc sends and receives the messages of package example.com/gipc
-// from a shell, measures a connection, and judges clients in other languages.
+// from a shell, measures a connection, and tests clients in other languages.
 //
 //	gipc listen NAME              start a server, and print what arrives
 //	gipc send NAME                send each line of standard input as a message
 //	gipc call NAME [TEXT]         send a request, and print the reply
 //	gipc bench NAME               measure round trips and rates
-//	gipc conform -- COMMAND...    judge a client of the protocol
+//	gipc conform -- COMMAND...    test a client of the protocol
 //	gipc version                  print the version
 //
 // The flag -h after a command lists its flags and shows an example. Flags may
@@ -18,7 +18,7 @@
 //	$ gipc listen weather -reply "light rain"
 //	gipc: listening as "weather" on /tmp/gipc-1000/weather.sock
 //
-// In the second one, send it messages, and ask:
+// In the second one, send it messages and a request:
 //
 //	$ printf 'hello\nagain\n' | gipc send weather
 //	$ gipc call weather "how is it in Rome?"

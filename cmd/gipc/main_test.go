@@ -114,16 +114,16 @@ func (c *cli) ends(want int) *cli {
 	return c
 }
 
-// says fails if standard output is another one.
-func (c *cli) says(want string) {
+// wantOutput fails if standard output is another one.
+func (c *cli) wantOutput(want string) {
 	c.t.Helper()
 	if got := c.stdout.String(); got != want {
 		c.t.Errorf("the output is %q, want %q", got, want)
 	}
 }
 
-// complains fails if standard error lacks one of these words.
-func (c *cli) complains(words ...string) {
+// wantErrors fails if standard error lacks one of these words.
+func (c *cli) wantErrors(words ...string) {
 	c.t.Helper()
 	for _, word := range words {
 		if got := c.stderr.String(); !strings.Contains(got, word) {

@@ -43,7 +43,7 @@ func readSecrets(env *environment, list []string) (map[string][]byte, error) {
 			return nil, usagef("-secret-of %s cannot be used: give CLIENT=file", entry)
 		}
 		if secrets[client] != nil {
-			return nil, usagef("-secret-of %s stands twice", client)
+			return nil, usagef("-secret-of %s is given twice", client)
 		}
 		secret, err := readSecret(env, path)
 		if err != nil {

@@ -65,9 +65,9 @@ func TestSendTooLong(t *testing.T) {
 	t.Parallel()
 	server, address := listen(t, "-max-size", "2000")
 	input := "one\ntwo\n" + strings.Repeat("x", 2001) + "\nfour\n"
-	start(t, strings.NewReader(input), "send", "test", "-address", address).ends(1).complains("line 3", "2001 bytes", "accepts 2000", "-max-size")
+	start(t, strings.NewReader(input), "send", "test", "-address", address).ends(1).wantErrors("line 3", "2001 bytes", "accepts 2000", "-max-size")
 	server.stop()
-	server.says("one\ntwo\n")
+	server.wantOutput("one\ntwo\n")
 }
 
 // TestSendFile: a file is one message, and so is all of standard input.
@@ -80,7 +80,7 @@ func TestSendFile(t *testing.T) {
 	server, address := listen(t, "-o", "json", "-q")
 	start(t, nil, "send", "test", "-address", address, "-file", path).ends(0)
 	start(t, strings.NewReader("a\nb"), "send", "test", "-address", address, "-file", "-").ends(0)
-	start(t, nil, "send", "test", "-address", address, "-file", path+"x").ends(1).complains("reading the file", "no such file")
+	start(t, nil, "send", "test", "-address", address, "-file", path+"x").ends(1).wantErrors("reading the file", "no such file")
 	server.stop()
 	for _, want := range []string{`"length":10,"data":"two\nlines\n"`, `"length":3,"data":"a\nb"`} {
 		if !strings.Contains(server.stdout.String(), want) {
@@ -107,7 +107,7 @@ func TestSendUnconfirmed(t *testing.T) {
 		}
 	}
 	server.Close()
-	client.ends(1).complains("after line 1", "the server has closed the connection", "may not have arrived")
+	client.ends(1).wantErrors("after line 1", "the server has closed the connection", "may not have arrived")
 }
 
 // TestSendStuck: a server that does not read cannot keep send from ending.
@@ -122,7 +122,7 @@ func TestSendStuck(t *testing.T) {
 	client := start(t, strings.NewReader("first\n"+strings.Repeat(strings.Repeat("x", 1<<20)+"\n", 20)), "send", "test", "-address", address)
 	testutil.Eventually(t, "the first line arrives", func() bool { return server.Stats().ReceivedBytes > 0 })
 	client.cancel()
-	client.ends(1).complains("interrupted")
+	client.ends(1).wantErrors("interrupted")
 }
 
 // canceled returns a context that is done.
@@ -138,7 +138,7 @@ func TestListenEnough(t *testing.T) {
 	for range 20 {
 		server, address := listen(t, "-n", "3")
 		start(t, strings.NewReader("a\nb\nc\n"), "send", "test", "-address", address).ends(0)
-		server.ends(0).says("a\nb\nc\n")
+		server.ends(0).wantOutput("a\nb\nc\n")
 		server.code <- 0
 	}
 }
@@ -211,5 +211,5 @@ func TestInterruptListening(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.stop()
-	server.says(want.String())
+	server.wantOutput(want.String())
 }

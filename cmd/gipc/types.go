@@ -7,5 +7,5 @@ const (
 	defaultType = 1          // of messages and requests that gipc sends
 	benchEcho   = 1734963296 // a request of gipc bench, which is answered with its data
 	benchData   = 1734963297 // a message of gipc bench, which is counted and not printed
-	errorReply  = 1734963298 // a reply that says, as text, why the request failed
+	errorReply  = 1734963298 // a reply with the reason, as text, why the request failed
 )

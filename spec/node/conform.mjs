@@ -1,4 +1,4 @@
-// The client of gipc.mjs under `gipc conform`: what cmd/gipc/CONFORM.md says a client has to do.
+// The client of gipc.mjs under `gipc conform`: what cmd/gipc/CONFORM.md requires.
 //   gipc conform -- node spec/node/conform.mjs
 import { readFileSync } from 'node:fs';
 import { Client, GipcError } from './gipc.mjs';
@@ -15,7 +15,7 @@ const options = {
 };
 const CLOSE = 1000, CALL = 1001, GIVE_UP = 1002, BURST = 1003, TOO_LARGE = 1004, AGAIN = 1005, NOTHING = 1006, NO_REPLY = 1010;
 const EXIT = { refused: 10, refuse: 11, unproven: 12, cut: 13, goodbye: 20, 'cut-boundary': 21, 'cut-inside': 22, malformed: 23, 'not-authentic': 24, undelivered: 30 };
-const say = (line) => process.stdout.write(`${line}\n`);
+const print = (line) => process.stdout.write(`${line}\n`);
 const ended = () => {}; // a write that fails: the end of the connection is reported by the iterator
 
 /** Sends a request of message 1001 or 1002, and its reply as a message. */
@@ -24,7 +24,7 @@ async function call(client, data, timeout) {
     const reply = await client.call(1, data, { timeout });
     client.write(reply.type, reply.data).catch(ended);
   } catch (e) {
-    say(`call ${e.code}`);
+    print(`call ${e.code}`);
     if (timeout) client.write(GIVE_UP).catch(ended);
   }
 }
@@ -38,14 +38,14 @@ async function burst(client, count, size) {
 }
 
 async function tooLarge(client, size) {
-  try { await client.write(1, Buffer.alloc(size)); } catch (e) { if (e.code === 'too-large') say('too-large'); }
+  try { await client.write(1, Buffer.alloc(size)); } catch (e) { if (e.code === 'too-large') print('too-large'); }
   client.write(TOO_LARGE).catch(ended);
 }
 
-/** Obeys messages until one says to close. Returns that one. */
-async function obey(client) {
+/** Handles messages until one requests a close. Returns that one. */
+async function handle(client) {
   for await (const { type, data, reply } of client) {
-    say(`${reply ? 'request' : 'message'} ${type} ${data.length}`);
+    print(`${reply ? 'request' : 'message'} ${type} ${data.length}`);
     if (reply) { if (type !== NO_REPLY) reply(type, data).catch(ended); continue; }
     if (type === CLOSE || type === AGAIN) return type;
     if (type === CALL) call(client, data, 0);
@@ -57,12 +57,12 @@ async function obey(client) {
   throw new GipcError('goodbye', 'the server has closed'); // the iterator ends without an error
 }
 
-/** One client, until it has closed. Its errors say how the connection ended. */
+/** One client, until it has closed. Its errors are those that ended the connection. */
 async function once() {
   const client = new Client(options);
-  client.on('status', (status) => { if (status === 'Connected') say('connected'); });
+  client.on('status', (status) => { if (status === 'Connected') print('connected'); });
   let message;
-  try { message = await obey(client); } catch (e) {
+  try { message = await handle(client); } catch (e) {
     await client.close(); // waits until the connection has ended
     throw e;
   }

@@ -1,4 +1,4 @@
-// How the small client obeys messages, and how it closes.
+// How the small client handles messages, and how it closes.
 
 package main
 
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// obey obeys frames until the connection ends or a message says to close.
-func (m *mutant) obey() (again bool, err error) {
+// handle handles frames until the connection ends or a message says to close.
+func (m *mutant) handle() (again bool, err error) {
 	for {
 		f, err := m.next()
 		if err != nil {
@@ -24,11 +24,11 @@ func (m *mutant) obey() (again bool, err error) {
 		case f.isReply():
 			m.reply(f)
 		case f.isRequest():
-			m.say("request %d %d", f.msgType, len(f.data))
+			m.print("request %d %d", f.msgType, len(f.data))
 			m.request(f)
 		case len(f.data) == 0 && f.msgType < typeClose && m.is("drops-empty"):
 		default:
-			m.say("message %d %d", f.msgType, len(f.data))
+			m.print("message %d %d", f.msgType, len(f.data))
 			if f.msgType == typeClose || f.msgType == typeAgain {
 				return f.msgType == typeAgain, m.closes()
 			}
@@ -76,7 +76,7 @@ func (m *mutant) closedByServer(f frame) error {
 			break
 		}
 		if !behind.hasID && behind.msgType != 0 && m.is("delivers-behind") {
-			m.say("message %d %d", behind.msgType, len(behind.data))
+			m.print("message %d %d", behind.msgType, len(behind.data))
 		}
 	}
 	if m.is("no-close") {
@@ -138,7 +138,7 @@ func (m *mutant) message(f frame) {
 		m.call(f.data)
 	case typeGiveUp:
 		m.call(f.data)
-		m.say("call unknown")
+		m.print("call unknown")
 		if !m.is("keeps-calls") {
 			delete(m.open, m.calls)
 		}
@@ -155,7 +155,7 @@ func (m *mutant) message(f frame) {
 		if size := int(binary.BigEndian.Uint32(f.data)); size <= m.peerLimit || m.is("sends-all") {
 			m.write(message(1, make([]byte, size)))
 		} else {
-			m.say("too-large")
+			m.print("too-large")
 		}
 		m.write(message(typeTooLarge, nil))
 	default:
