@@ -44,8 +44,7 @@ func notePeer(p *peer) {
 func playHybrid(st *stage) {
 	first := st.accept().handshake()
 	notePeer(first)
-	first.write(message(typeAgain, nil))
-	first.confirmClose(0)
+	first.again()
 	second := st.accept().handshake()
 	if st.err == nil && string(first.clientPoint) == string(second.clientPoint) {
 		st.fail("H-4", "two connections have the same key of the client")
@@ -80,8 +79,7 @@ func playLeadingZero(st *stage) {
 			p.closeClient()
 			return
 		}
-		p.write(message(typeAgain, nil))
-		p.confirmClose(0)
+		p.again()
 		p.abort()
 	}
 }

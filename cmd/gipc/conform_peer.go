@@ -179,8 +179,17 @@ func (p *peer) echo(frames ...frame) {
 }
 
 // closeClient has the client close, and confirms.
-func (p *peer) closeClient() {
-	p.write(message(typeClose, nil))
+func (p *peer) closeClient() { p.closeBy(typeClose) }
+
+// again has the client close this connection and open another one.
+func (p *peer) again() { p.closeBy(typeAgain) }
+
+// closeBy has the client send a message, and then close. A client that has sent
+// nothing need not wait for the close-ack for longer than a second [G-6], which is
+// short on a busy machine.
+func (p *peer) closeBy(msgType uint32) {
+	p.echo(message(7, []byte("before the close")))
+	p.write(message(msgType, nil))
 	p.confirmClose(0)
 }
 
