@@ -156,7 +156,7 @@ func (e *endpoint) stalled(c *connection) {
 // sendFailed declares a connection lost to which nothing can be written any more,
 // after what has arrived is read.
 func (e *endpoint) sendFailed(c *connection, cause error) {
-	c.setLoss(cause, time.Now().Add(drainTime))
+	c.setLoss(cause, time.Now().Add(drainTimeout))
 	e.wake(c)
 }
 

@@ -565,8 +565,8 @@ func BenchmarkReadInto(b *testing.B) {
 	}
 	c := newReceiver(nil, 1<<20)
 	c.source = &endlessSource{stream: stream}
-	e.life.become(Listening)
-	e.life.become(Connected)
+	e.life.setStatus(Listening)
+	e.life.setStatus(Connected)
 	e.latest = c
 	e.current.Store(c)
 	e.role.reads = 1

@@ -305,7 +305,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	cut := c.life.cutContext()
+	cut := c.life.abortContext()
 	c.mu.Unlock()
 	limited := transport.Limit(opened.over)
 	stop := context.AfterFunc(ctx, limited.Expire)

@@ -6,8 +6,8 @@ package gipc
 import "time"
 
 const (
-	closeTime = 5 * time.Second // for a close and its close-ack
-	drainTime = time.Second     // for what is left of a connection that is lost
+	closeTimeout = 5 * time.Second // for a close and its close-ack
+	drainTimeout = time.Second     // for what is left of a connection that is lost
 )
 
 // A closeHandshake is the state of one connection's end.

@@ -1013,7 +1013,7 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 			start, hooks.redial = Connecting, func(*connection) { e.tasks.Done() }
 		}
 		e.init(set, new(bufferPool), hooks)
-		e.life.become(start)
+		e.life.setStatus(start)
 		e.attach(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
 		return e, far
 	case role == "server":

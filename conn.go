@@ -437,16 +437,16 @@ func causeOf(err error) error {
 // only for a moment.
 func (c *connection) closeLimit(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.sender.accepted() == 0 {
-		return context.WithTimeout(ctx, drainTime)
+		return context.WithTimeout(ctx, drainTimeout)
 	}
-	return context.WithTimeout(ctx, closeTime)
+	return context.WithTimeout(ctx, closeTimeout)
 }
 
 // hangUp closes the transport so that the peer gets what was written: it waits
 // for the write in progress, ends the sending half, and reads until the peer has
 // ended its own or until ctx is done.
 func (c *connection) hangUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	c.sender.settle(ctx)
 	if transport.EndSending(c.conn) {
@@ -487,7 +487,7 @@ func closeTransport(ctx context.Context, conn net.Conn) {
 		conn.Close()
 		close(closed)
 	}()
-	late := time.NewTimer(drainTime)
+	late := time.NewTimer(drainTimeout)
 	defer late.Stop()
 	select {
 	case <-closed:
@@ -504,8 +504,8 @@ func closeSlowly(conn net.Conn) {
 	if !transport.EndSending(conn) {
 		return
 	}
-	end := time.Now().Add(drainTime)
-	late := time.AfterFunc(drainTime, func() { conn.Close() }) // deadlines may be missing
+	end := time.Now().Add(drainTimeout)
+	late := time.AfterFunc(drainTimeout, func() { conn.Close() }) // deadlines may be missing
 	defer late.Stop()
 	var b [512]byte
 	for {

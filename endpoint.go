@@ -62,7 +62,7 @@ func (e *endpoint) StatusCode() Status {
 func (e *endpoint) Done() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.done.wait()
+	return e.life.finalErrSet.waitChannel()
 }
 
 // Err returns nil until Done is closed. Then it returns ErrTimeout, wrapping the
@@ -71,7 +71,7 @@ func (e *endpoint) Done() <-chan struct{} {
 func (e *endpoint) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.err
+	return e.life.finalErr
 }
 
 // ID returns the number of the current or most recent connection, or 0 before the
@@ -122,7 +122,7 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 	}
 	for {
 		e.mu.Lock()
-		c, err, status, changed := e.current.Load(), e.life.err, e.life.status, e.life.changed.wait()
+		c, err, status, changed := e.current.Load(), e.life.finalErr, e.life.status, e.life.statusChanged.waitChannel()
 		e.mu.Unlock()
 		if err != nil {
 			return err
@@ -218,7 +218,7 @@ func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
 
 // consumedLocked has the pool know what is left to be read at the end.
 func (e *endpoint) consumedLocked() {
-	if e.hooks.consumed != nil && e.life.err != nil {
+	if e.hooks.consumed != nil && e.life.finalErr != nil {
 		e.hooks.consumed()
 	}
 }
@@ -243,7 +243,7 @@ func (e *endpoint) releaseLocked() {
 // announceLocked changes the status, and has readers see that in the stream, as
 // message m. It returns false if the status cannot change so.
 func (e *endpoint) announceLocked(m *Message, s Status) bool {
-	if !e.life.become(s) {
+	if !e.life.setStatus(s) {
 		return false
 	}
 	m.MsgType, m.Status = internalType, s.String()
@@ -254,7 +254,7 @@ func (e *endpoint) announceLocked(m *Message, s Status) bool {
 // finishLocked makes err the result of every read from here on, behind what the
 // queue holds.
 func (e *endpoint) finishLocked(err error) {
-	if !e.life.finish(err) {
+	if !e.life.setFinalErr(err) {
 		return
 	}
 	e.role.dismiss()

@@ -659,13 +659,13 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 // enter is a turn of readLocked.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.err == nil {
+	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
 	case e.popLocked(&t.call, &m):
 		w.leave(t, &m)
-	case e.life.err != nil:
+	case e.life.finalErr != nil:
 		w.leave(t, nil)
 	case e.role.state == free && len(w.decoder) > 0: // readBufferedLocked
 		m, w.decoder = *w.decoder[0], w.decoder[1:]
@@ -859,7 +859,7 @@ func (w *roleWorld) close(*roleTask) {
 		return
 	}
 	w.closing = 'w'
-	w.e.life.become(Closing)
+	w.e.life.setStatus(Closing)
 	w.e.role.close()
 	w.c.preempt.Store(true)
 	w.c.interrupt()
@@ -870,7 +870,7 @@ func (w *roleWorld) endReads(*roleTask) {
 	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
 		w.e.pushLocked(m)
 	}
-	if w.decoder, w.closing = nil, 'd'; w.e.life.err == nil {
+	if w.decoder, w.closing = nil, 'd'; w.e.life.finalErr == nil {
 		w.exist += 1 << 10
 	}
 	w.e.stopReadingLocked()
@@ -899,7 +899,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	open, always := w.closing == 0, w.e.role.always
 	add(w.e.role.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
 	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
-	add(w.closing == 'w' && w.e.role.yielded.happened, true, "Close has the role", (*roleWorld).endReads)
+	add(w.closing == 'w' && w.e.role.yielded.triggered, true, "Close has the role", (*roleWorld).endReads)
 	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
@@ -932,7 +932,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	loss, blocked := w.c.loss.Load(), w.c.sender.blocked.Load()
 	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
 		w.failed = w.c
-		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTime))
+		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTimeout))
 	})
 	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
 		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
@@ -1143,7 +1143,7 @@ func (w *roleWorld) key(first int) string {
 	}
 	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.life.status))
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
-	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.happened, w.e.life.err != nil)
+	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.triggered, w.e.life.finalErr != nil)
 	if w.c != nil {
 		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
 	}

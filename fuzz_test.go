@@ -1030,7 +1030,7 @@ func converse(t *testing.T, p *program) *tally {
 		start := time.Now()
 		e.err = e.e.Close()
 		e.id = e.e.ID() // not before: the next connection may come between
-		y.took(time.Since(start), closeTime+2*drainTime, "closing the %s", e.who)
+		y.took(time.Since(start), closeTimeout+2*drainTimeout, "closing the %s", e.who)
 		if again := e.e.Close(); again != nil {
 			y.wrong(besides, "closing again: %v", again)
 		}

@@ -172,7 +172,7 @@ func (r *readRole) release(leaving, needed bool) {
 	switch {
 	case leaving:
 		r.state = closing
-		r.yielded.happen()
+		r.yielded.trigger()
 	case len(r.waiters) > 0:
 		w := r.waiters[0]
 		r.waiters = r.waiters[1:]
@@ -233,7 +233,7 @@ func (r *readRole) onPause(leaving bool) {
 // the holder has given the role up: the holder has to be interrupted.
 func (r *readRole) close() <-chan struct{} {
 	if r.state == reading || r.state == background {
-		return r.yielded.wait()
+		return r.yielded.waitChannel()
 	}
 	r.state = closing
 	return nil

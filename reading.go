@@ -128,8 +128,8 @@ func (e *endpoint) readLocked(call *readCall, m *Message) error {
 		if e.popLocked(call, m) {
 			return nil
 		}
-		if e.life.err != nil {
-			return e.life.err
+		if e.life.finalErr != nil {
+			return e.life.finalErr
 		}
 		switch e.role.state {
 		case free:

@@ -91,7 +91,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
 	s.mu.Lock()
-	s.life.become(Listening)
+	s.life.setStatus(Listening)
 	s.mu.Unlock()
 	go func() {
 		defer close(s.host.accepted)
@@ -125,7 +125,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.host == nil {
 		return s.shutdown(ctx, closedByUser)
 	}
-	ctx, cancel := bounded(ctx, closeTime)
+	ctx, cancel := bounded(ctx, closeTimeout)
 	defer cancel()
 	s.stop(ctx)
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
@@ -136,7 +136,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-settled:
-	case <-time.After(cutTime): // an Authorize that does not return
+	case <-time.After(abortTimeout): // an Authorize that does not return
 	case <-ctx.Done():
 	}
 	return err
@@ -187,7 +187,7 @@ func (s *Server) stop(ctx context.Context) {
 		<-h.accepted // at once: the socket is closed when Accept has returned
 		return
 	}
-	late := time.NewTimer(cutTime) // the methods of a user's listener may block
+	late := time.NewTimer(abortTimeout) // the methods of a user's listener may block
 	defer late.Stop()
 	for _, done := range []chan struct{}{h.stopped, h.accepted} {
 		select {

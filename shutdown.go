@@ -10,7 +10,7 @@ import (
 	"example.com/gipc/internal/transport"
 )
 
-const cutTime = 100 * time.Millisecond // for what Close has cut to end
+const abortTimeout = 100 * time.Millisecond // for what Close has cut to end
 
 // loseLocked ends the connection whose role the caller holds. The cause is
 // errPeerClosed if the peer has closed it.
@@ -46,7 +46,7 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	e.announceLocked(c.delivery.notice, gone)
 	e.parting = append(e.parting, c)
 	e.tasks.Add(1)
-	go e.part(c, e.life.cutContext()) // which owns the connection from here on
+	go e.part(c, e.life.abortContext()) // which owns the connection from here on
 	if e.hooks.single {
 		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
 	}
@@ -94,16 +94,16 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	limit, cancel := bounded(ctx, closeTime)
+	limit, cancel := bounded(ctx, closeTimeout)
 	defer cancel()
 	e.mu.Lock()
 	if e.leaving.Swap(true) {
-		closed := e.life.closed.wait()
+		closed := e.life.closeDone.waitChannel()
 		e.mu.Unlock()
 		return e.awaitClosed(limit, closed)
 	}
 	c := e.stopReadingLocked()
-	cut := e.life.cutContext()
+	cut := e.life.abortContext()
 	e.mu.Unlock()
 
 	defer context.AfterFunc(limit, e.cutShort)()
@@ -124,8 +124,8 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	}
 	err := e.ledger.result()
 	e.settings.log.Info("closed", "err", err)
-	e.life.become(Closed)
-	e.life.closed.happen()
+	e.life.setStatus(Closed)
+	e.life.closeDone.trigger()
 	e.overLocked()
 	e.mu.Unlock()
 	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
@@ -152,7 +152,7 @@ func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) erro
 // this process holds, and ends all reads behind them. It releases mu meanwhile,
 // and returns the connection, if there is one.
 func (e *endpoint) stopReadingLocked() *connection {
-	e.life.become(Closing)
+	e.life.setStatus(Closing)
 	for _, old := range e.parting {
 		old.sender.dismiss(ErrClosed)
 	}
@@ -172,7 +172,7 @@ func (e *endpoint) stopReadingLocked() *connection {
 		c.beat.stop()
 		e.queueRestLocked(c)
 	}
-	if e.life.err == nil {
+	if e.life.finalErr == nil {
 		e.pushLocked(&Message{MsgType: internalType, Status: Closed.String()})
 		e.finishLocked(ErrClosed)
 	}
@@ -244,7 +244,7 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	e.cutShort()
-	late := time.NewTimer(cutTime)
+	late := time.NewTimer(abortTimeout)
 	defer late.Stop()
 	select {
 	case <-ended:
@@ -256,8 +256,8 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 func (e *endpoint) cutShort() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.life.cutContext()
-	e.life.cutNow()
+	e.life.abortContext()
+	e.life.abort()
 }
 
 // bounded returns ctx with a deadline after d, if it has none.

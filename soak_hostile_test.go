@@ -650,7 +650,7 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 	if err := server.Close(); err != nil {
 		y.wrong(missing, "closing the server: %v", err)
 	}
-	y.took(time.Since(begun), max(most, drainTime), "closing the server")
+	y.took(time.Since(begun), max(most, drainTimeout), "closing the server")
 	if err := <-serving; err != nil && !errors.Is(err, ErrClosed) {
 		y.wrong(besides, "Serve: %v", err)
 	}

@@ -46,7 +46,7 @@ var transitions = [...]uint16{
 	Disconnected: 1<<Connected | 1<<Closing | 1<<Error,
 }
 
-func (s Status) mayBecome(next Status) bool { return transitions[s]&(1<<next) != 0 }
+func (s Status) canTransitionTo(next Status) bool { return transitions[s]&(1<<next) != 0 }
 
 // Security is how this library protects a connection. The zero value is plaintext, which
 // an Upgrade may protect in its own way.

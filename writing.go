@@ -129,9 +129,9 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 	status = e.life.status
 	switch c := e.current.Load(); {
 	case e.ledger.pending.Load():
-		return nil, status, e.ledger.reportQueued(e.life.err)
-	case e.life.err != nil:
-		return nil, status, e.life.err
+		return nil, status, e.ledger.reportQueued(e.life.finalErr)
+	case e.life.finalErr != nil:
+		return nil, status, e.life.finalErr
 	case e.leaving.Load():
 		return nil, status, ErrClosed
 	case c != nil && (conn == 0 || conn == c.id): // since a moment
@@ -143,5 +143,5 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 		e.ledger.refused(0)
 		return nil, status, fail(ErrNotConnected, e.life.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
-	return e.life.changed.wait(), status, nil
+	return e.life.statusChanged.waitChannel(), status, nil
 }
