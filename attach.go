@@ -9,9 +9,9 @@ import (
 )
 
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
-	e.settings, e.pool, e.hooks = settings, pool, hooks
-	e.life, e.queue, e.ledger = new(lifecycle), new(messageQueue), new(deliveryLedger)
-	e.role = &readRole{idle: idleBeforeBackground, paused: e.onPause, startReader: e.startReader}
+	e.settings, e.buffers, e.hooks = settings, pool, hooks
+	e.lifecycle, e.unreadQueue, e.deliveries = new(lifecycle), new(messageQueue), new(deliveryLedger)
+	e.readRole = &readRole{idle: idleBeforeBackground, paused: e.onPause, startReader: e.startReader}
 }
 
 // attach makes c the connection of this endpoint and gives its role to whoever is
@@ -19,24 +19,24 @@ func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHoo
 func (e *endpoint) attach(c *connection) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.leaving.Load() || e.current.Load() != nil || !e.announceLocked(&Message{Conn: c.id}, Connected) {
+	if e.closing.Load() || e.currentConn.Load() != nil || !e.announceStatusLocked(&Message{Conn: c.id}, Connected) {
 		return false
 	}
-	if e.latest != nil {
-		e.totals.Reconnects++
-		e.totals.add(e.latest.stats())
+	if e.latestConn != nil {
+		e.earlierTotals.Reconnects++
+		e.earlierTotals.add(e.latestConn.stats())
 	}
-	e.latest = c
-	e.life.dialErr = nil
-	e.ledger.begin(c.delivery)
-	e.current.Store(c)
+	e.latestConn = c
+	e.lifecycle.dialErr = nil
+	e.deliveries.begin(c.delivery)
+	e.currentConn.Store(c)
 	if c.beat.interval > 0 {
 		c.beat.checkAfter(c.beat.interval, func() { e.checkHeartbeat(c) })
 	}
-	e.role.take()
-	e.releaseLocked()
-	if e.role.state == free && e.role.reads == 0 && !e.role.untilRead {
-		e.role.startBackground()
+	e.readRole.take()
+	e.releaseRoleLocked()
+	if e.readRole.state == free && e.readRole.reads == 0 && !e.readRole.untilRead {
+		e.readRole.startBackground()
 	}
 	e.settings.log.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
 	return true
@@ -46,14 +46,14 @@ func (e *endpoint) attach(c *connection) bool {
 func (e *endpoint) onPause() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.role.onPause(e.leaving.Load())
+	e.readRole.onPause(e.closing.Load())
 }
 
 // newConnection returns the connection that a handshake has agreed on.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
 	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll, security: agreed.security,
 		source:  transport.NewSource(opened.over),
-		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
+		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.buffers},
 		closing: new(closeHandshake), delivery: new(delivery),
 		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
 	c.answer = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
@@ -63,7 +63,7 @@ func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64)
 		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
 	}
 	sink := transport.NewSink(opened.over, func() { e.stalled(c) }, progress)
-	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
+	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.sendFailed(c, err) })
 	return c
 }
 

@@ -10,17 +10,17 @@ const fullPing = time.Second // between the pings of a side whose queue is full
 // startReader starts the background reader. The read role calls it with the lock
 // held.
 func (e *endpoint) startReader() {
-	c := e.current.Load()
+	c := e.currentConn.Load()
 	if c.loss.Load() == nil {
 		c.beat.touch() // until now nobody listened
 	}
-	e.tasks.Add(1)
-	go e.readInBackground(c, e.roomLocked())
+	e.goroutines.Add(1)
+	go e.readInBackground(c, e.queueRoomLocked())
 }
 
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
-	defer e.tasks.Done()
+	defer e.goroutines.Done()
 	call := readCall{replies: true, to: destination{room: room}}
 	for {
 		if e.heldBack(c) {
@@ -29,9 +29,9 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 		var m Message // on the stack: an idle client has none
 		err := c.receive(&call, &m)
 		e.mu.Lock()
-		room := e.roomLocked()
+		room := e.queueRoomLocked()
 		goOn := err == errNeedRoom && room > call.to.room || e.queueLocked(c, &m, err)
-		call.to.room = e.roomLocked()
+		call.to.room = e.queueRoomLocked()
 		e.mu.Unlock()
 		if !goOn {
 			return
@@ -42,12 +42,12 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 // heldBack reports whether the background reader has given up the role, since the
 // pool keeps too much. A blocked write goes on: it might never end otherwise.
 func (e *endpoint) heldBack(c *connection) bool {
-	if e.hooks.holdBack == nil || !e.hooks.holdBack() {
+	if e.hooks.readsPaused == nil || !e.hooks.readsPaused() {
 		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.hooks.holdBack() || c.sender.blocked.Load() {
+	if !e.hooks.readsPaused() || c.sender.blocked.Load() {
 		return false
 	}
 	e.fullLocked(c)
@@ -58,8 +58,8 @@ func (e *endpoint) heldBack(c *connection) bool {
 func (e *endpoint) resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.role.state == stopped && !e.leaving.Load() {
-		e.role.startBackground()
+	if e.readRole.state == stopped && !e.closing.Load() {
+		e.readRole.startBackground()
 	}
 }
 
@@ -68,17 +68,17 @@ func (e *endpoint) resume() {
 func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
 	switch {
 	case err == nil:
-		awaited := len(e.role.waiters) > 0 && !e.role.always
+		awaited := len(e.readRole.waiters) > 0 && !e.readRole.always
 		queued := *m
-		e.countLocked(&queued)
-		e.pushLocked(&queued)
+		e.countReceivedLocked(&queued)
+		e.deliverOrQueueLocked(&queued)
 		if awaited {
 			e.preemptedLocked(c)
 		}
 		return !awaited
 	case err == errNeedRoom:
 		e.fullLocked(c)
-	case err == errReplied && e.role.always:
+	case err == errReplied && e.readRole.always:
 		return true
 	case err == error(preempted), err == errReplied: // who calls again reads for himself
 		e.preemptedLocked(c)
@@ -90,10 +90,10 @@ func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
 
 // preemptedLocked gives up the role of the background reader.
 func (e *endpoint) preemptedLocked(c *connection) {
-	if !e.leaving.Load() {
+	if !e.closing.Load() {
 		c.preempt.Store(false)
 	}
-	e.releaseLocked()
+	e.releaseRoleLocked()
 }
 
 // fullLocked has nobody read, since the next message does not fit into the queue or
@@ -101,7 +101,7 @@ func (e *endpoint) preemptedLocked(c *connection) {
 // A connection that is being lost is over at its time all the same.
 func (e *endpoint) fullLocked(c *connection) {
 	switch loss := c.loss.Load(); {
-	case e.leaving.Load() || len(e.role.waiters) > 0:
+	case e.closing.Load() || len(e.readRole.waiters) > 0:
 		e.preemptedLocked(c)
 		return
 	case loss != nil && !loss.silent && !time.Now().Before(loss.at):
@@ -113,7 +113,7 @@ func (e *endpoint) fullLocked(c *connection) {
 		c.beat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
 	}
 	c.preempt.Store(false) // who asked for the role has had a message: callers would hand it around for ever
-	e.role.stop()
+	e.readRole.stop()
 }
 
 // wake has the background reader read if nobody does, and whoever reads look at
@@ -122,10 +122,10 @@ func (e *endpoint) wake(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.current.Load() != c || e.leaving.Load():
+	case e.currentConn.Load() != c || e.closing.Load():
 		c.interrupt()
-	case e.role.state == free || e.role.state == stopped:
-		e.role.startBackground()
+	case e.readRole.state == free || e.readRole.state == stopped:
+		e.readRole.startBackground()
 	default:
 		c.interrupt()
 	}
@@ -136,9 +136,9 @@ func (e *endpoint) wake(c *connection) {
 func (e *endpoint) readAlways() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.role.always = true
-	if e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited {
-		e.role.startBackground()
+	e.readRole.always = true
+	if e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited {
+		e.readRole.startBackground()
 	}
 }
 
@@ -148,8 +148,8 @@ func (e *endpoint) stalled(c *connection) {
 	c.sender.noteBlocked()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.current.Load() == c && !e.leaving.Load() && (e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited) {
-		e.role.startBackground()
+	if e.currentConn.Load() == c && !e.closing.Load() && (e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited) {
+		e.readRole.startBackground()
 	}
 }
 
@@ -167,17 +167,17 @@ func (e *endpoint) sendFailed(c *connection, cause error) {
 func (e *endpoint) checkHeartbeat(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.current.Load() != c || e.leaving.Load() {
+	if e.currentConn.Load() != c || e.closing.Load() {
 		return
 	}
 	again := func() { e.checkHeartbeat(c) }
 	switch {
-	case e.role.state == stopped:
+	case e.readRole.state == stopped:
 		c.sender.ping()
 		c.beat.checkAfter(fullPing, again)
 	case c.beat.interval == 0:
-	case e.role.state == free: // nobody has looked
-		e.role.startBackground()
+	case e.readRole.state == free: // nobody has looked
+		e.readRole.startBackground()
 		c.beat.checkAfter(c.beat.interval, again)
 	default:
 		result, latest, next := c.beat.check()

@@ -545,8 +545,8 @@ func BenchmarkQueue(b *testing.B) {
 			if encrypted {
 				cipher, _ = newRecordCipher(make([]byte, hashLen))
 			}
-			c := &connection{sender: newSender(nullSink{}, 1<<20, e.pool, cipher, new(sync.WaitGroup), func(error) {})}
-			e.current.Store(c)
+			c := &connection{sender: newSender(nullSink{}, 1<<20, e.buffers, cipher, new(sync.WaitGroup), func(error) {})}
+			e.currentConn.Store(c)
 			data := make([]byte, 64)
 			for b.Loop() {
 				e.Queue(1, data)
@@ -565,12 +565,12 @@ func BenchmarkReadInto(b *testing.B) {
 	}
 	c := newReceiver(nil, 1<<20)
 	c.source = &endlessSource{stream: stream}
-	e.life.setStatus(Listening)
-	e.life.setStatus(Connected)
-	e.latest = c
-	e.current.Store(c)
-	e.role.reads = 1
-	e.role.setFree()
+	e.lifecycle.setStatus(Listening)
+	e.lifecycle.setStatus(Connected)
+	e.latestConn = c
+	e.currentConn.Store(c)
+	e.readRole.reads = 1
+	e.readRole.setFree()
 	var m Message
 	for b.Loop() {
 		if err := e.ReadInto(context.Background(), &m); err != nil {

@@ -54,14 +54,14 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 		return nil, err
 	}
 	c := new(Client)
-	hooks := &endpointHooks{redial: c.reconnect}
-	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	hooks := &endpointHooks{reconnect: c.reconnect}
+	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	c.init(set, new(bufferPool), hooks)
 	c.mu.Lock()
-	c.announceLocked(&Message{}, Connecting)
+	c.announceStatusLocked(&Message{}, Connecting)
 	c.mu.Unlock()
 	if err := c.connect(ctx, true); err != nil {
-		hooks.endNow()
+		hooks.cancelBase()
 		return nil, err
 	}
 	return c, nil
@@ -88,12 +88,12 @@ func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, cl
 
 // reconnect makes the connection that follows the given one.
 func (c *Client) reconnect(lost *connection) {
-	defer c.tasks.Done()
+	defer c.goroutines.Done()
 	if time.Since(lost.beat.start) > c.settings.retry {
 		c.pause = 0
 	}
-	err := c.connect(c.hooks.ended, false)
-	if err == nil || c.hooks.ended.Err() != nil {
+	err := c.connect(c.hooks.baseCtx, false)
+	if err == nil || c.hooks.baseCtx.Err() != nil {
 		return
 	}
 	status := Timeout
@@ -102,8 +102,8 @@ func (c *Client) reconnect(lost *connection) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.announceLocked(&Message{Err: err}, status) {
-		c.finishLocked(err)
+	if c.announceStatusLocked(&Message{Err: err}, status) {
+		c.setFinalErrLocked(err)
 	}
 	c.settings.log.Err("connecting ended", "err", err)
 }
@@ -155,7 +155,7 @@ func (c *Client) sleep(ctx context.Context) {
 // attempt.
 func (c *Client) expired(ctx, limited context.Context) error {
 	c.mu.Lock()
-	last := c.life.dialErr
+	last := c.lifecycle.dialErr
 	c.mu.Unlock()
 	switch timeout := c.settings.timeout; {
 	case ctx.Err() != nil:
@@ -173,12 +173,12 @@ func (c *Client) expired(ctx, limited context.Context) error {
 // was cut by the time.
 func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
 	c.mu.Lock()
-	last := c.life.dialErr
+	last := c.lifecycle.dialErr
 	end, hasEnd := limited.Deadline() // a dial ends then, perhaps before the context does
 	if last == nil || limited.Err() == nil && (!hasEnd || time.Now().Before(end)) {
-		c.life.dialErr = err
+		c.lifecycle.dialErr = err
 		if ctx.Err() != nil && errors.Is(err, ErrTimeout) {
-			c.life.dialErr = errors.New(bare(err)) // ctx has ended the wait
+			c.lifecycle.dialErr = errors.New(bare(err)) // ctx has ended the wait
 		}
 	}
 	c.mu.Unlock()
@@ -305,7 +305,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	cut := c.life.abortContext()
+	cut := c.lifecycle.abortContext()
 	c.mu.Unlock()
 	limited := transport.Limit(opened.over)
 	stop := context.AfterFunc(ctx, limited.Expire)

@@ -484,7 +484,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l := c.current.Load()
+		l := c.currentConn.Load()
 		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.secret), bytes.Clone(l.sender.cipher.secret)
 		switch round {
 		case 0:

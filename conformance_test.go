@@ -1010,10 +1010,10 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 		e, hooks := new(bareEnd), new(endpointHooks)
 		start := Listening
 		if role == "client" {
-			start, hooks.redial = Connecting, func(*connection) { e.tasks.Done() }
+			start, hooks.reconnect = Connecting, func(*connection) { e.goroutines.Done() }
 		}
 		e.init(set, new(bufferPool), hooks)
-		e.life.setStatus(start)
+		e.lifecycle.setStatus(start)
 		e.attach(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
 		return e, far
 	case role == "server":

@@ -357,7 +357,7 @@ func TestClientsKilled(t *testing.T) {
 				trips[srv] = new(atomic.Int64)
 			case "Disconnected":
 				delete(trips, srv)
-				if !errors.Is(m.Err, ErrTruncated) && !c.s.leaving.Load() {
+				if !errors.Is(m.Err, ErrTruncated) && !c.s.closing.Load() {
 					t.Errorf("lost with %v, want ErrTruncated", m.Err)
 				}
 			}
@@ -709,13 +709,13 @@ func silenceIsNot(t *testing.T, worse bool) {
 	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
 	defer c.Shutdown(past1(t))
 	s.mu.Lock()
-	s.role.idle = time.Hour // the watcher stays away
+	s.readRole.idle = time.Hour // the watcher stays away
 	s.mu.Unlock()
 	skipStatus(t, s, 1)
 	go func() { // the watcher leaves when it has served one who waits
 		for waits := 0; waits == 0; runtime.Gosched() {
 			s.mu.Lock()
-			waits = len(s.role.waiters)
+			waits = len(s.readRole.waiters)
 			s.mu.Unlock()
 		}
 		write(t, c, 1)
@@ -726,9 +726,9 @@ func silenceIsNot(t *testing.T, worse bool) {
 	eventually(t, "nobody reads", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.role.state == free
+		return s.readRole.state == free
 	})
-	l := s.current.Load()
+	l := s.currentConn.Load()
 	silence := func(heard int64) {
 		if !l.loss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
 			t.Error("there is a judgement already")

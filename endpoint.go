@@ -12,36 +12,36 @@ import (
 // An endpoint is the part that Server and Client share. It is safe for concurrent
 // use.
 type endpoint struct {
-	settings *settings
-	pool     *bufferPool
-	hooks    *endpointHooks
-	leaving  atomic.Bool                // Close has begun
-	current  atomic.Pointer[connection] // what Write uses
-	tasks    sync.WaitGroup             // its goroutines
+	settings    *settings
+	buffers     *bufferPool
+	hooks       *endpointHooks
+	closing     atomic.Bool                // Close has begun
+	currentConn atomic.Pointer[connection] // what Write uses
+	goroutines  sync.WaitGroup             // its goroutines
 
-	mu      sync.Mutex // guards what follows; nobody waits while holding it
-	life    *lifecycle
-	role    *readRole
-	queue   *messageQueue
-	ledger  *deliveryLedger
-	latest  *connection   // the current one, or the one before
-	totals  Stats         // except what the current connection counts
-	parting []*connection // closed by their peers, and not over yet
+	mu            sync.Mutex // guards what follows; nobody waits while holding it
+	lifecycle     *lifecycle
+	readRole      *readRole
+	unreadQueue   *messageQueue
+	deliveries    *deliveryLedger
+	latestConn    *connection   // the current one, or the one before
+	earlierTotals Stats         // except what the current connection counts
+	drainingConns []*connection // closed by their peers, and not over yet
 }
 
 // endpointHooks is what differs between a client, a server and a client of a
 // multi-client server. It does not change after the start, except single.
 type endpointHooks struct {
-	single   bool              // it lives for one connection
-	multi    bool              // a multi-client server, which is no end of any connection
-	redial   func(*connection) // looks for the next connection; nil if it comes by itself
-	ended    context.Context   // is done when Close begins; nil for a client of a multi-client server
-	endNow   func()            // ends ended
-	readable func()            // there is something to read; nil without a pool. Called with the lock held
-	finished func()            // there will be no connection any more; likewise
-	consumed func()            // finished, and what is unread has changed; likewise
-	over     func()            // the connection of a client is over; likewise
-	holdBack func() bool       // background readers are to stop; nil without a pool
+	noReconnect     bool              // it lives for one connection
+	multiClient     bool              // a multi-client server, which is no end of any connection
+	reconnect       func(*connection) // looks for the next connection; nil if it comes by itself
+	baseCtx         context.Context   // is done when Close begins; nil for a client of a multi-client server
+	cancelBase      func()            // ends ended
+	onReadable      func()            // there is something to read; nil without a pool. Called with the lock held
+	onFinished      func()            // there will be no connection any more; likewise
+	onConsumed      func()            // finished, and what is unread has changed; likewise
+	onConnectionEnd func()            // the connection of a client is over; likewise
+	readsPaused     func() bool       // background readers are to stop; nil without a pool
 }
 
 // Status returns the current status as a string; see [Status]. The status
@@ -52,7 +52,7 @@ func (e *endpoint) Status() string { return e.StatusCode().String() }
 func (e *endpoint) StatusCode() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.status
+	return e.lifecycle.status
 }
 
 // Done is closed when this endpoint will never be connected again: after Close,
@@ -62,7 +62,7 @@ func (e *endpoint) StatusCode() Status {
 func (e *endpoint) Done() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.finalErrSet.waitChannel()
+	return e.lifecycle.finalErrSet.waitChannel()
 }
 
 // Err returns nil until Done is closed. Then it returns ErrTimeout, wrapping the
@@ -71,7 +71,7 @@ func (e *endpoint) Done() <-chan struct{} {
 func (e *endpoint) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.finalErr
+	return e.lifecycle.finalErr
 }
 
 // ID returns the number of the current or most recent connection, or 0 before the
@@ -79,10 +79,10 @@ func (e *endpoint) Err() error {
 func (e *endpoint) ID() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return 0
 	}
-	return e.latest.id
+	return e.latestConn.id
 }
 
 // Peer returns the credentials that the kernel reports for the process at the
@@ -90,10 +90,10 @@ func (e *endpoint) ID() uint64 {
 func (e *endpoint) Peer() Peer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return Peer{UID: -1, GID: -1, PID: -1}
 	}
-	return e.latest.peer
+	return e.latestConn.peer
 }
 
 // Stats returns the totals of this endpoint.
@@ -104,9 +104,9 @@ func (e *endpoint) Stats() Stats {
 }
 
 func (e *endpoint) statsLocked() Stats {
-	s := e.totals
-	if e.latest != nil {
-		s.add(e.latest.stats())
+	s := e.earlierTotals
+	if e.latestConn != nil {
+		s.add(e.latestConn.stats())
 	}
 	return s
 }
@@ -114,7 +114,7 @@ func (e *endpoint) statsLocked() Stats {
 // WaitConnected returns nil as soon as this endpoint is connected. Its error is
 // that of ctx, or the endpoint's final one.
 func (e *endpoint) WaitConnected(ctx context.Context) error {
-	if e.hooks.multi {
+	if e.hooks.multiClient {
 		return ErrMultiClient
 	}
 	if err := checkContext(ctx); err != nil {
@@ -122,7 +122,7 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 	}
 	for {
 		e.mu.Lock()
-		c, err, status, changed := e.current.Load(), e.life.finalErr, e.life.status, e.life.statusChanged.waitChannel()
+		c, err, status, changed := e.currentConn.Load(), e.lifecycle.finalErr, e.lifecycle.status, e.lifecycle.statusChanged.waitChannel()
 		e.mu.Unlock()
 		if err != nil {
 			return err
@@ -142,7 +142,7 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 func (e *endpoint) lastDialError() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.dialErr
+	return e.lifecycle.dialErr
 }
 
 // Security returns what protects the connection, or has protected the last one. Before
@@ -150,10 +150,10 @@ func (e *endpoint) lastDialError() error {
 func (e *endpoint) Security() Security {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return Security{}
 	}
-	return e.latest.security
+	return e.latestConn.security
 }
 
 // checkContext returns ErrConfig for a nil context.
@@ -164,49 +164,49 @@ func checkContext(ctx context.Context) error {
 	return nil
 }
 
-// cancellable returns ctx, or nil if it is never done.
-func cancellable(ctx context.Context) context.Context {
+// cancelable returns ctx, or nil if it is never done.
+func cancelable(ctx context.Context) context.Context {
 	if ctx.Done() == nil {
 		return nil
 	}
 	return ctx
 }
 
-func (e *endpoint) countLocked(m *Message) {
+func (e *endpoint) countReceivedLocked(m *Message) {
 	if m.IsRequest() {
-		e.totals.Requests++
+		e.earlierTotals.Requests++
 	}
-	e.totals.Received++
-	e.totals.ReceivedBytes += uint64(len(m.Data))
+	e.earlierTotals.Received++
+	e.earlierTotals.ReceivedBytes += uint64(len(m.Data))
 }
 
-// popLocked takes the oldest message of the queue.
-func (e *endpoint) popLocked(call *readCall, m *Message) bool {
-	queued := e.queue.pop()
+// popQueuedLocked takes the oldest message of the queue.
+func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
+	queued := e.unreadQueue.pop()
 	if queued == nil {
 		return false
 	}
-	e.consumedLocked()
-	e.handLocked(call, m, queued)
-	if e.role.state == stopped && (!e.role.always || e.queue.bytes <= queueSize/2 || len(e.role.callers) > 0 && e.roomLocked() == unlimited) {
-		e.current.Load().beat.touch() // until now nobody listened
-		e.releaseLocked()
+	e.notifyConsumedLocked()
+	e.copyToReaderLocked(call, m, queued)
+	if e.readRole.state == stopped && (!e.readRole.always || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.callers) > 0 && e.queueRoomLocked() == unlimited) {
+		e.currentConn.Load().beat.touch() // until now nobody listened
+		e.releaseRoleLocked()
 	}
 	return true
 }
 
-// roomLocked returns how large the next message may be that is queued for nobody.
+// queueRoomLocked returns how large the next message may be that is queued for nobody.
 // A blocked write, an open call and the ways to read from all clients may hold a
 // larger one.
-func (e *endpoint) roomLocked() int {
-	c := e.current.Load()
-	return e.queue.room(e.role.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
+func (e *endpoint) queueRoomLocked() int {
+	c := e.currentConn.Load()
+	return e.unreadQueue.room(e.readRole.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
 }
 
-// handLocked gives a queued message to a reader.
-func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
+// copyToReaderLocked gives a queued message to a reader.
+func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
 	if queued.internal() && !call.noStatus {
-		e.ledger.taken(queued)
+		e.deliveries.taken(queued)
 	}
 	data := queued.Data
 	if call.to.reuse && cap(m.Data) >= len(data) {
@@ -216,51 +216,51 @@ func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
 	m.Data = data
 }
 
-// consumedLocked has the pool know what is left to be read at the end.
-func (e *endpoint) consumedLocked() {
-	if e.hooks.consumed != nil && e.life.finalErr != nil {
-		e.hooks.consumed()
+// notifyConsumedLocked has the pool know what is left to be read at the end.
+func (e *endpoint) notifyConsumedLocked() {
+	if e.hooks.onConsumed != nil && e.lifecycle.finalErr != nil {
+		e.hooks.onConsumed()
 	}
 }
 
-// pushLocked hands a message to the first waiting reader, or queues it.
-func (e *endpoint) pushLocked(m *Message) {
-	if e.role.giveMessage(m) {
+// deliverOrQueueLocked hands a message to the first waiting reader, or queues it.
+func (e *endpoint) deliverOrQueueLocked(m *Message) {
+	if e.readRole.giveMessage(m) {
 		return
 	}
-	e.totals.Dropped += e.queue.push(m)
-	if e.hooks.readable != nil {
-		e.hooks.readable()
+	e.earlierTotals.Dropped += e.unreadQueue.push(m)
+	if e.hooks.onReadable != nil {
+		e.hooks.onReadable()
 	}
 }
 
-// releaseLocked gives the role up.
-func (e *endpoint) releaseLocked() {
-	c := e.current.Load()
-	e.role.release(e.leaving.Load(), c != nil && c.loss.Load() != nil)
+// releaseRoleLocked gives the role up.
+func (e *endpoint) releaseRoleLocked() {
+	c := e.currentConn.Load()
+	e.readRole.release(e.closing.Load(), c != nil && c.loss.Load() != nil)
 }
 
-// announceLocked changes the status, and has readers see that in the stream, as
+// announceStatusLocked changes the status, and has readers see that in the stream, as
 // message m. It returns false if the status cannot change so.
-func (e *endpoint) announceLocked(m *Message, s Status) bool {
-	if !e.life.setStatus(s) {
+func (e *endpoint) announceStatusLocked(m *Message, s Status) bool {
+	if !e.lifecycle.setStatus(s) {
 		return false
 	}
 	m.MsgType, m.Status = internalType, s.String()
-	e.pushLocked(m)
+	e.deliverOrQueueLocked(m)
 	return true
 }
 
-// finishLocked makes err the result of every read from here on, behind what the
+// setFinalErrLocked makes err the result of every read from here on, behind what the
 // queue holds.
-func (e *endpoint) finishLocked(err error) {
-	if !e.life.setFinalErr(err) {
+func (e *endpoint) setFinalErrLocked(err error) {
+	if !e.lifecycle.setFinalErr(err) {
 		return
 	}
-	e.role.dismiss()
-	if e.hooks.finished != nil {
-		e.hooks.readable()
-		e.hooks.finished()
+	e.readRole.dismiss()
+	if e.hooks.onFinished != nil {
+		e.hooks.onReadable()
+		e.hooks.onFinished()
 	}
-	e.consumedLocked()
+	e.notifyConsumedLocked()
 }

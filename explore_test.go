@@ -525,12 +525,12 @@ func newRoleConn(id int) *connection {
 
 // clone copies all that a step may change.
 func (w *roleWorld) clone() *roleWorld {
-	n, role, life, queue := *w, *w.e.role, *w.e.life, &messageQueue{bytes: w.e.queue.bytes, statuses: w.e.queue.statuses}
-	queue.messages, n.wire, n.decoder = slices.Clone(w.e.queue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
-	queue.length.Store(w.e.queue.length.Load())
-	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
-		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
-	n.e.leaving.Store(w.e.leaving.Load())
+	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{bytes: w.e.unreadQueue.bytes, statuses: w.e.unreadQueue.statuses}
+	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
+	queue.length.Store(w.e.unreadQueue.length.Load())
+	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
+		hooks: &endpointHooks{noReconnect: w.single, readsPaused: func() bool { return n.held }}}
+	n.e.closing.Store(w.e.closing.Load())
 	copies := map[*openCall]*openCall{}
 	for i := range n.tasks {
 		if t := &n.tasks[i]; t.isCall() {
@@ -544,7 +544,7 @@ func (w *roleWorld) clone() *roleWorld {
 		n.c.preempt.Store(c.preempt.Load())
 		n.c.loss.Store(c.loss.Load())
 		n.c.sender.blocked.Store(c.sender.blocked.Load())
-		n.e.current.Store(n.c)
+		n.e.currentConn.Store(n.c)
 	}
 	if w.failed == w.c {
 		n.failed = n.c
@@ -570,7 +570,7 @@ func (w *roleWorld) clone() *roleWorld {
 	}
 	role.yielded.channel = nil // Close looks at happened
 	role.paused = func() {}    // that the pause has passed is a step
-	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.roomLocked()}}) }
+	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.queueRoomLocked()}}) }
 	return &n
 }
 
@@ -638,20 +638,20 @@ func (w *roleWorld) await(t *roleTask) {
 		w.calls().giveUp(&t.wait.call)
 		w.leave(t, nil)
 	case t.wait.granted:
-		t.wait.granted, t.call.to.room, t.place = false, e.roomLocked(), looking
+		t.wait.granted, t.call.to.room, t.place = false, e.queueRoomLocked(), looking
 	default:
-		if e.role.state == stopped && t.wait.stop != e.role.stops {
-			t.wait.stop, t.late = e.role.stops, false
+		if e.readRole.state == stopped && t.wait.stop != e.readRole.stops {
+			t.wait.stop, t.late = e.readRole.stops, false
 		}
 		t.waiter, t.place = &t.wait.turn, inLine
-		e.role.waitToLead(t.waiter)
+		e.readRole.waitToLead(t.waiter)
 	}
 }
 
 // awakeCall is waitForReplyLocked behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
-	t.wait.granted = w.e.role.leaveCallers(t.waiter)
-	t.wait.late = t.late && t.place == givingUp && w.e.role.state == stopped && w.e.role.stops == t.wait.stop
+	t.wait.granted = w.e.readRole.leaveCallers(t.waiter)
+	t.wait.late = t.late && t.place == givingUp && w.e.readRole.state == stopped && w.e.readRole.stops == t.wait.stop
 	t.waiter = nil
 	w.await(t)
 }
@@ -659,26 +659,26 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 // enter is a turn of readLocked.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.finalErr == nil {
+	if w.e.readRole.state == free && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
-	case e.popLocked(&t.call, &m):
+	case e.popQueuedLocked(&t.call, &m):
 		w.leave(t, &m)
-	case e.life.finalErr != nil:
+	case e.lifecycle.finalErr != nil:
 		w.leave(t, nil)
-	case e.role.state == free && len(w.decoder) > 0: // readBufferedLocked
+	case e.readRole.state == free && len(w.decoder) > 0: // readBufferedLocked
 		m, w.decoder = *w.decoder[0], w.decoder[1:]
-		e.role.reads++
-		e.role.setFree()
+		e.readRole.reads++
+		e.readRole.setFree()
 		w.leave(t, &m)
-	case e.role.state == free || e.role.state == stopped:
-		e.role.take()
+	case e.readRole.state == free || e.readRole.state == stopped:
+		e.readRole.take()
 		t.place = looking
-	case t.call.poll && e.role.state != background:
+	case t.call.poll && e.readRole.state != background:
 		w.leave(t, nil)
 	default:
-		if t.waiter, t.place = e.role.wait(), inLine; t.call.poll {
+		if t.waiter, t.place = e.readRole.wait(), inLine; t.call.poll {
 			w.awake(t)
 		}
 	}
@@ -692,9 +692,9 @@ func (w *roleWorld) awake(t *roleTask) {
 	}
 	e, waiter, why := w.e, t.waiter, t.why
 	t.why = nil
-	waiting := e.role.leave(waiter)
-	if waiting && t.call.poll && e.role.state == background {
-		waiter.poll, e.role.waiters = true, append([]*readWaiter{waiter}, e.role.waiters...)
+	waiting := e.readRole.leave(waiter)
+	if waiting && t.call.poll && e.readRole.state == background {
+		waiter.poll, e.readRole.waiters = true, append([]*readWaiter{waiter}, e.readRole.waiters...)
 		w.c.preempt.Store(true)
 		w.c.interrupt()
 		t.place = mustWake
@@ -706,13 +706,13 @@ func (w *roleWorld) awake(t *roleTask) {
 	var m Message
 	switch {
 	case waiter.message != nil:
-		e.handLocked(&t.call, &m, waiter.message)
+		e.copyToReaderLocked(&t.call, &m, waiter.message)
 		w.leave(t, &m)
 	case waiter.granted && why != nil:
-		e.releaseLocked()
+		e.releaseRoleLocked()
 		w.leave(t, nil)
-	case waiter.granted && e.popLocked(&t.call, &m):
-		e.releaseLocked()
+	case waiter.granted && e.popQueuedLocked(&t.call, &m):
+		e.releaseRoleLocked()
 		w.leave(t, &m)
 	case waiter.granted:
 		t.place = looking
@@ -802,10 +802,10 @@ func (w *roleWorld) report(t *roleTask) {
 
 // queue is what the background reader does with it.
 func (w *roleWorld) queue(t *roleTask) {
-	old, room := *t, w.e.roomLocked()
+	old, room := *t, w.e.queueRoomLocked()
 	*t = roleTask{} // another one may start
 	if old.err == errNeedRoom && room > old.call.to.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
-		old.call.to.room = w.e.roomLocked()
+		old.call.to.room = w.e.queueRoomLocked()
 		w.startBackground(old.call)
 	}
 	w.noteLoss()
@@ -824,7 +824,7 @@ func (w *roleWorld) beginTurn(t *roleTask) {
 // noteLoss takes the connection away if the endpoint has lost it. Messages are lost
 // only where this side could not write.
 func (w *roleWorld) noteLoss() {
-	if w.c == nil || w.e.current.Load() != nil {
+	if w.c == nil || w.e.currentConn.Load() != nil {
 		return
 	}
 	synctest.Wait() // for part
@@ -853,14 +853,14 @@ func (w *roleWorld) drained() bool {
 
 // close is stopReadingLocked until it waits for the role.
 func (w *roleWorld) close(*roleTask) {
-	w.e.leaving.Store(true)
-	if s := w.e.role.state; s != reading && s != background {
+	w.e.closing.Store(true)
+	if s := w.e.readRole.state; s != reading && s != background {
 		w.endReads(nil)
 		return
 	}
 	w.closing = 'w'
-	w.e.life.setStatus(Closing)
-	w.e.role.close()
+	w.e.lifecycle.setStatus(Closing)
+	w.e.readRole.close()
 	w.c.preempt.Store(true)
 	w.c.interrupt()
 }
@@ -868,9 +868,9 @@ func (w *roleWorld) close(*roleTask) {
 // endReads is stopReadingLocked where it does not wait.
 func (w *roleWorld) endReads(*roleTask) {
 	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
-		w.e.pushLocked(m)
+		w.e.deliverOrQueueLocked(m)
 	}
-	if w.decoder, w.closing = nil, 'd'; w.e.life.finalErr == nil {
+	if w.decoder, w.closing = nil, 'd'; w.e.lifecycle.finalErr == nil {
 		w.exist += 1 << 10
 	}
 	w.e.stopReadingLocked()
@@ -896,10 +896,10 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	for i := range w.tasks {
 		steps = w.taskSteps(steps, i)
 	}
-	open, always := w.closing == 0, w.e.role.always
-	add(w.e.role.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
+	open, always := w.closing == 0, w.e.readRole.always
+	add(w.e.readRole.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
 	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
-	add(w.closing == 'w' && w.e.role.yielded.triggered, true, "Close has the role", (*roleWorld).endReads)
+	add(w.closing == 'w' && w.e.readRole.yielded.triggered, true, "Close has the role", (*roleWorld).endReads)
 	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
@@ -908,9 +908,9 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
 	})
-	add(always && len(w.e.queue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
+	add(always && len(w.e.unreadQueue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
 		var m Message
-		w.e.popLocked(new(readCall), &m)
+		w.e.popQueuedLocked(new(readCall), &m)
 		w.got += streamBit(&m)
 	})
 	add(open && w.c == nil && w.made < w.conns, false, "a connection is attached", func(w *roleWorld, _ *roleTask) {
@@ -937,7 +937,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
 		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
-		if w.e.role.state == stopped {
+		if w.e.readRole.state == stopped {
 			w.e.wake(w.c) // by the timer of fullLocked
 		}
 	})
@@ -975,7 +975,7 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		t.answered = true
 		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
 	})
-	add(t.isCall() && t.place == inLine && w.e.role.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
+	add(t.isCall() && t.place == inLine && w.e.readRole.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
 		t.place, t.late = givingUp, true
 	})
 	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
@@ -1015,14 +1015,14 @@ func (w *roleWorld) replies() (n int) {
 
 // checkHolder: the state says who holds the role, and nobody waits for what is there.
 func (w *roleWorld) checkHolder() string {
-	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.role.state
+	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.readRole.state
 	calls, stuck := 0, false
 	for _, t := range w.tasks[:2] {
-		if slices.Contains(w.e.role.callers, t.waiter) {
+		if slices.Contains(w.e.readRole.callers, t.waiter) {
 			calls++
 			stuck = stuck || !t.mayWake()
 		}
-		if slices.Contains(w.e.role.waiters, t.waiter) {
+		if slices.Contains(w.e.readRole.waiters, t.waiter) {
 			waiting++
 		}
 		if t.place >= looking || t.waiter != nil && t.waiter.granted {
@@ -1032,13 +1032,13 @@ func (w *roleWorld) checkHolder() string {
 	switch {
 	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
 		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
-	case waiting != len(w.e.role.waiters) || calls != len(w.e.role.callers):
+	case waiting != len(w.e.readRole.waiters) || calls != len(w.e.readRole.callers):
 		return "a caller is in line that is gone"
-	case waiting > 0 && (s == free || s == stopped || len(w.e.queue.messages) > 0):
+	case waiting > 0 && (s == free || s == stopped || len(w.e.unreadQueue.messages) > 0):
 		return "a caller waits, and nobody reads or the queue has messages"
-	case stuck && (s == free || s == noConnection || s == stopped && w.e.roomLocked() == unlimited && !w.held):
+	case stuck && (s == free || s == noConnection || s == stopped && w.e.queueRoomLocked() == unlimited && !w.held):
 		return "a request waits, and nobody reads"
-	case s == free && (w.e.role.always || w.c.loss.Load() != nil && w.failed == nil):
+	case s == free && (w.e.readRole.always || w.c.loss.Load() != nil && w.failed == nil):
 		return "nobody reads, though the pool or a pending loss needs it"
 	}
 	return ""
@@ -1046,15 +1046,15 @@ func (w *roleWorld) checkHolder() string {
 
 // checkMessages: each is in one place, in order, and the queue's sums are right.
 func (w *roleWorld) checkMessages() string {
-	all, line := w.got, slices.Clone(w.e.queue.messages)
+	all, line := w.got, slices.Clone(w.e.unreadQueue.messages)
 	var sums messageQueue
 	for _, m := range line {
 		sums.count(m, 1)
 	}
-	switch q := w.e.queue; {
+	switch q := w.e.unreadQueue; {
 	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
 		return "the sums of the queue are wrong"
-	case !w.e.role.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+	case !w.e.readRole.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
 		return "the queue holds too much"
 	}
 	for i, t := range w.tasks {
@@ -1087,19 +1087,19 @@ func (w *roleWorld) checkLine(before *roleWorld) string {
 	for i, t := range before.tasks {
 		left = left || t.place >= inTurn && w.tasks[i].place < inTurn
 	}
-	for _, waiter := range before.e.role.waiters {
+	for _, waiter := range before.e.readRole.waiters {
 		i := slices.IndexFunc(before.tasks[:], func(t roleTask) bool { return t.waiter == waiter })
 		switch now := w.tasks[i].waiter; {
 		case now == nil: // it has left
 		case !now.granted && now.message == nil:
-			waits = waits || slices.Contains(w.e.role.waiters, now)
+			waits = waits || slices.Contains(w.e.readRole.waiters, now)
 		case waits:
 			return "a caller is served before one that has waited for longer"
 		default:
 			served = true
 		}
 	}
-	if left && waits && !served && w.c != nil && !w.e.leaving.Load() {
+	if left && waits && !served && w.c != nil && !w.e.closing.Load() {
 		return "the role is given up, and the first in line gets nothing"
 	}
 	return ""
@@ -1107,7 +1107,7 @@ func (w *roleWorld) checkLine(before *roleWorld) string {
 
 // checkRest returns what is wrong with a state in which nothing happens by itself.
 func (w *roleWorld) checkRest() string {
-	s, always := w.e.role.state, w.e.role.always
+	s, always := w.e.readRole.state, w.e.readRole.always
 	for _, t := range w.tasks[:2] {
 		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == closing) {
 			return "a caller waits forever"
@@ -1121,8 +1121,8 @@ func (w *roleWorld) checkRest() string {
 		return "nobody reads, and the background reader will not start"
 	case w.drained():
 		return "the connection is lost, and nobody notices"
-	case s != stopped || w.held || always && w.e.queue.bytes > queueSize/2:
-	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.roomLocked():
+	case s != stopped || w.held || always && w.e.unreadQueue.bytes > queueSize/2:
+	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.queueRoomLocked():
 		return "nobody reads, and the queue has room"
 	}
 	return ""
@@ -1131,7 +1131,7 @@ func (w *roleWorld) checkRest() string {
 // key returns what decides about the future. Callers are alike: first is the one that
 // comes first.
 func (w *roleWorld) key(first int) string {
-	r, k := w.e.role, make([]byte, 0, 96)
+	r, k := w.e.readRole, make([]byte, 0, 96)
 	add := func(bits ...bool) {
 		b := byte(0)
 		for _, bit := range bits {
@@ -1141,9 +1141,9 @@ func (w *roleWorld) key(first int) string {
 		}
 		k = append(k, b)
 	}
-	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.life.status))
+	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.lifecycle.status))
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
-	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.triggered, w.e.life.finalErr != nil)
+	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.triggered, w.e.lifecycle.finalErr != nil)
 	if w.c != nil {
 		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
 	}
@@ -1166,7 +1166,7 @@ func (w *roleWorld) key(first int) string {
 	for _, waiter := range r.callers {
 		add(waiter == w.tasks[first].waiter)
 	}
-	for _, list := range [][]*Message{w.e.queue.messages, w.decoder, w.wire} {
+	for _, list := range [][]*Message{w.e.unreadQueue.messages, w.decoder, w.wire} {
 		k = append(k, '|')
 		for _, m := range list {
 			of := 0
@@ -1257,7 +1257,7 @@ func (x *roleWalk) endless(i int) bool {
 func (x *roleWalk) walk(mode *roleMode) {
 	w := &roleWorld{roleMode: mode, e: new(endpoint)}
 	w.e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), nil)
-	w.e.role.untilRead, w.e.role.always = mode.single, mode.holds
+	w.e.readRole.untilRead, w.e.readRole.always = mode.single, mode.holds
 	x.add(w.clone(), 0, roleStep{})
 	for i := 0; i < len(x.states); i++ {
 		x.expand(i)

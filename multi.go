@@ -63,7 +63,7 @@ func newPool(s *Server) *ConnectionPool {
 	p.departed.limit = maxDeparted
 	p.news = sync.NewCond(&p.mu)
 	p.hook(s)
-	if !s.hooks.multi {
+	if !s.hooks.multiClient {
 		p.claimed = 1 // add gives it back
 		p.add(s)
 	}
@@ -73,13 +73,13 @@ func newPool(s *Server) *ConnectionPool {
 // hook has a server tell the pool what it has to read. Each hook is called with
 // the server's lock held.
 func (p *ConnectionPool) hook(s *Server) {
-	s.hooks.readable = func() { p.list(s) }
-	s.hooks.consumed = func() { p.consumed(s) }
-	s.hooks.finished = p.close
+	s.hooks.onReadable = func() { p.list(s) }
+	s.hooks.onConsumed = func() { p.consumed(s) }
+	s.hooks.onFinished = p.close
 	if s.host == nil {
-		s.hooks.finished = func() { p.leave(s) }
-		s.hooks.over = func() { p.connectionOver(s) }
-		s.hooks.holdBack = p.departed.full.Load
+		s.hooks.onFinished = func() { p.leave(s) }
+		s.hooks.onConnectionEnd = func() { p.connectionOver(s) }
+		s.hooks.readsPaused = p.departed.full.Load
 	}
 }
 
@@ -91,8 +91,8 @@ func (p *ConnectionPool) add(s *Server) bool {
 	if p.closed {
 		return false
 	}
-	s.role.untilRead = len(p.serving) > 0
-	s.role.always = p.fanIn
+	s.readRole.untilRead = len(p.serving) > 0
+	s.readRole.always = p.fanIn
 	p.members[s] = true
 	for start := range p.serving {
 		(*start)(s)
@@ -109,7 +109,7 @@ func (p *ConnectionPool) room(claim bool) bool {
 	settings := p.server.settings
 	open := settings.maxClients == 0 || p.claimed+len(p.members)-p.departed.count < settings.maxClients
 	if !settings.multi {
-		open = p.claimed == 0 && p.server.current.Load() == nil
+		open = p.claimed == 0 && p.server.currentConn.Load() == nil
 	}
 	if open && claim {
 		p.claimed++
@@ -129,7 +129,7 @@ func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 	s, id := top, top.host.ids.Add(1)
 	if top.settings.multi {
 		s = &Server{Connections: p}
-		s.init(top.settings, top.pool, &endpointHooks{single: true})
+		s.init(top.settings, top.buffers, &endpointHooks{noReconnect: true})
 		p.hook(s)
 	} else {
 		defer p.unclaim()
@@ -141,11 +141,11 @@ func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 
 // leave notes, under its mu, that a client has left.
 func (p *ConnectionPool) leave(s *Server) {
-	lost := !s.leaving.Load() && !s.latest.closing.peerClosed
+	lost := !s.closing.Load() && !s.latestConn.closing.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.member.departure = &departure{server: s, lost: lost}
-	p.departed.add(s.member.departure, departureSize(s.queue))
+	p.departed.add(s.member.departure, departureSize(s.unreadQueue))
 	p.boundLocked()
 	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
 		go p.server.stopAccepting(fail(ErrClosed, nil, "the only connection is over"))
@@ -159,10 +159,10 @@ func (p *ConnectionPool) consumed(s *Server) {
 	defer p.mu.Unlock()
 	switch d := s.member.departure; {
 	case !p.members[s]: // evicted
-	case len(s.queue.messages) == 0:
+	case len(s.unreadQueue.messages) == 0:
 		p.removeLocked(s, false)
 	case d != nil:
-		p.departed.shrink(d, departureSize(s.queue))
+		p.departed.shrink(d, departureSize(s.unreadQueue))
 	}
 	p.boundLocked()
 }
@@ -193,7 +193,7 @@ func (p *ConnectionPool) resume() {
 // connectionOver notes, under its mu, that the connection of a client is over: its
 // totals are final.
 func (p *ConnectionPool) connectionOver(s *Server) {
-	total, unreported := s.statsLocked(), s.ledger.unreported()
+	total, unreported := s.statsLocked(), s.deliveries.unreported()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := s.member.departure
@@ -320,7 +320,7 @@ func forEach(clients []*Server, f func(*Server) error) error {
 func (p *ConnectionPool) All() iter.Seq[*Server] {
 	return func(yield func(*Server) bool) {
 		for _, s := range p.snapshot() {
-			if s.current.Load() != nil && !s.leaving.Load() && !yield(s) {
+			if s.currentConn.Load() != nil && !s.closing.Load() && !yield(s) {
 				return
 			}
 		}
@@ -405,7 +405,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&readCall{ctx: cancellable(ctx), shared: true, to: destination{room: unlimited}}, m)
+				err := s.readLocked(&readCall{ctx: cancelable(ctx), shared: true, to: destination{room: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return
@@ -418,7 +418,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 	defer context.AfterFunc(ctx, func() {
 		p.wake()
 		for _, s := range p.snapshot() {
-			if c := s.current.Load(); c != nil {
+			if c := s.currentConn.Load(); c != nil {
 				c.interrupt()
 			}
 		}
@@ -521,7 +521,7 @@ func (p *ConnectionPool) readAll() {
 	}
 	for _, s := range p.snapshot() {
 		s.readAlways()
-		if s.queue.length.Load() > 0 {
+		if s.unreadQueue.length.Load() > 0 {
 			p.list(s)
 		}
 	}
@@ -551,12 +551,12 @@ func (p *ConnectionPool) nextLocked() *Server {
 func (p *ConnectionPool) pop(s *Server) *Message {
 	m := new(Message)
 	s.mu.Lock()
-	ok := s.popLocked(&readCall{}, m)
+	ok := s.popQueuedLocked(&readCall{}, m)
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	if s.queue.length.Load() > 0 {
+	if s.unreadQueue.length.Load() > 0 {
 		p.list(s)
 	}
 	return m

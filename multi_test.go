@@ -1485,7 +1485,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 	for range 3 {
 		one := c.join()
 		one.mu.Lock()
-		one.role.always = true // its queue fills, and then the sockets
+		one.readRole.always = true // its queue fills, and then the sockets
 		one.mu.Unlock()
 		go func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -2139,7 +2139,7 @@ func waitIdle(p *ConnectionPool) {
 	synctest.Wait()
 	for _, s := range p.snapshot() {
 		s.mu.Lock()
-		c := s.latest
+		c := s.latestConn
 		s.mu.Unlock()
 		s.wake(c)
 	}

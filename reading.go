@@ -55,7 +55,7 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 		return nil, err
 	}
 	m := new(Message)
-	call := readCall{ctx: cancellable(ctx), to: destination{room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), to: destination{room: unlimited}}
 	if err := e.read(&call, m); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	call := readCall{ctx: cancellable(ctx), to: destination{reuse: true, room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), to: destination{reuse: true, room: unlimited}}
 	return e.read(&call, m)
 }
 
@@ -94,7 +94,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 		}
 		for {
 			m := new(Message)
-			err := e.read(&readCall{ctx: cancellable(ctx), noStatus: true, to: destination{room: unlimited}}, m)
+			err := e.read(&readCall{ctx: cancelable(ctx), noStatus: true, to: destination{room: unlimited}}, m)
 			switch {
 			case err != nil:
 				if !errors.Is(err, ErrClosed) {
@@ -110,7 +110,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 
 // read fills m with the next message.
 func (e *endpoint) read(call *readCall, m *Message) error {
-	if e.hooks.multi {
+	if e.hooks.multiClient {
 		return ErrMultiClient
 	}
 	if call.ctx != nil && call.ctx.Err() != nil {
@@ -125,41 +125,41 @@ func (e *endpoint) read(call *readCall, m *Message) error {
 // readLocked releases mu while it reads the transport, and while it waits.
 func (e *endpoint) readLocked(call *readCall, m *Message) error {
 	for {
-		if e.popLocked(call, m) {
+		if e.popQueuedLocked(call, m) {
 			return nil
 		}
-		if e.life.finalErr != nil {
-			return e.life.finalErr
+		if e.lifecycle.finalErr != nil {
+			return e.lifecycle.finalErr
 		}
-		switch e.role.state {
+		switch e.readRole.state {
 		case free:
 			if done, err := e.readBufferedLocked(call, m); done {
 				return err
 			}
-			if e.role.state != free {
+			if e.readRole.state != free {
 				continue // the connection is over
 			}
-			e.role.take()
+			e.readRole.take()
 		case stopped: // a message is too large for the queue, which is empty
-			e.current.Load().beat.touch()
-			e.role.take()
+			e.currentConn.Load().beat.touch()
+			e.readRole.take()
 		default:
-			if call.poll && e.role.state != background {
+			if call.poll && e.readRole.state != background {
 				return ErrTimeout
 			}
 			if done, err := e.waitLocked(call, m); done {
 				return err
 			}
-			if e.role.state != reading || !call.granted {
+			if e.readRole.state != reading || !call.granted {
 				continue
 			}
 			call.granted = false
-			if e.popLocked(call, m) {
-				e.releaseLocked()
+			if e.popQueuedLocked(call, m) {
+				e.releaseRoleLocked()
 				return nil
 			}
 		}
-		c := e.current.Load()
+		c := e.currentConn.Load()
 		e.mu.Unlock()
 		err := c.receive(call, m)
 		e.mu.Lock()
@@ -172,15 +172,15 @@ func (e *endpoint) readLocked(call *readCall, m *Message) error {
 // readBufferedLocked decodes a message that has arrived, without taking the role:
 // it takes less than a change of the role does.
 func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, err error) {
-	c := e.current.Load()
+	c := e.currentConn.Load()
 	if n := c.decoder.buffered(); n == 0 || n > 2*readSize {
 		return false, nil
 	}
 	switch err := c.decode(call, m); err {
 	case nil:
-		e.role.reads++
-		e.countLocked(m)
-		e.role.setFree()
+		e.readRole.reads++
+		e.countReceivedLocked(m)
+		e.readRole.setFree()
 		return true, nil
 	case errNeedBytes:
 		return false, nil
@@ -194,14 +194,14 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 // connection is over. done is false if the call has to look again.
 func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
 	call.endWatch()
-	e.role.reads++
+	e.readRole.reads++
 	if err == nil {
-		e.countLocked(m)
-		e.releaseLocked()
+		e.countReceivedLocked(m)
+		e.releaseRoleLocked()
 		return true, nil
 	}
 	if stop, ok := err.(*interruption); ok {
-		e.releaseLocked()
+		e.releaseRoleLocked()
 		return stop.err != nil, stop.err
 	}
 	e.loseLocked(c, err)
@@ -212,17 +212,17 @@ func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err
 // releases mu meanwhile. done is false if the call was granted the role, or has to
 // look again.
 func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error) {
-	w := e.role.wait()
+	w := e.readRole.wait()
 	why := e.sleepLocked(call, w)
-	if e.role.leave(w) {
-		if !call.poll || e.role.state != background {
+	if e.readRole.leave(w) {
+		if !call.poll || e.readRole.state != background {
 			return why != nil, why
 		}
 		// It has no time, and nobody has looked at the transport for it: the
 		// background reader makes way.
 		w.poll = true
-		e.role.waiters = append([]*readWaiter{w}, e.role.waiters...)
-		c := e.current.Load()
+		e.readRole.waiters = append([]*readWaiter{w}, e.readRole.waiters...)
+		c := e.currentConn.Load()
 		c.preempt.Store(true)
 		c.interrupt()
 		e.mu.Unlock()
@@ -232,10 +232,10 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 	}
 	switch {
 	case w.message != nil:
-		e.handLocked(call, m, w.message)
+		e.copyToReaderLocked(call, m, w.message)
 		return true, nil
 	case w.granted && why != nil: // the grant has met a caller that leaves
-		e.releaseLocked()
+		e.releaseRoleLocked()
 		return true, why
 	case w.granted:
 		call.granted = true

@@ -42,7 +42,7 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 		return nil, err
 	}
 	var reply *Message
-	w := getReplyWait(e.pool)
+	w := getReplyWait(e.buffers)
 	sending := e.beginSending(ctx, c, &w.call)
 	err = sending.result(c.sender.request(sending, msgType, data, &w.call))
 	w.begun = sending.begun
@@ -54,7 +54,7 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	if late, ended, why := c.sender.calls.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
 		reply, err = late, why
 	}
-	putReplyWait(e.pool, w)
+	putReplyWait(e.buffers, w)
 	return reply, e.noteFailure(c, err)
 }
 
@@ -73,7 +73,7 @@ type sendContext struct {
 
 // beginSending returns the context for sending a request or, without a call, a reply.
 func (e *endpoint) beginSending(ctx context.Context, c *connection, call *openCall) *sendContext {
-	s, _ := e.pool.sending.Get().(*sendContext)
+	s, _ := e.buffers.sending.Get().(*sendContext)
 	if s == nil {
 		s = new(sendContext)
 	}
@@ -87,7 +87,7 @@ func (s *sendContext) end() {
 		s.cancel(nil)
 		return
 	}
-	pool := s.e.pool
+	pool := s.e.buffers
 	*s = sendContext{}
 	pool.sending.Put(s)
 }
@@ -118,7 +118,7 @@ func (s *sendContext) limitReply() {
 		if since := s.conn.sender.blockedSince(); !since.IsZero() {
 			left = time.Until(since.Add(callPatience))
 		}
-		if left > 0 || s.e.role.state != stopped {
+		if left > 0 || s.e.readRole.state != stopped {
 			left = max(left, replyPause)
 		}
 		return left
@@ -129,10 +129,10 @@ func (s *sendContext) limitReply() {
 func (s *sendContext) limitRequest() {
 	begun := s.begun
 	s.limitBy(callPatience, func() time.Duration {
-		if s.e.role.state != stopped {
+		if s.e.readRole.state != stopped {
 			return callPatience
 		}
-		return time.Until(s.e.role.stoppedSince(begun).Add(callPatience))
+		return time.Until(s.e.readRole.stoppedSince(begun).Add(callPatience))
 	})
 }
 
@@ -211,7 +211,7 @@ func putReplyWait(p *bufferPool, w *replyWait) {
 
 // awaitReply waits for the reply of a call, and reads for it if nobody else does.
 func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) (*Message, error) {
-	read := readCall{ctx: cancellable(ctx), reply: &w.call}
+	read := readCall{ctx: cancelable(ctx), reply: &w.call}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
@@ -239,10 +239,10 @@ func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyW
 	switch {
 	case done && w.granted:
 		w.granted = false
-		e.releaseLocked()
+		e.releaseRoleLocked()
 	case done || w.granted:
-	case e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited:
-		e.role.take()
+	case e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited:
+		e.readRole.take()
 		w.granted = true
 	}
 	return reply, done, err
@@ -256,7 +256,7 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 	}
 	unsent := c.sender.takeBackRequest(&w.call)
 	advice := "the reply has not come"
-	if e.role.state == stopped {
+	if e.readRole.state == stopped {
 		advice = unreadAdvice
 	}
 	switch {
@@ -273,7 +273,7 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 // leadLocked reads for a call that holds the role, until its reply has come, or once
 // into the queue. It releases mu meanwhile.
 func (e *endpoint) leadLocked(c *connection, read *readCall) {
-	read.to = destination{room: e.roomLocked()}
+	read.to = destination{room: e.queueRoomLocked()}
 	e.mu.Unlock()
 	var m Message // on the stack: mostly the reply comes
 	err := c.receive(read, &m)
@@ -284,17 +284,17 @@ func (e *endpoint) leadLocked(c *connection, read *readCall) {
 
 // ledLocked gives the role up with the result of one receive.
 func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err error) {
-	e.role.reads++
+	e.readRole.reads++
 	switch _, interrupted := err.(*interruption); {
 	case err == nil:
 		queued := *m
-		e.countLocked(&queued)
-		e.pushLocked(&queued)
-		e.releaseLocked()
+		e.countReceivedLocked(&queued)
+		e.deliverOrQueueLocked(&queued)
+		e.releaseRoleLocked()
 	case err == errReplied, interrupted:
-		e.releaseLocked()
-	case err == errNeedRoom && e.roomLocked() > read.to.room: // the pool has read meanwhile
-		e.releaseLocked()
+		e.releaseRoleLocked()
+	case err == errNeedRoom && e.queueRoomLocked() > read.to.room: // the pool has read meanwhile
+		e.releaseRoleLocked()
 	case err == errNeedRoom:
 		e.fullLocked(c)
 	default:
@@ -306,18 +306,18 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 // the reasons to wait have changed. It releases mu meanwhile.
 func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 	var late <-chan time.Time
-	if e.role.state == stopped {
-		if w.stop != e.role.stops {
-			w.stop, w.since = e.role.stops, time.Now()
+	if e.readRole.state == stopped {
+		if w.stop != e.readRole.stops {
+			w.stop, w.since = e.readRole.stops, time.Now()
 			if !w.begun.IsZero() {
-				w.since = e.role.stoppedSince(w.begun)
+				w.since = e.readRole.stoppedSince(w.begun)
 			}
 		}
 		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
 		defer timer.Stop()
 		late = timer.C
 	}
-	e.role.waitToLead(&w.turn)
+	e.readRole.waitToLead(&w.turn)
 	e.mu.Unlock()
 	timedOut := false
 	select {
@@ -328,8 +328,8 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 		timedOut = true
 	}
 	e.mu.Lock()
-	w.granted = e.role.leaveCallers(&w.turn)
-	w.late = timedOut && e.role.state == stopped && e.role.stops == w.stop
+	w.granted = e.readRole.leaveCallers(&w.turn)
+	w.late = timedOut && e.readRole.state == stopped && e.readRole.stops == w.stop
 }
 
 // answer sends the reply to a request that came on the given connection.

@@ -124,7 +124,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 		"context": func(_ *Client, cancel func()) { cancel() },
 		"close": func(c *Client, _ func()) {
 			go c.Close()
-			for !c.leaving.Load() { // the reason; its deadline may be before or after ours
+			for !c.closing.Load() { // the reason; its deadline may be before or after ours
 				runtime.Gosched()
 			}
 		},
@@ -151,7 +151,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 				go func() {
 					for inLine := 0; inLine == 0; runtime.Gosched() {
 						c.mu.Lock()
-						inLine = len(c.role.waiters)
+						inLine = len(c.readRole.waiters)
 						c.mu.Unlock()
 					}
 					wrote <- s.Write(1, nil)
@@ -196,7 +196,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 
 // doomNow is what a heartbeat does that finds the peer lost.
 func (e *endpoint) doomNow(err error) {
-	c := e.current.Load()
+	c := e.currentConn.Load()
 	c.setLoss(err, time.Now())
 	c.interrupt()
 }
@@ -222,7 +222,7 @@ func TestLeavingReaders(t *testing.T) {
 				t.Parallel()
 				s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 				s.mu.Lock()
-				s.role.idle = idle
+				s.readRole.idle = idle
 				s.mu.Unlock()
 				const n = 20000
 				go numbered(t, c, n)
@@ -283,7 +283,7 @@ func TestLeavingReaders(t *testing.T) {
 func TestWatcherAgainstReader(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	s.mu.Lock()
-	s.role.idle = 50 * time.Microsecond
+	s.readRole.idle = 50 * time.Microsecond
 	s.mu.Unlock()
 	const n = 20000
 	go numbered(t, c, n)

@@ -435,7 +435,7 @@ func TestLastSequenceNumberEndsTheConnection(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	skipStatus(t, c, 2)
 	skipStatus(t, s, 1)
-	c.current.Load().sender.cipher.sequence = math.MaxUint64
+	c.currentConn.Load().sender.cipher.sequence = math.MaxUint64
 	if err := c.Write(1, []byte("x")); !errors.Is(err, ErrNotConnected) || errors.Is(err, ErrUnconfirmed) {
 		t.Errorf("%v, want ErrNotConnected", err)
 	}

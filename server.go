@@ -86,12 +86,12 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	}
 	s := &Server{host: newHost(listener)}
 	_, onlyOne := listener.(*connListener)
-	hooks := &endpointHooks{multi: set.multi, single: onlyOne && !set.multi}
-	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	hooks := &endpointHooks{multiClient: set.multi, noReconnect: onlyOne && !set.multi}
+	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
 	s.mu.Lock()
-	s.life.setStatus(Listening)
+	s.lifecycle.setStatus(Listening)
 	s.mu.Unlock()
 	go func() {
 		defer close(s.host.accepted)
@@ -165,7 +165,7 @@ func (s *Server) Stats() Stats {
 func (s *Server) stop(ctx context.Context) {
 	h := s.host
 	h.once.Do(func() {
-		s.hooks.endNow()
+		s.hooks.cancelBase()
 		if s.settings.listener == nil {
 			h.listener.Close()
 			close(h.stopped)
@@ -207,7 +207,7 @@ func (s *Server) accept() {
 	for pause := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
-		case s.hooks.ended.Err() != nil:
+		case s.hooks.baseCtx.Err() != nil:
 			if conn != nil {
 				conn.Close()
 			}
@@ -229,7 +229,7 @@ func (s *Server) accept() {
 		s.settings.log.Warn("accept failed; retrying", "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
-		case <-s.hooks.ended.Done():
+		case <-s.hooks.baseCtx.Done():
 		}
 	}
 }
@@ -240,10 +240,10 @@ func (s *Server) stopAccepting(err error) {
 	s.settings.log.Err("accept failed for good", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.announceLocked(&Message{Err: err}, Error) {
-		s.finishLocked(fail(ErrClosed, err, "the listener does not accept any more"))
+	if s.announceStatusLocked(&Message{Err: err}, Error) {
+		s.setFinalErrLocked(fail(ErrClosed, err, "the listener does not accept any more"))
 	}
-	s.hooks.single = true
+	s.hooks.noReconnect = true
 }
 
 // enter gives a handshake a slot. If there is none, a silent peer gives up its own;
@@ -265,12 +265,12 @@ func (s *Server) enter(conn net.Conn) *pendingConn {
 		conn.Close()
 		return nil
 	}
-	for len(h.pending) >= maxPending && s.hooks.ended.Err() == nil && !h.evictLocked() {
+	for len(h.pending) >= maxPending && s.hooks.baseCtx.Err() == nil && !h.evictLocked() {
 		timer := time.AfterFunc(transport.SilentAfter/10, h.changed.Broadcast)
 		h.changed.Wait()
 		timer.Stop()
 	}
-	if s.hooks.ended.Err() != nil {
+	if s.hooks.baseCtx.Err() != nil {
 		conn.Close()
 	}
 	h.pending[limited] = true
@@ -348,7 +348,7 @@ func (s *Server) greet(limited *pendingConn) {
 	s.host.refused.Add(1)
 	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	closeSlowly(opened.over)
-	if s.hooks.single {
+	if s.hooks.noReconnect {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
 	}
 }
@@ -413,7 +413,7 @@ func (s *Server) awaitTurn(conn *transport.LimitedConn) error {
 	select {
 	case s.host.working <- struct{}{}:
 		return nil
-	case <-s.hooks.ended.Done():
+	case <-s.hooks.baseCtx.Done():
 		return ErrClosed
 	}
 }

@@ -15,20 +15,20 @@ const abortTimeout = 100 * time.Millisecond // for what Close has cut to end
 // loseLocked ends the connection whose role the caller holds. The cause is
 // errPeerClosed if the peer has closed it.
 func (e *endpoint) loseLocked(c *connection, cause error) {
-	if e.leaving.Load() { // Close goes on from here
-		e.releaseLocked()
+	if e.closing.Load() { // Close goes on from here
+		e.releaseRoleLocked()
 		return
 	}
 	if cause == errPeerClosed {
 		cause = nil
 	}
-	e.current.Store(nil)
-	e.role.detach()
+	e.currentConn.Store(nil)
+	e.readRole.detach()
 	c.beat.stop()
 	if c.closing.peerClosed && c.closing.refused == nil {
 		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
-		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+		e.deliveries.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
 	// Nothing is accepted any more: not before, as a first message might come between.
 	if c.sender.accepted() > 0 {
@@ -36,19 +36,19 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	}
 	c.sender.calls.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
-	if e.hooks.redial != nil {
+	if e.hooks.reconnect != nil {
 		gone = ReConnecting
-		e.tasks.Add(1)
-		go e.hooks.redial(c)
+		e.goroutines.Add(1)
+		go e.hooks.reconnect(c)
 	}
 	e.settings.log.Info("connection over", "id", c.id, "err", cause)
 	c.delivery.notice = &Message{Err: cause, Conn: c.id}
-	e.announceLocked(c.delivery.notice, gone)
-	e.parting = append(e.parting, c)
-	e.tasks.Add(1)
-	go e.part(c, e.life.abortContext()) // which owns the connection from here on
-	if e.hooks.single {
-		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
+	e.announceStatusLocked(c.delivery.notice, gone)
+	e.drainingConns = append(e.drainingConns, c)
+	e.goroutines.Add(1)
+	go e.part(c, e.lifecycle.abortContext()) // which owns the connection from here on
+	if e.hooks.noReconnect {
+		e.setFinalErrLocked(fail(ErrClosed, cause, "the client is gone"))
 	}
 }
 
@@ -56,7 +56,7 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 // that was accepted, and waits for the close-ack, from which this side learns
 // what the peer has received.
 func (e *endpoint) part(c *connection, cut context.Context) {
-	defer e.tasks.Done()
+	defer e.goroutines.Done()
 	defer context.AfterFunc(cut, func() { c.conn.Close() })()
 	confirmed := false
 	if c.closing.sentAck {
@@ -73,8 +73,8 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.parting = slices.DeleteFunc(e.parting, func(o *connection) bool { return o == c })
-	e.ledger.addQueued(lost)
+	e.drainingConns = slices.DeleteFunc(e.drainingConns, func(o *connection) bool { return o == c })
+	e.deliveries.addQueued(lost)
 	if confirmed {
 		c.delivery.unconfirmed = nil
 	}
@@ -83,8 +83,8 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 
 // overLocked has the pool know that the connection is over.
 func (e *endpoint) overLocked() {
-	if e.hooks.over != nil {
-		e.hooks.over()
+	if e.hooks.onConnectionEnd != nil {
+		e.hooks.onConnectionEnd()
 	}
 }
 
@@ -97,13 +97,13 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	limit, cancel := bounded(ctx, closeTimeout)
 	defer cancel()
 	e.mu.Lock()
-	if e.leaving.Swap(true) {
-		closed := e.life.closeDone.waitChannel()
+	if e.closing.Swap(true) {
+		closed := e.lifecycle.closeDone.waitChannel()
 		e.mu.Unlock()
 		return e.awaitClosed(limit, closed)
 	}
 	c := e.stopReadingLocked()
-	cut := e.life.abortContext()
+	cut := e.lifecycle.abortContext()
 	e.mu.Unlock()
 
 	defer context.AfterFunc(limit, e.cutShort)()
@@ -119,13 +119,13 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 
 	e.mu.Lock()
 	if c != nil {
-		e.current.Store(nil)
+		e.currentConn.Store(nil)
 		c.delivery.unconfirmed = unconfirmed
 	}
-	err := e.ledger.result()
+	err := e.deliveries.result()
 	e.settings.log.Info("closed", "err", err)
-	e.life.setStatus(Closed)
-	e.life.closeDone.trigger()
+	e.lifecycle.setStatus(Closed)
+	e.lifecycle.closeDone.trigger()
 	e.overLocked()
 	e.mu.Unlock()
 	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
@@ -152,29 +152,29 @@ func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) erro
 // this process holds, and ends all reads behind them. It releases mu meanwhile,
 // and returns the connection, if there is one.
 func (e *endpoint) stopReadingLocked() *connection {
-	e.life.setStatus(Closing)
-	for _, old := range e.parting {
+	e.lifecycle.setStatus(Closing)
+	for _, old := range e.drainingConns {
 		old.sender.dismiss(ErrClosed)
 	}
-	if e.hooks.endNow != nil {
-		e.hooks.endNow()
+	if e.hooks.cancelBase != nil {
+		e.hooks.cancelBase()
 	}
-	c := e.current.Load()
-	if yielded := e.role.close(); yielded != nil {
+	c := e.currentConn.Load()
+	if yielded := e.readRole.close(); yielded != nil {
 		c.preempt.Store(true)
 		e.mu.Unlock()
 		c.interrupt()
 		<-yielded
 		e.mu.Lock()
 	}
-	e.role.end()
+	e.readRole.end()
 	if c != nil {
 		c.beat.stop()
 		e.queueRestLocked(c)
 	}
-	if e.life.finalErr == nil {
-		e.pushLocked(&Message{MsgType: internalType, Status: Closed.String()})
-		e.finishLocked(ErrClosed)
+	if e.lifecycle.finalErr == nil {
+		e.deliverOrQueueLocked(&Message{MsgType: internalType, Status: Closed.String()})
+		e.setFinalErrLocked(ErrClosed)
 	}
 	return c
 }
@@ -187,8 +187,8 @@ func (e *endpoint) queueRestLocked(c *connection) {
 		if err := c.decode(&call, m); err != nil {
 			return
 		}
-		e.countLocked(m)
-		e.pushLocked(m)
+		e.countReceivedLocked(m)
+		e.deliverOrQueueLocked(m)
 	}
 }
 
@@ -210,7 +210,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	c.hangUp(limit)
 	if err == nil {
 		e.mu.Lock()
-		e.ledger.addQueued(lost)
+		e.deliveries.addQueued(lost)
 		e.mu.Unlock()
 	}
 	return err
@@ -235,7 +235,7 @@ func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 func (e *endpoint) awaitTasks(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
-		e.tasks.Wait()
+		e.goroutines.Wait()
 		close(ended)
 	}()
 	select {
@@ -256,8 +256,8 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 func (e *endpoint) cutShort() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.life.abortContext()
-	e.life.abort()
+	e.lifecycle.abortContext()
+	e.lifecycle.abort()
 }
 
 // bounded returns ctx with a deadline after d, if it has none.

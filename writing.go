@@ -87,7 +87,7 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 func (e *endpoint) noteFailure(c *connection, err error) error {
 	if c != nil && isDeliveryError(err) && !isOwnLimit(err) && c.sender.isBroken() {
 		e.mu.Lock()
-		e.ledger.callFailed(c.delivery)
+		e.deliveries.callFailed(c.delivery)
 		e.mu.Unlock()
 	}
 	return err
@@ -96,14 +96,14 @@ func (e *endpoint) noteFailure(c *connection, err error) error {
 // writable returns the connection to write to, and waits for the first one unless
 // an ID is given.
 func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, error) {
-	if e.hooks.multi {
+	if e.hooks.multiClient {
 		return nil, ErrMultiClient
 	}
 	if ctx.Err() != nil {
 		return nil, contextError("write", ctx)
 	}
 	for {
-		if c := e.current.Load(); c != nil && (conn == 0 || conn == c.id) && !e.ledger.pending.Load() {
+		if c := e.currentConn.Load(); c != nil && (conn == 0 || conn == c.id) && !e.deliveries.pending.Load() {
 			return c, nil
 		}
 		changed, status, err := e.notWritable(conn)
@@ -126,22 +126,22 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Status, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	status = e.life.status
-	switch c := e.current.Load(); {
-	case e.ledger.pending.Load():
-		return nil, status, e.ledger.reportQueued(e.life.finalErr)
-	case e.life.finalErr != nil:
-		return nil, status, e.life.finalErr
-	case e.leaving.Load():
+	status = e.lifecycle.status
+	switch c := e.currentConn.Load(); {
+	case e.deliveries.pending.Load():
+		return nil, status, e.deliveries.reportQueued(e.lifecycle.finalErr)
+	case e.lifecycle.finalErr != nil:
+		return nil, status, e.lifecycle.finalErr
+	case e.closing.Load():
 		return nil, status, ErrClosed
 	case c != nil && (conn == 0 || conn == c.id): // since a moment
 		return nil, status, nil
 	case conn != 0:
-		e.ledger.refused(conn)
+		e.deliveries.refused(conn)
 		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
 	case c == nil && status != Listening && status != Connecting:
-		e.ledger.refused(0)
-		return nil, status, fail(ErrNotConnected, e.life.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
+		e.deliveries.refused(0)
+		return nil, status, fail(ErrNotConnected, e.lifecycle.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
-	return e.life.statusChanged.waitChannel(), status, nil
+	return e.lifecycle.statusChanged.waitChannel(), status, nil
 }
