@@ -30,8 +30,8 @@ func (e *endpoint) attach(c *connection) bool {
 	e.lifecycle.dialErr = nil
 	e.deliveries.begin(c.delivery)
 	e.currentConn.Store(c)
-	if c.beat.interval > 0 {
-		c.beat.checkAfter(c.beat.interval, func() { e.checkHeartbeat(c) })
+	if c.heartbeat.interval > 0 {
+		c.heartbeat.checkAfter(c.heartbeat.interval, func() { e.checkHeartbeat(c) })
 	}
 	e.readRole.take()
 	e.releaseRoleLocked()
@@ -51,16 +51,16 @@ func (e *endpoint) onPause() {
 
 // newConnection returns the connection that a handshake has agreed on.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
-	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll, security: agreed.security,
-		source:  transport.NewSource(opened.over),
-		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.buffers},
-		closing: new(closeHandshake), delivery: new(delivery),
-		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
-	c.answer = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
+	c := &connection{netConn: opened.over, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
+		source:         transport.NewSource(opened.over),
+		decoder:        &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.buffers},
+		closeHandshake: new(closeHandshake), delivery: new(delivery),
+		heartbeat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
 	c.decoder.preload(agreed.rest)
 	var progress func()
-	if c.beat.interval > 0 {
-		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
+	if c.heartbeat.interval > 0 {
+		progress = c.heartbeat.touch // no ping fits into a long frame: that it moves has to do
 	}
 	sink := transport.NewSink(opened.over, func() { e.stalled(c) }, progress)
 	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.sendFailed(c, err) })

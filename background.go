@@ -11,8 +11,8 @@ const fullPing = time.Second // between the pings of a side whose queue is full
 // held.
 func (e *endpoint) startReader() {
 	c := e.currentConn.Load()
-	if c.loss.Load() == nil {
-		c.beat.touch() // until now nobody listened
+	if c.pendingLoss.Load() == nil {
+		c.heartbeat.touch() // until now nobody listened
 	}
 	e.goroutines.Add(1)
 	go e.readInBackground(c, e.queueRoomLocked())
@@ -21,7 +21,7 @@ func (e *endpoint) startReader() {
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.goroutines.Done()
-	call := readCall{replies: true, to: destination{room: room}}
+	call := readCall{anyReply: true, destination: destination{room: room}}
 	for {
 		if e.heldBack(c) {
 			return
@@ -30,8 +30,8 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 		err := c.receive(&call, &m)
 		e.mu.Lock()
 		room := e.queueRoomLocked()
-		goOn := err == errNeedRoom && room > call.to.room || e.queueLocked(c, &m, err)
-		call.to.room = e.queueRoomLocked()
+		goOn := err == errNeedRoom && room > call.destination.room || e.queueLocked(c, &m, err)
+		call.destination.room = e.queueRoomLocked()
 		e.mu.Unlock()
 		if !goOn {
 			return
@@ -91,7 +91,7 @@ func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
 // preemptedLocked gives up the role of the background reader.
 func (e *endpoint) preemptedLocked(c *connection) {
 	if !e.closing.Load() {
-		c.preempt.Store(false)
+		c.preemptRequested.Store(false)
 	}
 	e.releaseRoleLocked()
 }
@@ -100,19 +100,19 @@ func (e *endpoint) preemptedLocked(c *connection) {
 // the pool keeps too much.
 // A connection that is being lost is over at its time all the same.
 func (e *endpoint) fullLocked(c *connection) {
-	switch loss := c.loss.Load(); {
+	switch loss := c.pendingLoss.Load(); {
 	case e.closing.Load() || len(e.readRole.waiters) > 0:
 		e.preemptedLocked(c)
 		return
-	case loss != nil && !loss.silent && !time.Now().Before(loss.at):
+	case loss != nil && !loss.heartbeatTimeout && !time.Now().Before(loss.notBefore):
 		e.loseLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
 		return
-	case loss != nil && !loss.silent:
-		time.AfterFunc(max(time.Until(loss.at), 1), func() { e.wake(c) })
+	case loss != nil && !loss.heartbeatTimeout:
+		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wake(c) })
 	default:
-		c.beat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
+		c.heartbeat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
 	}
-	c.preempt.Store(false) // who asked for the role has had a message: callers would hand it around for ever
+	c.preemptRequested.Store(false) // who asked for the role has had a message: callers would hand it around for ever
 	e.readRole.stop()
 }
 
@@ -156,7 +156,7 @@ func (e *endpoint) stalled(c *connection) {
 // sendFailed declares a connection lost to which nothing can be written any more,
 // after what has arrived is read.
 func (e *endpoint) sendFailed(c *connection, cause error) {
-	c.setLoss(cause, time.Now().Add(drainTimeout))
+	c.failAt(cause, time.Now().Add(drainTimeout))
 	e.wake(c)
 }
 
@@ -174,20 +174,20 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 	switch {
 	case e.readRole.state == stopped:
 		c.sender.ping()
-		c.beat.checkAfter(fullPing, again)
-	case c.beat.interval == 0:
+		c.heartbeat.checkAfter(fullPing, again)
+	case c.heartbeat.interval == 0:
 	case e.readRole.state == free: // nobody has looked
 		e.readRole.startBackground()
-		c.beat.checkAfter(c.beat.interval, again)
+		c.heartbeat.checkAfter(c.heartbeat.interval, again)
 	default:
-		result, latest, next := c.beat.check()
+		result, latest, next := c.heartbeat.check()
 		switch result {
 		case peerLost:
-			c.setSilent(latest)
+			c.failInactive(latest)
 			c.interrupt()
 		case pingDue:
 			c.sender.ping()
 		}
-		c.beat.checkAfter(next, again)
+		c.heartbeat.checkAfter(next, again)
 	}
 }

@@ -89,7 +89,7 @@ func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, cl
 // reconnect makes the connection that follows the given one.
 func (c *Client) reconnect(lost *connection) {
 	defer c.goroutines.Done()
-	if time.Since(lost.beat.start) > c.settings.retry {
+	if time.Since(lost.heartbeat.start) > c.settings.retry {
 		c.pause = 0
 	}
 	err := c.connect(c.hooks.baseCtx, false)
@@ -128,7 +128,7 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 			if c.attach(made) {
 				return nil
 			}
-			closeTransport(ctx, made.conn)
+			closeTransport(ctx, made.netConn)
 			return ErrClosed
 		}
 		if isFinalDialError(err) || first && hopeless(err) {
@@ -321,7 +321,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		return c.newConnection(opened, agreed, c.made), nil
 	}
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		closeSlowly(opened.over) // the server has yet to read the reason
+		lingerAndClose(opened.over) // the server has yet to read the reason
 	} else {
 		closeTransport(ctx, opened.over)
 	}

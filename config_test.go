@@ -490,7 +490,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 		case 0:
 			c.Close()
 		case 1: // not authentic, with the payload in it
-			l.conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(payload))), payload...))
+			l.netConn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(payload))), payload...))
 			for m, err := s.Read(); m.Status != "Disconnected"; m, err = s.Read() {
 				if err != nil {
 					t.Fatal(err)
@@ -498,7 +498,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 			}
 			c.Shutdown(past1(t))
 		case 2: // malformed: the payload where a length is due
-			l.conn.Write(payload)
+			l.netConn.Write(payload)
 			c.Shutdown(past1(t))
 		}
 	}

@@ -290,7 +290,7 @@ var testBuffers = new(bufferPool)
 
 // newReceiver is a connection that is fed by hand. It sends nothing.
 func newReceiver(cipher *recordCipher, limit int) *connection {
-	c := &connection{closing: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, beat: newHeartbeat(0)}
+	c := &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, heartbeat: newHeartbeat(0)}
 	c.sender = newSender(transport.NewSink(nil, nil, nil), limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
 	c.sender.broken = true
 	return c
@@ -300,16 +300,16 @@ func newReceiver(cipher *recordCipher, limit int) *connection {
 // bring them, and returns what it delivers, and after how many bytes it failed.
 // After its peer's close it stops, unless it has sent one itself.
 func drive(c *connection, call *readCall, stream []byte, piece func() int) (got []Message, read int, err error) {
-	call.to.room = unlimited
+	call.destination.room = unlimited
 	m := new(Message)
 	for {
-		switch err := c.decode(call, m); err {
+		switch err := c.decodeMessage(call, m); err {
 		case nil:
 			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
 		case errPeerClosed, errCloseAcked:
-			if c.closing.refused != nil || !c.closing.sentClose {
-				return got, read, c.closing.refused
+			if c.closeHandshake.refused != nil || !c.closeHandshake.sentClose {
+				return got, read, c.closeHandshake.refused
 			}
 			continue
 		case errNeedBytes:
@@ -737,7 +737,7 @@ func (v *vector) receiver(t testing.TB) *connection {
 		c.sequence, c.rekeyAt = v.number(t, "sequence"), v.number(t, "rekey_at")
 	}
 	l := newReceiver(c, int(v.number(t, "limit")))
-	l.closing.sentClose = v.choice(t, "sent_close", "yes", "no")
+	l.closeHandshake.sentClose = v.choice(t, "sent_close", "yes", "no")
 	return l
 }
 
@@ -761,17 +761,17 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 	}
 	expect := strings.Fields(v.fields["expect"])
 	for _, piece := range []int{1, 2, 7, 4096, len(stream)} {
-		for _, c := range []*readCall{{}, {to: destination{reuse: true}}} {
+		for _, c := range []*readCall{{}, {destination: destination{reuse: true}}} {
 			l := receiver()
 			got, read, err := drive(l, c, stream, pieces(piece))
-			if err == nil && !l.closing.peerClosed && v.choice(t, "then", "end", "open") {
-				err = l.endError(io.EOF)
+			if err == nil && !l.closeHandshake.peerClosed && v.choice(t, "then", "end", "open") {
+				err = l.streamEndError(io.EOF)
 			}
 			if !sameMessages(got, want) {
 				t.Errorf("pieces of %d: delivers %v, want %v", piece, got, want)
 			}
 			how := failureOf(err)
-			if err == nil && l.closing.peerClosed && !l.closing.sentClose {
+			if err == nil && l.closeHandshake.peerClosed && !l.closeHandshake.sentClose {
 				how = "received"
 			}
 			if how != expect[len(expect)-1] {

@@ -730,24 +730,24 @@ func silenceIsNot(t *testing.T, worse bool) {
 	})
 	l := s.currentConn.Load()
 	silence := func(heard int64) {
-		if !l.loss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
+		if !l.pendingLoss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
 			t.Error("there is a judgement already")
 		}
 	}
 	write(t, c, 2)
-	silence(l.beat.latest.Load())
+	silence(l.heartbeat.latest.Load())
 	if m, err := s.Read(); err != nil || m.MsgType != 1 {
 		t.Fatalf("the socket has a message: %+v, %v", m, err)
 	}
-	silence(l.beat.latest.Load() - 1)
+	silence(l.heartbeat.latest.Load() - 1)
 	if m, err := s.ReadTimed(time.Millisecond); m != TimeoutMessage || err != nil {
 		t.Fatalf("something was read since: %+v, %v", m, err)
 	}
-	silence(l.beat.latest.Load())
+	silence(l.heartbeat.latest.Load())
 	want := ErrTimeout
 	if worse {
 		want = ErrNotConnected
-		l.setLoss(fail(want, nil, "the write failed"), time.Now())
+		l.failAt(fail(want, nil, "the write failed"), time.Now())
 		s.wake(l)
 	}
 	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {

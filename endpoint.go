@@ -127,7 +127,7 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if c != nil && !c.failing() && !c.sender.isBroken() {
+		if c != nil && !c.isFailing() && !c.sender.isBroken() {
 			return nil
 		}
 		select {
@@ -189,7 +189,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	e.notifyConsumedLocked()
 	e.copyToReaderLocked(call, m, queued)
 	if e.readRole.state == stopped && (!e.readRole.always || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.callers) > 0 && e.queueRoomLocked() == unlimited) {
-		e.currentConn.Load().beat.touch() // until now nobody listened
+		e.currentConn.Load().heartbeat.touch() // until now nobody listened
 		e.releaseRoleLocked()
 	}
 	return true
@@ -205,11 +205,11 @@ func (e *endpoint) queueRoomLocked() int {
 
 // copyToReaderLocked gives a queued message to a reader.
 func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
-	if queued.internal() && !call.noStatus {
+	if queued.internal() && !call.skipStatus {
 		e.deliveries.taken(queued)
 	}
 	data := queued.Data
-	if call.to.reuse && cap(m.Data) >= len(data) {
+	if call.destination.reuse && cap(m.Data) >= len(data) {
 		data = append(m.Data[:0], data...)
 	}
 	*m = *queued
@@ -237,7 +237,7 @@ func (e *endpoint) deliverOrQueueLocked(m *Message) {
 // releaseRoleLocked gives the role up.
 func (e *endpoint) releaseRoleLocked() {
 	c := e.currentConn.Load()
-	e.readRole.release(e.closing.Load(), c != nil && c.loss.Load() != nil)
+	e.readRole.release(e.closing.Load(), c != nil && c.pendingLoss.Load() != nil)
 }
 
 // announceStatusLocked changes the status, and has readers see that in the stream, as

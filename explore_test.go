@@ -519,8 +519,8 @@ func (s *roleSource) End()                            {}
 
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
-	return &connection{id: uint64(id), conn: conn, source: new(roleSource), decoder: new(decoder), closing: new(closeHandshake),
-		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), calls: new(callTable), open: new(batch), active: new(batch)}}
+	return &connection{id: uint64(id), netConn: conn, source: new(roleSource), decoder: new(decoder), closeHandshake: new(closeHandshake),
+		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), calls: new(callTable), open: new(batch), active: new(batch)}}
 }
 
 // clone copies all that a step may change.
@@ -538,11 +538,11 @@ func (w *roleWorld) clone() *roleWorld {
 		}
 	}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
-		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
-			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
+		n.c = &connection{id: c.id, netConn: c.netConn, source: new(roleSource), decoder: c.decoder, closeHandshake: c.closeHandshake, delivery: c.delivery,
+			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
 		*n.source() = *w.source()
-		n.c.preempt.Store(c.preempt.Load())
-		n.c.loss.Store(c.loss.Load())
+		n.c.preemptRequested.Store(c.preemptRequested.Load())
+		n.c.pendingLoss.Store(c.pendingLoss.Load())
 		n.c.sender.blocked.Store(c.sender.blocked.Load())
 		n.e.currentConn.Store(n.c)
 	}
@@ -570,7 +570,7 @@ func (w *roleWorld) clone() *roleWorld {
 	}
 	role.yielded.channel = nil // Close looks at happened
 	role.paused = func() {}    // that the pause has passed is a step
-	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.queueRoomLocked()}}) }
+	role.startReader = func() { n.startBackground(readCall{destination: destination{room: n.e.queueRoomLocked()}}) }
 	return &n
 }
 
@@ -584,7 +584,7 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 		t.wait.call.done <- struct{}{}
 	}
 	t.wait.turn.wake = make(chan struct{}, 1) // a waiter copies the rest
-	t.call.reply, copies[&old.call] = &t.wait.call, &t.wait.call
+	t.call.awaitedReply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
 func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
@@ -609,13 +609,13 @@ func (w *roleWorld) startBackground(call readCall) {
 
 // begin begins a call of a kind.
 func (w *roleWorld) begin(t *roleTask, kind byte) {
-	*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
+	*t = roleTask{kind: kind, call: readCall{noWait: kind == 'p', destination: destination{room: unlimited}}}
 	if kind != 'r' {
 		w.enter(t)
 		return
 	}
 	t.wait = getReplyWait(new(bufferPool))
-	t.call.reply = &t.wait.call
+	t.call.awaitedReply = &t.wait.call
 	w.c.sender.calls.add(&t.wait.call)
 	w.c.sender.calls.flush()
 	w.await(t)
@@ -638,7 +638,7 @@ func (w *roleWorld) await(t *roleTask) {
 		w.calls().giveUp(&t.wait.call)
 		w.leave(t, nil)
 	case t.wait.granted:
-		t.wait.granted, t.call.to.room, t.place = false, e.queueRoomLocked(), looking
+		t.wait.granted, t.call.destination.room, t.place = false, e.queueRoomLocked(), looking
 	default:
 		if e.readRole.state == stopped && t.wait.stop != e.readRole.stops {
 			t.wait.stop, t.late = e.readRole.stops, false
@@ -675,10 +675,10 @@ func (w *roleWorld) enter(t *roleTask) {
 	case e.readRole.state == free || e.readRole.state == stopped:
 		e.readRole.take()
 		t.place = looking
-	case t.call.poll && e.readRole.state != background:
+	case t.call.noWait && e.readRole.state != background:
 		w.leave(t, nil)
 	default:
-		if t.waiter, t.place = e.readRole.wait(), inLine; t.call.poll {
+		if t.waiter, t.place = e.readRole.wait(), inLine; t.call.noWait {
 			w.awake(t)
 		}
 	}
@@ -693,9 +693,9 @@ func (w *roleWorld) awake(t *roleTask) {
 	e, waiter, why := w.e, t.waiter, t.why
 	t.why = nil
 	waiting := e.readRole.leave(waiter)
-	if waiting && t.call.poll && e.readRole.state == background {
+	if waiting && t.call.noWait && e.readRole.state == background {
 		waiter.poll, e.readRole.waiters = true, append([]*readWaiter{waiter}, e.readRole.waiters...)
-		w.c.preempt.Store(true)
+		w.c.preemptRequested.Store(true)
 		w.c.interrupt()
 		t.place = mustWake
 		return
@@ -732,15 +732,15 @@ func (w *roleWorld) leave(t *roleTask, m *Message) {
 
 // look is receive until it waits in a read.
 func (w *roleWorld) look(t *roleTask) {
-	w.source().interrupted, w.source().drains = false, w.c.loss.Load() != nil
+	w.source().interrupted, w.source().drains = false, w.c.pendingLoss.Load() != nil
 	if len(w.decoder) > 0 {
 		w.decode(t)
 		return
 	}
-	_, t.err = w.c.reason(&t.call)
+	_, t.err = w.c.endReason(&t.call)
 	switch t.place = hasResult; {
 	case t.err != nil:
-	case !t.call.poll && !t.over:
+	case !t.call.noWait && !t.over:
 		t.place = inRead
 	case len(w.wire) > 0 || w.ended:
 		w.read(t)
@@ -761,7 +761,7 @@ func (w *roleWorld) takeReplies(call *readCall) bool {
 	for len(w.decoder) > 0 && w.decoder[0].MsgType == replyType {
 		answered := w.calls().deliver(w.decoder[0].Conn, 1, nil, w.c.id)
 		w.decoder = w.decoder[1:]
-		if answered != nil && (call.replies || answered == call.reply) {
+		if answered != nil && (call.anyReply || answered == call.awaitedReply) {
 			return true
 		}
 	}
@@ -777,7 +777,7 @@ func (w *roleWorld) decode(t *roleTask) {
 		t.place, t.err = looking, nil
 	} else if len(w.decoder) == 0 {
 		t.err = net.ErrClosed
-	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.to.room {
+	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.destination.room {
 		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
 	}
 }
@@ -804,8 +804,8 @@ func (w *roleWorld) report(t *roleTask) {
 func (w *roleWorld) queue(t *roleTask) {
 	old, room := *t, w.e.queueRoomLocked()
 	*t = roleTask{} // another one may start
-	if old.err == errNeedRoom && room > old.call.to.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
-		old.call.to.room = w.e.queueRoomLocked()
+	if old.err == errNeedRoom && room > old.call.destination.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+		old.call.destination.room = w.e.queueRoomLocked()
 		w.startBackground(old.call)
 	}
 	w.noteLoss()
@@ -828,7 +828,7 @@ func (w *roleWorld) noteLoss() {
 		return
 	}
 	synctest.Wait() // for part
-	if !w.ended && w.c.loss.Load() == nil {
+	if !w.ended && w.c.pendingLoss.Load() == nil {
 		w.fault = "the connection is lost without a reason"
 	}
 	w.exist += 1 << (5*w.made - 1)
@@ -847,8 +847,8 @@ func (w *roleWorld) discard() {
 
 // drained reports whether a connection that cannot write is lost by now.
 func (w *roleWorld) drained() bool {
-	loss := w.c.loss.Load()
-	return loss != nil && !time.Now().Before(loss.at)
+	loss := w.c.pendingLoss.Load()
+	return loss != nil && !time.Now().Before(loss.notBefore)
 }
 
 // close is stopReadingLocked until it waits for the role.
@@ -861,7 +861,7 @@ func (w *roleWorld) close(*roleTask) {
 	w.closing = 'w'
 	w.e.lifecycle.setStatus(Closing)
 	w.e.readRole.close()
-	w.c.preempt.Store(true)
+	w.c.preemptRequested.Store(true)
 	w.c.interrupt()
 }
 
@@ -929,13 +929,13 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.exist += streamBit(m)
 		w.wire = append(w.wire, m)
 	})
-	loss, blocked := w.c.loss.Load(), w.c.sender.blocked.Load()
+	loss, blocked := w.c.pendingLoss.Load(), w.c.sender.blocked.Load()
 	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
 		w.failed = w.c
-		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTimeout))
+		w.c.failAt(ErrNotConnected, time.Now().Add(drainTimeout))
 	})
 	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
-		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
+		w.c.pendingLoss.Store(&pendingLoss{cause: ErrNotConnected, notBefore: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
 		if w.e.readRole.state == stopped {
 			w.e.wake(w.c) // by the timer of fullLocked
@@ -979,7 +979,7 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		t.place, t.late = givingUp, true
 	})
 	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
-		t.place, t.why, t.call.poll = givingUp, ErrTimeout, t.kind == 't'
+		t.place, t.why, t.call.noWait = givingUp, ErrTimeout, t.kind == 't'
 	})
 	add(t.place == givingUp, true, "gives up", (*roleWorld).awake)
 	add(t.place == inTurn, true, "begins a turn", (*roleWorld).beginTurn)
@@ -1038,7 +1038,7 @@ func (w *roleWorld) checkHolder() string {
 		return "a caller waits, and nobody reads or the queue has messages"
 	case stuck && (s == free || s == noConnection || s == stopped && w.e.queueRoomLocked() == unlimited && !w.held):
 		return "a request waits, and nobody reads"
-	case s == free && (w.e.readRole.always || w.c.loss.Load() != nil && w.failed == nil):
+	case s == free && (w.e.readRole.always || w.c.pendingLoss.Load() != nil && w.failed == nil):
 		return "nobody reads, though the pool or a pending loss needs it"
 	}
 	return ""
@@ -1145,13 +1145,13 @@ func (w *roleWorld) key(first int) string {
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
 	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.triggered, w.e.lifecycle.finalErr != nil)
 	if w.c != nil {
-		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
+		add(w.ended, w.c.preemptRequested.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.pendingLoss.Load() != nil, w.drained())
 	}
 	for _, i := range []int{first, 1 - first, 2} {
 		t := &w.tasks[i]
 		_, stop := t.err.(*interruption)
-		k = append(k, byte(t.place), t.kind, byte(t.call.to.room), byte(t.call.to.room>>8), byte(t.call.to.room>>16))
-		add(t.over, t.why != nil, t.call.poll, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
+		k = append(k, byte(t.place), t.kind, byte(t.call.destination.room), byte(t.call.destination.room>>8), byte(t.call.destination.room>>16))
+		add(t.over, t.why != nil, t.call.noWait, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
 		if t.waiter != nil {
 			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
 		}

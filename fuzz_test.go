@@ -332,16 +332,16 @@ func fuzzCipher(t *testing.T) *recordCipher {
 func fuzzConnection(cipher *recordCipher, limit int) *connection {
 	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
 	s.broken = true
-	return &connection{closing: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
+	return &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
 }
 
 // receiveAll gives a stream to a connection in pieces, and returns its messages.
 // closed is true if the peer's close has come.
 func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got []Message, closed bool, err error) {
-	call := readCall{to: destination{reuse: reuse, room: unlimited}}
+	call := readCall{destination: destination{reuse: reuse, room: unlimited}}
 	m := new(Message)
 	for {
-		switch err := c.decode(&call, m); {
+		switch err := c.decodeMessage(&call, m); {
 		case err == nil:
 			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue

@@ -1735,7 +1735,7 @@ var advices = []struct {
 	}, []error{ErrTooLarge}, "1025 bytes, and the peer accepts 1024|split it, or raise MaxMsgSize there"},
 	{"a large message from a peer that does not care", func(h *firstHour) error {
 		s, c := h.connected(ServerConfig{MaxMsgSize: 1024, Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
-		c.currentConn.Load().conn.Write(appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: 1025}))
+		c.currentConn.Load().netConn.Write(appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: 1025}))
 		return parted(&s.endpoint).Err
 	}, []error{ErrMalformed}, "1025 bytes|1024|MaxMsgSize"},
 	{"type 0", func(h *firstHour) error {

@@ -135,13 +135,13 @@ func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 		defer p.unclaim()
 	}
 	if s != top && !p.add(s) || !s.attach(s.newConnection(opened, agreed, id)) {
-		closeSlowly(opened.over)
+		lingerAndClose(opened.over)
 	}
 }
 
 // leave notes, under its mu, that a client has left.
 func (p *ConnectionPool) leave(s *Server) {
-	lost := !s.closing.Load() && !s.latestConn.closing.peerClosed
+	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.member.departure = &departure{server: s, lost: lost}
@@ -405,7 +405,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&readCall{ctx: cancelable(ctx), shared: true, to: destination{room: unlimited}}, m)
+				err := s.readLocked(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{room: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return

@@ -19,7 +19,7 @@ import (
 // ErrClosed, a Client's ErrTimeout, or ErrMultiClient on a multi-client server.
 // Every later call returns it again.
 func (e *endpoint) Read() (*Message, error) {
-	call := readCall{to: destination{room: unlimited}}
+	call := readCall{destination: destination{room: unlimited}}
 	m := new(Message)
 	if err := e.read(&call, m); err != nil {
 		return nil, err
@@ -32,9 +32,9 @@ func (e *endpoint) Read() (*Message, error) {
 // wait. A timeout loses nothing: a partially received message is returned by a
 // later read.
 func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
-	call := readCall{poll: d <= 0, to: destination{room: unlimited}}
+	call := readCall{noWait: d <= 0, destination: destination{room: unlimited}}
 	if d > 0 {
-		call.until = time.Now().Add(d)
+		call.deadline = time.Now().Add(d)
 	}
 	m := new(Message)
 	switch err := e.read(&call, m); err {
@@ -55,7 +55,7 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 		return nil, err
 	}
 	m := new(Message)
-	call := readCall{ctx: cancelable(ctx), to: destination{room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), destination: destination{room: unlimited}}
 	if err := e.read(&call, m); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	call := readCall{ctx: cancelable(ctx), to: destination{reuse: true, room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), destination: destination{reuse: true, room: unlimited}}
 	return e.read(&call, m)
 }
 
@@ -94,7 +94,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 		}
 		for {
 			m := new(Message)
-			err := e.read(&readCall{ctx: cancelable(ctx), noStatus: true, to: destination{room: unlimited}}, m)
+			err := e.read(&readCall{ctx: cancelable(ctx), skipStatus: true, destination: destination{room: unlimited}}, m)
 			switch {
 			case err != nil:
 				if !errors.Is(err, ErrClosed) {
@@ -141,19 +141,19 @@ func (e *endpoint) readLocked(call *readCall, m *Message) error {
 			}
 			e.readRole.take()
 		case stopped: // a message is too large for the queue, which is empty
-			e.currentConn.Load().beat.touch()
+			e.currentConn.Load().heartbeat.touch()
 			e.readRole.take()
 		default:
-			if call.poll && e.readRole.state != background {
+			if call.noWait && e.readRole.state != background {
 				return ErrTimeout
 			}
 			if done, err := e.waitLocked(call, m); done {
 				return err
 			}
-			if e.readRole.state != reading || !call.granted {
+			if e.readRole.state != reading || !call.holdsRole {
 				continue
 			}
-			call.granted = false
+			call.holdsRole = false
 			if e.popQueuedLocked(call, m) {
 				e.releaseRoleLocked()
 				return nil
@@ -176,7 +176,7 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 	if n := c.decoder.buffered(); n == 0 || n > 2*readSize {
 		return false, nil
 	}
-	switch err := c.decode(call, m); err {
+	switch err := c.decodeMessage(call, m); err {
 	case nil:
 		e.readRole.reads++
 		e.countReceivedLocked(m)
@@ -193,7 +193,7 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 // receivedLocked ends the lead of a caller: it releases the role, unless the
 // connection is over. done is false if the call has to look again.
 func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
-	call.endWatch()
+	call.endWatching()
 	e.readRole.reads++
 	if err == nil {
 		e.countReceivedLocked(m)
@@ -215,7 +215,7 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 	w := e.readRole.wait()
 	why := e.sleepLocked(call, w)
 	if e.readRole.leave(w) {
-		if !call.poll || e.readRole.state != background {
+		if !call.noWait || e.readRole.state != background {
 			return why != nil, why
 		}
 		// It has no time, and nobody has looked at the transport for it: the
@@ -223,7 +223,7 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 		w.poll = true
 		e.readRole.waiters = append([]*readWaiter{w}, e.readRole.waiters...)
 		c := e.currentConn.Load()
-		c.preempt.Store(true)
+		c.preemptRequested.Store(true)
 		c.interrupt()
 		e.mu.Unlock()
 		<-w.wake
@@ -238,7 +238,7 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 		e.releaseRoleLocked()
 		return true, why
 	case w.granted:
-		call.granted = true
+		call.holdsRole = true
 		return false, nil
 	}
 	return why != nil, why
@@ -247,7 +247,7 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 // sleepLocked waits until w is woken or the call has to end, and returns why it
 // has to. It releases mu meanwhile.
 func (e *endpoint) sleepLocked(call *readCall, w *readWaiter) (why error) {
-	if call.poll {
+	if call.noWait {
 		return nil
 	}
 	e.mu.Unlock()
@@ -257,8 +257,8 @@ func (e *endpoint) sleepLocked(call *readCall, w *readWaiter) (why error) {
 		ended = call.ctx.Done()
 	}
 	var passed <-chan time.Time
-	if !call.until.IsZero() {
-		timer := time.NewTimer(max(time.Until(call.until), 1)) // none that is due: TestTimersInBubbles
+	if !call.deadline.IsZero() {
+		timer := time.NewTimer(max(time.Until(call.deadline), 1)) // none that is due: TestTimersInBubbles
 		defer timer.Stop()
 		passed = timer.C
 	}
@@ -268,7 +268,7 @@ func (e *endpoint) sleepLocked(call *readCall, w *readWaiter) (why error) {
 	case <-ended:
 		return contextError("read", call.ctx)
 	case <-passed:
-		call.poll = true
+		call.noWait = true
 		return ErrTimeout
 	}
 }

@@ -211,7 +211,7 @@ func putReplyWait(p *bufferPool, w *replyWait) {
 
 // awaitReply waits for the reply of a call, and reads for it if nobody else does.
 func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) (*Message, error) {
-	read := readCall{ctx: cancelable(ctx), reply: &w.call}
+	read := readCall{ctx: cancelable(ctx), awaitedReply: &w.call}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
@@ -273,11 +273,11 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 // leadLocked reads for a call that holds the role, until its reply has come, or once
 // into the queue. It releases mu meanwhile.
 func (e *endpoint) leadLocked(c *connection, read *readCall) {
-	read.to = destination{room: e.queueRoomLocked()}
+	read.destination = destination{room: e.queueRoomLocked()}
 	e.mu.Unlock()
 	var m Message // on the stack: mostly the reply comes
 	err := c.receive(read, &m)
-	read.endWatch()
+	read.endWatching()
 	e.mu.Lock()
 	e.ledLocked(c, read, &m, err)
 }
@@ -293,7 +293,7 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 		e.releaseRoleLocked()
 	case err == errReplied, interrupted:
 		e.releaseRoleLocked()
-	case err == errNeedRoom && e.queueRoomLocked() > read.to.room: // the pool has read meanwhile
+	case err == errNeedRoom && e.queueRoomLocked() > read.destination.room: // the pool has read meanwhile
 		e.releaseRoleLocked()
 	case err == errNeedRoom:
 		e.fullLocked(c)

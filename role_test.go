@@ -197,7 +197,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 // doomNow is what a heartbeat does that finds the peer lost.
 func (e *endpoint) doomNow(err error) {
 	c := e.currentConn.Load()
-	c.setLoss(err, time.Now())
+	c.failAt(err, time.Now())
 	c.interrupt()
 }
 

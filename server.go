@@ -347,7 +347,7 @@ func (s *Server) greet(limited *pendingConn) {
 	}
 	s.host.refused.Add(1)
 	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
-	closeSlowly(opened.over)
+	lingerAndClose(opened.over)
 	if s.hooks.noReconnect {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
 	}

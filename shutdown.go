@@ -24,9 +24,9 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	}
 	e.currentConn.Store(nil)
 	e.readRole.detach()
-	c.beat.stop()
-	if c.closing.peerClosed && c.closing.refused == nil {
-		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"))
+	c.heartbeat.stop()
+	if c.closeHandshake.peerClosed && c.closeHandshake.refused == nil {
+		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
 		e.deliveries.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
@@ -57,19 +57,19 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 // what the peer has received.
 func (e *endpoint) part(c *connection, cut context.Context) {
 	defer e.goroutines.Done()
-	defer context.AfterFunc(cut, func() { c.conn.Close() })()
+	defer context.AfterFunc(cut, func() { c.netConn.Close() })()
 	confirmed := false
-	if c.closing.sentAck {
-		ctx, cancel := c.closeLimit(cut)
+	if c.closeHandshake.sentAck {
+		ctx, cancel := c.closeContext(cut)
 		defer cancel()
 		err := c.sender.drain(ctx)
 		if err == nil {
-			transport.EndSending(c.conn)
-			err = c.awaitAck(ctx)
+			transport.EndSending(c.netConn)
+			err = c.awaitCloseAck(ctx)
 		}
 		confirmed = err == nil
 	}
-	c.hangUp(cut)
+	c.closeGracefully(cut)
 	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -161,7 +161,7 @@ func (e *endpoint) stopReadingLocked() *connection {
 	}
 	c := e.currentConn.Load()
 	if yielded := e.readRole.close(); yielded != nil {
-		c.preempt.Store(true)
+		c.preemptRequested.Store(true)
 		e.mu.Unlock()
 		c.interrupt()
 		<-yielded
@@ -169,7 +169,7 @@ func (e *endpoint) stopReadingLocked() *connection {
 	}
 	e.readRole.end()
 	if c != nil {
-		c.beat.stop()
+		c.heartbeat.stop()
 		e.queueRestLocked(c)
 	}
 	if e.lifecycle.finalErr == nil {
@@ -181,10 +181,10 @@ func (e *endpoint) stopReadingLocked() *connection {
 
 // queueRestLocked queues what has arrived: it belongs to the application.
 func (e *endpoint) queueRestLocked(c *connection) {
-	call := readCall{to: destination{room: unlimited}}
+	call := readCall{destination: destination{room: unlimited}}
 	for {
 		m := new(Message)
-		if err := c.decode(&call, m); err != nil {
+		if err := c.decodeMessage(&call, m); err != nil {
 			return
 		}
 		e.countReceivedLocked(m)
@@ -197,17 +197,17 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	if ctx.Err() != nil {
 		return e.cutConnection(ctx, c)
 	}
-	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+	defer context.AfterFunc(ctx, func() { c.netConn.Close() })()
 	c.sendClose(ErrClosed, code)
-	limit, cancel := c.closeLimit(ctx) // nothing is accepted any more
+	limit, cancel := c.closeContext(ctx) // nothing is accepted any more
 	defer cancel()
-	err := c.awaitAck(limit)
-	if c.closing.sentAck {
+	err := c.awaitCloseAck(limit)
+	if c.closeHandshake.sentAck {
 		c.sender.drain(limit)
 	}
 	lost := c.sender.abandon(ErrClosed, ErrClosed) // requests that were not sent end as such
 	c.sender.calls.end(errNoReply)
-	c.hangUp(limit)
+	c.closeGracefully(limit)
 	if err == nil {
 		e.mu.Lock()
 		e.deliveries.addQueued(lost)
@@ -225,8 +225,8 @@ func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 	}
 	c.sender.abandon(ErrClosed, ErrClosed)
 	c.sender.calls.end(errNoReply)
-	closeTransport(ctx, c.conn)
-	c.hangUp(ctx)
+	closeTransport(ctx, c.netConn)
+	c.closeGracefully(ctx)
 	return err
 }
 
