@@ -11,12 +11,12 @@ import (
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
 	e.settings, e.buffers, e.hooks = settings, pool, hooks
 	e.lifecycle, e.unreadQueue, e.deliveries = new(lifecycle), new(messageQueue), new(deliveryLedger)
-	e.readRole = &readRole{idle: idleBeforeBackground, paused: e.onPause, startReader: e.startReader}
+	e.readRole = &readRole{idle: idleBeforeBackground, paused: e.onReaderIdle, startReader: e.startBackgroundReader}
 }
 
-// attach makes c the connection of this endpoint and gives its role to whoever is
+// attachConnection makes c the connection of this endpoint and gives its role to whoever is
 // first. It returns false if this endpoint takes none any more.
-func (e *endpoint) attach(c *connection) bool {
+func (e *endpoint) attachConnection(c *connection) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing.Load() || e.currentConn.Load() != nil || !e.announceStatusLocked(&Message{Conn: c.id}, Connected) {
@@ -42,8 +42,8 @@ func (e *endpoint) attach(c *connection) bool {
 	return true
 }
 
-// onPause has the background reader read if nobody has for a while.
-func (e *endpoint) onPause() {
+// onReaderIdle has the background reader read if nobody has for a while.
+func (e *endpoint) onReaderIdle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.readRole.onPause(e.closing.Load())
@@ -51,24 +51,24 @@ func (e *endpoint) onPause() {
 
 // newConnection returns the connection that a handshake has agreed on.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
-	c := &connection{netConn: opened.over, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
-		source:         transport.NewSource(opened.over),
+	c := &connection{netConn: opened.stream, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
+		source:         transport.NewSource(opened.stream),
 		decoder:        &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.buffers},
 		closeHandshake: new(closeHandshake), delivery: new(delivery),
 		heartbeat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
-	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
+	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.sendReply(id, number, msgType, data) }
 	c.decoder.preload(agreed.rest)
 	var progress func()
 	if c.heartbeat.interval > 0 {
 		progress = c.heartbeat.touch // no ping fits into a long frame: that it moves has to do
 	}
-	sink := transport.NewSink(opened.over, func() { e.stalled(c) }, progress)
-	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.sendFailed(c, err) })
+	sink := transport.NewSink(opened.stream, func() { e.onWriteStalled(c) }, progress)
+	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.onSendFailure(c, err) })
 	return c
 }
 
 // An openedConn is a connection before its handshake.
 type openedConn struct {
 	dialedServer
-	over net.Conn // what to speak over: conn, or what Upgrade made of it
+	stream net.Conn // what to speak over: conn, or what Upgrade made of it
 }

@@ -5,11 +5,11 @@ package gipc
 
 import "time"
 
-const fullPing = time.Second // between the pings of a side whose queue is full
+const fullQueuePing = time.Second // between the pings of a side whose queue is full
 
-// startReader starts the background reader. The read role calls it with the lock
+// startBackgroundReader starts the background reader. The read role calls it with the lock
 // held.
-func (e *endpoint) startReader() {
+func (e *endpoint) startBackgroundReader() {
 	c := e.currentConn.Load()
 	if c.pendingLoss.Load() == nil {
 		c.heartbeat.touch() // until now nobody listened
@@ -23,14 +23,14 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.goroutines.Done()
 	call := readCall{anyReply: true, destination: destination{room: room}}
 	for {
-		if e.heldBack(c) {
+		if e.pausedByPool(c) {
 			return
 		}
 		var m Message // on the stack: an idle client has none
 		err := c.receive(&call, &m)
 		e.mu.Lock()
 		room := e.queueRoomLocked()
-		goOn := err == errNeedRoom && room > call.destination.room || e.queueLocked(c, &m, err)
+		goOn := err == errNeedRoom && room > call.destination.room || e.queueReceivedLocked(c, &m, err)
 		call.destination.room = e.queueRoomLocked()
 		e.mu.Unlock()
 		if !goOn {
@@ -39,9 +39,9 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 	}
 }
 
-// heldBack reports whether the background reader has given up the role, since the
+// pausedByPool reports whether the background reader has given up the role, since the
 // pool keeps too much. A blocked write goes on: it might never end otherwise.
-func (e *endpoint) heldBack(c *connection) bool {
+func (e *endpoint) pausedByPool(c *connection) bool {
 	if e.hooks.readsPaused == nil || !e.hooks.readsPaused() {
 		return false
 	}
@@ -50,12 +50,12 @@ func (e *endpoint) heldBack(c *connection) bool {
 	if !e.hooks.readsPaused() || c.sender.blocked.Load() {
 		return false
 	}
-	e.fullLocked(c)
+	e.stopReadingLocked(c)
 	return true
 }
 
-// resume has the background reader read again after it was held back.
-func (e *endpoint) resume() {
+// resumeReading has the background reader read again after it was held back.
+func (e *endpoint) resumeReading() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.readRole.state == stopped && !e.closing.Load() {
@@ -63,9 +63,9 @@ func (e *endpoint) resume() {
 	}
 }
 
-// queueLocked queues what the background reader has received, and reports whether
+// queueReceivedLocked queues what the background reader has received, and reports whether
 // it goes on. Otherwise it has given up the role.
-func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
+func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) bool {
 	switch {
 	case err == nil:
 		awaited := len(e.readRole.waiters) > 0 && !e.readRole.always
@@ -73,52 +73,52 @@ func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
 		e.countReceivedLocked(&queued)
 		e.deliverOrQueueLocked(&queued)
 		if awaited {
-			e.preemptedLocked(c)
+			e.releasePreemptedLocked(c)
 		}
 		return !awaited
 	case err == errNeedRoom:
-		e.fullLocked(c)
+		e.stopReadingLocked(c)
 	case err == errReplied && e.readRole.always:
 		return true
 	case err == error(preempted), err == errReplied: // who calls again reads for himself
-		e.preemptedLocked(c)
+		e.releasePreemptedLocked(c)
 	default:
-		e.loseLocked(c, err)
+		e.disconnectLocked(c, err)
 	}
 	return false
 }
 
-// preemptedLocked gives up the role of the background reader.
-func (e *endpoint) preemptedLocked(c *connection) {
+// releasePreemptedLocked gives up the role of the background reader.
+func (e *endpoint) releasePreemptedLocked(c *connection) {
 	if !e.closing.Load() {
 		c.preemptRequested.Store(false)
 	}
 	e.releaseRoleLocked()
 }
 
-// fullLocked has nobody read, since the next message does not fit into the queue or
+// stopReadingLocked has nobody read, since the next message does not fit into the queue or
 // the pool keeps too much.
 // A connection that is being lost is over at its time all the same.
-func (e *endpoint) fullLocked(c *connection) {
+func (e *endpoint) stopReadingLocked(c *connection) {
 	switch loss := c.pendingLoss.Load(); {
 	case e.closing.Load() || len(e.readRole.waiters) > 0:
-		e.preemptedLocked(c)
+		e.releasePreemptedLocked(c)
 		return
 	case loss != nil && !loss.heartbeatTimeout && !time.Now().Before(loss.notBefore):
-		e.loseLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
+		e.disconnectLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
 		return
 	case loss != nil && !loss.heartbeatTimeout:
-		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wake(c) })
+		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wakeReader(c) })
 	default:
-		c.heartbeat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
+		c.heartbeat.checkAfter(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
 	c.preemptRequested.Store(false) // who asked for the role has had a message: callers would hand it around for ever
 	e.readRole.stop()
 }
 
-// wake has the background reader read if nobody does, and whoever reads look at
+// wakeReader has the background reader read if nobody does, and whoever reads look at
 // the reasons to end.
-func (e *endpoint) wake(c *connection) {
+func (e *endpoint) wakeReader(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -131,9 +131,9 @@ func (e *endpoint) wake(c *connection) {
 	}
 }
 
-// readAlways has the background reader read from here on whenever nobody else
+// enableFanIn has the background reader read from here on whenever nobody else
 // does.
-func (e *endpoint) readAlways() {
+func (e *endpoint) enableFanIn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.readRole.always = true
@@ -142,9 +142,9 @@ func (e *endpoint) readAlways() {
 	}
 }
 
-// stalled has the background reader read while a write waits for the peer;
+// onWriteStalled has the background reader read while a write waits for the peer;
 // otherwise two sides that both write before they read would wait for each other.
-func (e *endpoint) stalled(c *connection) {
+func (e *endpoint) onWriteStalled(c *connection) {
 	c.sender.noteBlocked()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -153,11 +153,11 @@ func (e *endpoint) stalled(c *connection) {
 	}
 }
 
-// sendFailed declares a connection lost to which nothing can be written any more,
+// onSendFailure declares a connection lost to which nothing can be written any more,
 // after what has arrived is read.
-func (e *endpoint) sendFailed(c *connection, cause error) {
+func (e *endpoint) onSendFailure(c *connection, cause error) {
 	c.failAt(cause, time.Now().Add(drainTimeout))
-	e.wake(c)
+	e.wakeReader(c)
 }
 
 // checkHeartbeat sends a ping to a peer that is idle, and declares one lost from
@@ -174,7 +174,7 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 	switch {
 	case e.readRole.state == stopped:
 		c.sender.ping()
-		c.heartbeat.checkAfter(fullPing, again)
+		c.heartbeat.checkAfter(fullQueuePing, again)
 	case c.heartbeat.interval == 0:
 	case e.readRole.state == free: // nobody has looked
 		e.readRole.startBackground()

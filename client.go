@@ -125,7 +125,7 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 		c.pause = min(max(2*c.pause, firstPause), c.settings.retry)
 		made, err := c.dial(limited)
 		if err == nil {
-			if c.attach(made) {
+			if c.attachConnection(made) {
 				return nil
 			}
 			closeTransport(ctx, made.netConn)
@@ -253,7 +253,7 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 		r := <-results
 		close(hung)
 		if r.err == nil {
-			r.opened.over.Close()
+			r.opened.stream.Close()
 		}
 	}()
 	return nil, late
@@ -275,8 +275,8 @@ func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
 	limited := transport.Limit(conn)
 	limited.SetLimit(helloTime)
 	defer context.AfterFunc(ctx, limited.Expire)()
-	if opened.over, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.Release() {
-		opened.over.Close()
+	if opened.stream, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.Release() {
+		opened.stream.Close()
 		err = contextError("upgrade", ctx)
 	}
 	if err != nil {
@@ -307,7 +307,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 	c.mu.Lock()
 	cut := c.lifecycle.abortContext()
 	c.mu.Unlock()
-	limited := transport.Limit(opened.over)
+	limited := transport.Limit(opened.stream)
 	stop := context.AfterFunc(ctx, limited.Expire)
 	stopCut := context.AfterFunc(cut, limited.Expire)
 	agreed, err := c.handshake(limited)
@@ -321,9 +321,9 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		return c.newConnection(opened, agreed, c.made), nil
 	}
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		lingerAndClose(opened.over) // the server has yet to read the reason
+		lingerAndClose(opened.stream) // the server has yet to read the reason
 	} else {
-		closeTransport(ctx, opened.over)
+		closeTransport(ctx, opened.stream)
 	}
 	return nil, opened.handshakeError(c.settings, err)
 }

@@ -1014,7 +1014,7 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 		}
 		e.init(set, new(bufferPool), hooks)
 		e.lifecycle.setStatus(start)
-		e.attach(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
+		e.attachConnection(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
 		return e, far
 	case role == "server":
 		s, err := StartServer(&ServerConfig{Name: "n", Listener: l, Encryption: EncryptionOff, MaxMsgSize: limit, MultiClient: true})

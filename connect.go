@@ -24,9 +24,9 @@ const connectTimeout = 10 * time.Second // for one attempt, however many address
 
 // dialedServer is a connection to a server before the handshake.
 type dialedServer struct {
-	conn    net.Conn
-	peer    Peer // its Addr is the public address
-	foreign bool // not known to be this user's or root's: only the Secret can show whose it is
+	conn       net.Conn
+	peer       Peer // its Addr is the public address
+	unverified bool // not known to be this user's or root's: only the Secret can show whose it is
 }
 
 // An attemptError is an error of one attempt to connect that says itself whether
@@ -52,7 +52,7 @@ func (d *dialedServer) handshakeError(s *settings, err error) error {
 	if s.network == "unix" && d.peer.Addr != nil {
 		where = fmt.Errorf(errorPrefix+"unix %s", d.peer.Addr)
 	}
-	if !d.foreign {
+	if !d.unverified {
 		return fail(where, err, "")
 	}
 	return &attemptError{error: fail(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
@@ -198,7 +198,7 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 			c.Close()
 			return nil, err
 		}
-		server.foreign = true
+		server.unverified = true
 	}
 	return server, nil
 }

@@ -748,7 +748,7 @@ func silenceIsNot(t *testing.T, worse bool) {
 	if worse {
 		want = ErrNotConnected
 		l.failAt(fail(want, nil, "the write failed"), time.Now())
-		s.wake(l)
+		s.wakeReader(l)
 	}
 	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {
 		t.Errorf("lost with %v, want %v", m.Err, want)

@@ -792,7 +792,7 @@ func (w *roleWorld) report(t *roleTask) {
 		w.await(t)
 		return
 	}
-	done, _ := w.e.receivedLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+	done, _ := w.e.finishReadLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
 	if w.noteLoss(); done {
 		w.leave(t, m)
 	} else {
@@ -804,7 +804,7 @@ func (w *roleWorld) report(t *roleTask) {
 func (w *roleWorld) queue(t *roleTask) {
 	old, room := *t, w.e.queueRoomLocked()
 	*t = roleTask{} // another one may start
-	if old.err == errNeedRoom && room > old.call.destination.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+	if old.err == errNeedRoom && room > old.call.destination.room || w.e.queueReceivedLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
 		old.call.destination.room = w.e.queueRoomLocked()
 		w.startBackground(old.call)
 	}
@@ -814,7 +814,7 @@ func (w *roleWorld) queue(t *roleTask) {
 // beginTurn is what it does before: it gives the role up if the pool keeps too much.
 func (w *roleWorld) beginTurn(t *roleTask) {
 	old := *t
-	if *t = (roleTask{}); !w.e.heldBack(w.c) {
+	if *t = (roleTask{}); !w.e.pausedByPool(w.c) {
 		*t = old
 		w.look(t)
 	}
@@ -873,7 +873,7 @@ func (w *roleWorld) endReads(*roleTask) {
 	if w.decoder, w.closing = nil, 'd'; w.e.lifecycle.finalErr == nil {
 		w.exist += 1 << 10
 	}
-	w.e.stopReadingLocked()
+	w.e.endReading()
 	w.discard()
 }
 
@@ -897,14 +897,14 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		steps = w.taskSteps(steps, i)
 	}
 	open, always := w.closing == 0, w.e.readRole.always
-	add(w.e.readRole.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
-	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
+	add(w.e.readRole.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onReaderIdle() })
+	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wakeReader(w.failed); w.failed = nil })
 	add(w.closing == 'w' && w.e.readRole.yielded.triggered, true, "Close has the role", (*roleWorld).endReads)
-	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
+	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resumeReading() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
 	add(w.closing == 'd' && calls.any(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().end(errNoReply) })
-	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.readAlways() })
+	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.enableFanIn() })
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
 	})
@@ -917,7 +917,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.exist += 1 << (5 * w.made)
 		w.made++
 		w.c = newRoleConn(w.made)
-		w.e.attach(w.c)
+		w.e.attachConnection(w.c)
 	})
 	if !open || w.c == nil {
 		return steps
@@ -938,12 +938,12 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.c.pendingLoss.Store(&pendingLoss{cause: ErrNotConnected, notBefore: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
 		if w.e.readRole.state == stopped {
-			w.e.wake(w.c) // by the timer of fullLocked
+			w.e.wakeReader(w.c) // by the timer of fullLocked
 		}
 	})
 	add(w.blocks && !blocked, false, "a write blocks", func(w *roleWorld, _ *roleTask) {
 		w.c.sender.flushing = true
-		w.e.stalled(w.c)
+		w.e.onWriteStalled(w.c)
 		w.c.sender.flushing = false
 	})
 	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.blocked.Store(false) })

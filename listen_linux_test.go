@@ -232,8 +232,8 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p := conn.peer; p.UID != 65534 || !p.Known || conn.foreign != (config.Secret != nil) {
-			t.Errorf("peer: %+v, foreign: %t", p, conn.foreign)
+		if p := conn.peer; p.UID != 65534 || !p.Known || conn.unverified != (config.Secret != nil) {
+			t.Errorf("peer: %+v, foreign: %t", p, conn.unverified)
 		}
 		conn.conn.Close()
 	}

@@ -864,8 +864,8 @@ func connects(t *testing.T, client *settings, l net.Listener) {
 		t.Fatal(err)
 	}
 	defer server.conn.Close()
-	if server.foreign || server.peer.Addr.String() != l.Addr().String() {
-		t.Errorf("the server is %+v, foreign: %t; want that at %s", server.peer, server.foreign, l.Addr())
+	if server.unverified || server.peer.Addr.String() != l.Addr().String() {
+		t.Errorf("the server is %+v, foreign: %t; want that at %s", server.peer, server.unverified, l.Addr())
 	}
 	expire(l)
 	c, err := l.Accept()
@@ -1264,7 +1264,7 @@ func TestForeignServerEndsOnlyWithAddress(t *testing.T) {
 		{&attemptError{fs.ErrPermission, true}, true},
 		{fail(errors.New("where"), &attemptError{fail(ErrSecret, nil, ""), false}, ""), false},
 		{(&dialedServer{}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), true},
-		{(&dialedServer{foreign: true}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), false},
+		{(&dialedServer{unverified: true}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), false},
 	} {
 		if got := hopeless(c.err); got != c.final {
 			t.Errorf("%v: ends the client: %t", c.err, got)

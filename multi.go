@@ -134,8 +134,8 @@ func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 	} else {
 		defer p.unclaim()
 	}
-	if s != top && !p.add(s) || !s.attach(s.newConnection(opened, agreed, id)) {
-		lingerAndClose(opened.over)
+	if s != top && !p.add(s) || !s.attachConnection(s.newConnection(opened, agreed, id)) {
+		lingerAndClose(opened.stream)
 	}
 }
 
@@ -186,7 +186,7 @@ func (p *ConnectionPool) boundLocked() {
 // resume has the clients read on that were held back.
 func (p *ConnectionPool) resume() {
 	for _, s := range p.snapshot() {
-		s.resume()
+		s.resumeReading()
 	}
 }
 
@@ -346,7 +346,7 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := bounded(ctx, broadcastTime)
+	ctx, cancel := withDefaultTimeout(ctx, broadcastTime)
 	defer cancel()
 	return forEach(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 }
@@ -405,7 +405,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{room: unlimited}}, m)
+				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{room: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return
@@ -520,7 +520,7 @@ func (p *ConnectionPool) readAll() {
 		return
 	}
 	for _, s := range p.snapshot() {
-		s.readAlways()
+		s.enableFanIn()
 		if s.unreadQueue.length.Load() > 0 {
 			p.list(s)
 		}

@@ -2141,7 +2141,7 @@ func waitIdle(p *ConnectionPool) {
 		s.mu.Lock()
 		c := s.latestConn
 		s.mu.Unlock()
-		s.wake(c)
+		s.wakeReader(c)
 	}
 	synctest.Wait()
 }

@@ -117,13 +117,13 @@ func (e *endpoint) read(call *readCall, m *Message) error {
 		return contextError("read", call.ctx)
 	}
 	e.mu.Lock()
-	err := e.readLocked(call, m) // a defer here would cost as much as the lock
+	err := e.readNext(call, m) // a defer here would cost as much as the lock
 	e.mu.Unlock()
 	return err
 }
 
-// readLocked releases mu while it reads the transport, and while it waits.
-func (e *endpoint) readLocked(call *readCall, m *Message) error {
+// readNext releases mu while it reads the transport, and while it waits.
+func (e *endpoint) readNext(call *readCall, m *Message) error {
 	for {
 		if e.popQueuedLocked(call, m) {
 			return nil
@@ -147,7 +147,7 @@ func (e *endpoint) readLocked(call *readCall, m *Message) error {
 			if call.noWait && e.readRole.state != background {
 				return ErrTimeout
 			}
-			if done, err := e.waitLocked(call, m); done {
+			if done, err := e.awaitMessageOrRole(call, m); done {
 				return err
 			}
 			if e.readRole.state != reading || !call.holdsRole {
@@ -163,7 +163,7 @@ func (e *endpoint) readLocked(call *readCall, m *Message) error {
 		e.mu.Unlock()
 		err := c.receive(call, m)
 		e.mu.Lock()
-		if done, err := e.receivedLocked(c, call, m, err); done {
+		if done, err := e.finishReadLocked(c, call, m, err); done {
 			return err
 		}
 	}
@@ -185,14 +185,14 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 	case errNeedBytes:
 		return false, nil
 	default:
-		e.loseLocked(c, err)
+		e.disconnectLocked(c, err)
 		return false, nil
 	}
 }
 
-// receivedLocked ends the lead of a caller: it releases the role, unless the
+// finishReadLocked ends the lead of a caller: it releases the role, unless the
 // connection is over. done is false if the call has to look again.
-func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
+func (e *endpoint) finishReadLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
 	call.endWatching()
 	e.readRole.reads++
 	if err == nil {
@@ -204,16 +204,16 @@ func (e *endpoint) receivedLocked(c *connection, call *readCall, m *Message, err
 		e.releaseRoleLocked()
 		return stop.err != nil, stop.err
 	}
-	e.loseLocked(c, err)
+	e.disconnectLocked(c, err)
 	return false, nil
 }
 
-// waitLocked waits for a message or the role, until the call has to end. It
+// awaitMessageOrRole waits for a message or the role, until the call has to end. It
 // releases mu meanwhile. done is false if the call was granted the role, or has to
 // look again.
-func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error) {
+func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, err error) {
 	w := e.readRole.wait()
-	why := e.sleepLocked(call, w)
+	why := e.awaitWake(call, w)
 	if e.readRole.leave(w) {
 		if !call.noWait || e.readRole.state != background {
 			return why != nil, why
@@ -244,9 +244,9 @@ func (e *endpoint) waitLocked(call *readCall, m *Message) (done bool, err error)
 	return why != nil, why
 }
 
-// sleepLocked waits until w is woken or the call has to end, and returns why it
+// awaitWake waits until w is woken or the call has to end, and returns why it
 // has to. It releases mu meanwhile.
-func (e *endpoint) sleepLocked(call *readCall, w *readWaiter) (why error) {
+func (e *endpoint) awaitWake(call *readCall, w *readWaiter) (why error) {
 	if call.noWait {
 		return nil
 	}

@@ -296,9 +296,9 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 	case err == errNeedRoom && e.queueRoomLocked() > read.destination.room: // the pool has read meanwhile
 		e.releaseRoleLocked()
 	case err == errNeedRoom:
-		e.fullLocked(c)
+		e.stopReadingLocked(c)
 	default:
-		e.loseLocked(c, err)
+		e.disconnectLocked(c, err)
 	}
 }
 
@@ -332,8 +332,8 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 	w.late = timedOut && e.readRole.state == stopped && e.readRole.stops == w.stop
 }
 
-// answer sends the reply to a request that came on the given connection.
-func (e *endpoint) answer(conn, number uint64, msgType int, data []byte) error {
+// sendReply sends the reply to a request that came on the given connection.
+func (e *endpoint) sendReply(conn, number uint64, msgType int, data []byte) error {
 	c, err := e.writable(context.Background(), conn)
 	if err != nil {
 		return err

@@ -125,7 +125,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.host == nil {
 		return s.shutdown(ctx, closedByUser)
 	}
-	ctx, cancel := bounded(ctx, closeTimeout)
+	ctx, cancel := withDefaultTimeout(ctx, closeTimeout)
 	defer cancel()
 	s.stop(ctx)
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
@@ -347,7 +347,7 @@ func (s *Server) greet(limited *pendingConn) {
 	}
 	s.host.refused.Add(1)
 	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
-	lingerAndClose(opened.over)
+	lingerAndClose(opened.stream)
 	if s.hooks.noReconnect {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
 	}
@@ -375,7 +375,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 		if err != nil {
 			return opened, nil, err
 		}
-		opened.over = over
+		opened.stream = over
 		conn = conn.Over(over)
 		conn.SetLimit(greetTime)
 		defer conn.Release()

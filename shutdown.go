@@ -12,9 +12,9 @@ import (
 
 const abortTimeout = 100 * time.Millisecond // for what Close has cut to end
 
-// loseLocked ends the connection whose role the caller holds. The cause is
+// disconnectLocked ends the connection whose role the caller holds. The cause is
 // errPeerClosed if the peer has closed it.
-func (e *endpoint) loseLocked(c *connection, cause error) {
+func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	if e.closing.Load() { // Close goes on from here
 		e.releaseRoleLocked()
 		return
@@ -46,16 +46,16 @@ func (e *endpoint) loseLocked(c *connection, cause error) {
 	e.announceStatusLocked(c.delivery.notice, gone)
 	e.drainingConns = append(e.drainingConns, c)
 	e.goroutines.Add(1)
-	go e.part(c, e.lifecycle.abortContext()) // which owns the connection from here on
+	go e.teardown(c, e.lifecycle.abortContext()) // which owns the connection from here on
 	if e.hooks.noReconnect {
 		e.setFinalErrLocked(fail(ErrClosed, cause, "the client is gone"))
 	}
 }
 
-// part ends a connection that is over. After the peer's close it sends everything
+// teardown ends a connection that is over. After the peer's close it sends everything
 // that was accepted, and waits for the close-ack, from which this side learns
 // what the peer has received.
-func (e *endpoint) part(c *connection, cut context.Context) {
+func (e *endpoint) teardown(c *connection, cut context.Context) {
 	defer e.goroutines.Done()
 	defer context.AfterFunc(cut, func() { c.netConn.Close() })()
 	confirmed := false
@@ -78,11 +78,11 @@ func (e *endpoint) part(c *connection, cut context.Context) {
 	if confirmed {
 		c.delivery.unconfirmed = nil
 	}
-	e.overLocked()
+	e.notifyConnectionEndLocked()
 }
 
-// overLocked has the pool know that the connection is over.
-func (e *endpoint) overLocked() {
+// notifyConnectionEndLocked has the pool know that the connection is over.
+func (e *endpoint) notifyConnectionEndLocked() {
 	if e.hooks.onConnectionEnd != nil {
 		e.hooks.onConnectionEnd()
 	}
@@ -94,19 +94,19 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	limit, cancel := bounded(ctx, closeTimeout)
+	limit, cancel := withDefaultTimeout(ctx, closeTimeout)
 	defer cancel()
 	e.mu.Lock()
 	if e.closing.Swap(true) {
 		closed := e.lifecycle.closeDone.waitChannel()
 		e.mu.Unlock()
-		return e.awaitClosed(limit, closed)
+		return e.awaitFirstClose(limit, closed)
 	}
-	c := e.stopReadingLocked()
+	c := e.endReading()
 	cut := e.lifecycle.abortContext()
 	e.mu.Unlock()
 
-	defer context.AfterFunc(limit, e.cutShort)()
+	defer context.AfterFunc(limit, e.abortClose)()
 	ctx, giveUp := context.WithCancel(limit)
 	defer giveUp()
 	defer context.AfterFunc(cut, giveUp)() // a later Shutdown may have less time
@@ -114,8 +114,8 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
 	}
-	e.awaitTasks(ctx)
-	e.cutShort()
+	e.awaitGoroutines(ctx)
+	e.abortClose()
 
 	e.mu.Lock()
 	if c != nil {
@@ -126,21 +126,21 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	e.settings.log.Info("closed", "err", err)
 	e.lifecycle.setStatus(Closed)
 	e.lifecycle.closeDone.trigger()
-	e.overLocked()
+	e.notifyConnectionEndLocked()
 	e.mu.Unlock()
 	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
 	return err
 }
 
-// awaitClosed waits for the first Close. If ctx is done before, it shortens that.
-func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) error {
+// awaitFirstClose waits for the first Close. If ctx is done before, it shortens that.
+func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) error {
 	select {
 	case <-closed:
 	default:
 		select {
 		case <-closed:
 		case <-ctx.Done():
-			e.cutShort()
+			e.abortClose()
 			return contextError("close", ctx)
 		}
 	}
@@ -148,10 +148,10 @@ func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) erro
 	return nil
 }
 
-// stopReadingLocked takes the role for Close, queues the complete messages that
+// endReading takes the role for Close, queues the complete messages that
 // this process holds, and ends all reads behind them. It releases mu meanwhile,
 // and returns the connection, if there is one.
-func (e *endpoint) stopReadingLocked() *connection {
+func (e *endpoint) endReading() *connection {
 	e.lifecycle.setStatus(Closing)
 	for _, old := range e.drainingConns {
 		old.sender.dismiss(ErrClosed)
@@ -170,7 +170,7 @@ func (e *endpoint) stopReadingLocked() *connection {
 	e.readRole.end()
 	if c != nil {
 		c.heartbeat.stop()
-		e.queueRestLocked(c)
+		e.queueArrivedLocked(c)
 	}
 	if e.lifecycle.finalErr == nil {
 		e.deliverOrQueueLocked(&Message{MsgType: internalType, Status: Closed.String()})
@@ -179,8 +179,8 @@ func (e *endpoint) stopReadingLocked() *connection {
 	return c
 }
 
-// queueRestLocked queues what has arrived: it belongs to the application.
-func (e *endpoint) queueRestLocked(c *connection) {
+// queueArrivedLocked queues what has arrived: it belongs to the application.
+func (e *endpoint) queueArrivedLocked(c *connection) {
 	call := readCall{destination: destination{room: unlimited}}
 	for {
 		m := new(Message)
@@ -195,7 +195,7 @@ func (e *endpoint) queueRestLocked(c *connection) {
 // closeConnection closes c, and returns what may not have arrived.
 func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte) error {
 	if ctx.Err() != nil {
-		return e.cutConnection(ctx, c)
+		return e.abortConnection(ctx, c)
 	}
 	defer context.AfterFunc(ctx, func() { c.netConn.Close() })()
 	c.sendClose(ErrClosed, code)
@@ -216,9 +216,9 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	return err
 }
 
-// cutConnection ends c at once, without a close, and returns an error that wraps
+// abortConnection ends c at once, without a close, and returns an error that wraps
 // that of ctx.
-func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
+func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
 	if c.sender.accepted() > 0 {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
@@ -230,9 +230,9 @@ func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
 	return err
 }
 
-// awaitTasks waits for the goroutines of this endpoint. Those that ctx cuts short
+// awaitGoroutines waits for the goroutines of this endpoint. Those that ctx cuts short
 // get a moment to end.
-func (e *endpoint) awaitTasks(ctx context.Context) {
+func (e *endpoint) awaitGoroutines(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
 		e.goroutines.Wait()
@@ -243,7 +243,7 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 		return
 	case <-ctx.Done():
 	}
-	e.cutShort()
+	e.abortClose()
 	late := time.NewTimer(abortTimeout)
 	defer late.Stop()
 	select {
@@ -252,16 +252,16 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 	}
 }
 
-// cutShort ends what Close has no more time for.
-func (e *endpoint) cutShort() {
+// abortClose ends what Close has no more time for.
+func (e *endpoint) abortClose() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lifecycle.abortContext()
 	e.lifecycle.abort()
 }
 
-// bounded returns ctx with a deadline after d, if it has none.
-func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+// withDefaultTimeout returns ctx with a deadline after d, if it has none.
+func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
