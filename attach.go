@@ -11,7 +11,7 @@ import (
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
 	e.settings, e.buffers, e.hooks = settings, pool, hooks
 	e.lifecycle, e.unreadQueue, e.deliveries = new(lifecycle), new(messageQueue), new(deliveryLedger)
-	e.readRole = &readRole{idle: idleBeforeBackground, paused: e.onReaderIdle, startReader: e.startBackgroundReader}
+	e.readRole = &readRole{idleDelay: idleBeforeBackground, onIdle: e.onReaderIdle, startBackgroundReader: e.startBackgroundReader}
 }
 
 // attachConnection makes c the connection of this endpoint and gives its role to whoever is
@@ -33,9 +33,9 @@ func (e *endpoint) attachConnection(c *connection) bool {
 	if c.heartbeat.interval > 0 {
 		c.heartbeat.checkAfter(c.heartbeat.interval, func() { e.checkHeartbeat(c) })
 	}
-	e.readRole.take()
+	e.readRole.acquire()
 	e.releaseRoleLocked()
-	if e.readRole.state == free && e.readRole.reads == 0 && !e.readRole.untilRead {
+	if e.readRole.state == roleFree && e.readRole.readCount == 0 && !e.readRole.deferBackground {
 		e.readRole.startBackground()
 	}
 	e.settings.log.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
@@ -46,7 +46,7 @@ func (e *endpoint) attachConnection(c *connection) bool {
 func (e *endpoint) onReaderIdle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.readRole.onPause(e.closing.Load())
+	e.readRole.checkIdle(e.closing.Load())
 }
 
 // newConnection returns the connection that a handshake has agreed on.

@@ -58,7 +58,7 @@ func (e *endpoint) pausedByPool(c *connection) bool {
 func (e *endpoint) resumeReading() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.readRole.state == stopped && !e.closing.Load() {
+	if e.readRole.state == roleStopped && !e.closing.Load() {
 		e.readRole.startBackground()
 	}
 }
@@ -68,7 +68,7 @@ func (e *endpoint) resumeReading() {
 func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) bool {
 	switch {
 	case err == nil:
-		awaited := len(e.readRole.waiters) > 0 && !e.readRole.always
+		awaited := len(e.readRole.waiters) > 0 && !e.readRole.fanIn
 		queued := *m
 		e.countReceivedLocked(&queued)
 		e.deliverOrQueueLocked(&queued)
@@ -78,7 +78,7 @@ func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) boo
 		return !awaited
 	case err == errNeedRoom:
 		e.stopReadingLocked(c)
-	case err == errReplied && e.readRole.always:
+	case err == errReplied && e.readRole.fanIn:
 		return true
 	case err == error(preempted), err == errReplied: // who calls again reads for himself
 		e.releasePreemptedLocked(c)
@@ -113,7 +113,7 @@ func (e *endpoint) stopReadingLocked(c *connection) {
 		c.heartbeat.checkAfter(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
 	c.preemptRequested.Store(false) // who asked for the role has had a message: callers would hand it around for ever
-	e.readRole.stop()
+	e.readRole.stopReading()
 }
 
 // wakeReader has the background reader read if nobody does, and whoever reads look at
@@ -124,7 +124,7 @@ func (e *endpoint) wakeReader(c *connection) {
 	switch {
 	case e.currentConn.Load() != c || e.closing.Load():
 		c.interrupt()
-	case e.readRole.state == free || e.readRole.state == stopped:
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped:
 		e.readRole.startBackground()
 	default:
 		c.interrupt()
@@ -136,8 +136,8 @@ func (e *endpoint) wakeReader(c *connection) {
 func (e *endpoint) enableFanIn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.readRole.always = true
-	if e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited {
+	e.readRole.fanIn = true
+	if e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited {
 		e.readRole.startBackground()
 	}
 }
@@ -148,7 +148,7 @@ func (e *endpoint) onWriteStalled(c *connection) {
 	c.sender.noteBlocked()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.currentConn.Load() == c && !e.closing.Load() && (e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited) {
+	if e.currentConn.Load() == c && !e.closing.Load() && (e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited) {
 		e.readRole.startBackground()
 	}
 }
@@ -172,11 +172,11 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 	}
 	again := func() { e.checkHeartbeat(c) }
 	switch {
-	case e.readRole.state == stopped:
+	case e.readRole.state == roleStopped:
 		c.sender.ping()
 		c.heartbeat.checkAfter(fullQueuePing, again)
 	case c.heartbeat.interval == 0:
-	case e.readRole.state == free: // nobody has looked
+	case e.readRole.state == roleFree: // nobody has looked
 		e.readRole.startBackground()
 		c.heartbeat.checkAfter(c.heartbeat.interval, again)
 	default:

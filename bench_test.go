@@ -569,7 +569,7 @@ func BenchmarkReadInto(b *testing.B) {
 	e.lifecycle.setStatus(Connected)
 	e.latestConn = c
 	e.currentConn.Store(c)
-	e.readRole.reads = 1
+	e.readRole.readCount = 1
 	e.readRole.setFree()
 	var m Message
 	for b.Loop() {

@@ -709,7 +709,7 @@ func silenceIsNot(t *testing.T, worse bool) {
 	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
 	defer c.Shutdown(past1(t))
 	s.mu.Lock()
-	s.readRole.idle = time.Hour // the watcher stays away
+	s.readRole.idleDelay = time.Hour // the watcher stays away
 	s.mu.Unlock()
 	skipStatus(t, s, 1)
 	go func() { // the watcher leaves when it has served one who waits
@@ -726,7 +726,7 @@ func silenceIsNot(t *testing.T, worse bool) {
 	eventually(t, "nobody reads", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.readRole.state == free
+		return s.readRole.state == roleFree
 	})
 	l := s.currentConn.Load()
 	silence := func(heard int64) {

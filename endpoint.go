@@ -188,7 +188,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	}
 	e.notifyConsumedLocked()
 	e.copyToReaderLocked(call, m, queued)
-	if e.readRole.state == stopped && (!e.readRole.always || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.callers) > 0 && e.queueRoomLocked() == unlimited) {
+	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
 		e.currentConn.Load().heartbeat.touch() // until now nobody listened
 		e.releaseRoleLocked()
 	}
@@ -200,7 +200,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 // larger one.
 func (e *endpoint) queueRoomLocked() int {
 	c := e.currentConn.Load()
-	return e.unreadQueue.room(e.readRole.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
+	return e.unreadQueue.room(e.readRole.fanIn || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
 }
 
 // copyToReaderLocked gives a queued message to a reader.
@@ -225,7 +225,7 @@ func (e *endpoint) notifyConsumedLocked() {
 
 // deliverOrQueueLocked hands a message to the first waiting reader, or queues it.
 func (e *endpoint) deliverOrQueueLocked(m *Message) {
-	if e.readRole.giveMessage(m) {
+	if e.readRole.deliverMessage(m) {
 		return
 	}
 	e.earlierTotals.Dropped += e.unreadQueue.push(m)
@@ -257,7 +257,7 @@ func (e *endpoint) setFinalErrLocked(err error) {
 	if !e.lifecycle.setFinalErr(err) {
 		return
 	}
-	e.readRole.dismiss()
+	e.readRole.wakeWaiters()
 	if e.hooks.onFinished != nil {
 		e.hooks.onReadable()
 		e.hooks.onFinished()

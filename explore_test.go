@@ -465,7 +465,7 @@ func (t *roleTask) isCall() bool { return t.wait != nil }
 
 // mayWake reports whether what a sleeping call waits for has happened.
 func (t *roleTask) mayWake() bool {
-	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.wait.call.done) > 0
+	return t.waiter != nil && len(t.waiter.wakeSignal) > 0 || t.isCall() && len(t.wait.call.done) > 0
 }
 
 // A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
@@ -549,7 +549,7 @@ func (w *roleWorld) clone() *roleWorld {
 	if w.failed == w.c {
 		n.failed = n.c
 	}
-	role.waiters, role.callers = slices.Clone(role.waiters), slices.Clone(role.callers)
+	role.waiters, role.replyWaiters = slices.Clone(role.waiters), slices.Clone(role.replyWaiters)
 	for i := range n.tasks {
 		if old := n.tasks[i].waiter; old != nil {
 			copied := new(readWaiter)
@@ -557,10 +557,10 @@ func (w *roleWorld) clone() *roleWorld {
 				copied = &t.wait.turn
 			}
 			*copied = *old
-			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
-				copied.wake <- struct{}{}
+			if copied.wakeSignal = make(chan struct{}, 1); len(old.wakeSignal) > 0 {
+				copied.wakeSignal <- struct{}{}
 			}
-			for _, line := range [][]*readWaiter{role.waiters, role.callers} {
+			for _, line := range [][]*readWaiter{role.waiters, role.replyWaiters} {
 				if at := slices.Index(line, old); at >= 0 {
 					line[at] = copied
 				}
@@ -568,9 +568,9 @@ func (w *roleWorld) clone() *roleWorld {
 			n.tasks[i].waiter = copied
 		}
 	}
-	role.yielded.channel = nil // Close looks at happened
-	role.paused = func() {}    // that the pause has passed is a step
-	role.startReader = func() { n.startBackground(readCall{destination: destination{room: n.e.queueRoomLocked()}}) }
+	role.roleReleased.channel = nil // Close looks at happened
+	role.onIdle = func() {}         // that the pause has passed is a step
+	role.startBackgroundReader = func() { n.startBackground(readCall{destination: destination{room: n.e.queueRoomLocked()}}) }
 	return &n
 }
 
@@ -583,7 +583,7 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 	if len(old.call.done) > 0 {
 		t.wait.call.done <- struct{}{}
 	}
-	t.wait.turn.wake = make(chan struct{}, 1) // a waiter copies the rest
+	t.wait.turn.wakeSignal = make(chan struct{}, 1) // a waiter copies the rest
 	t.call.awaitedReply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
@@ -640,18 +640,18 @@ func (w *roleWorld) await(t *roleTask) {
 	case t.wait.granted:
 		t.wait.granted, t.call.destination.room, t.place = false, e.queueRoomLocked(), looking
 	default:
-		if e.readRole.state == stopped && t.wait.stop != e.readRole.stops {
-			t.wait.stop, t.late = e.readRole.stops, false
+		if e.readRole.state == roleStopped && t.wait.stop != e.readRole.stopCount {
+			t.wait.stop, t.late = e.readRole.stopCount, false
 		}
 		t.waiter, t.place = &t.wait.turn, inLine
-		e.readRole.waitToLead(t.waiter)
+		e.readRole.addReplyWaiter(t.waiter)
 	}
 }
 
 // awakeCall is waitForReplyLocked behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
-	t.wait.granted = w.e.readRole.leaveCallers(t.waiter)
-	t.wait.late = t.late && t.place == givingUp && w.e.readRole.state == stopped && w.e.readRole.stops == t.wait.stop
+	t.wait.granted = w.e.readRole.removeReplyWaiter(t.waiter)
+	t.wait.late = t.late && t.place == givingUp && w.e.readRole.state == roleStopped && w.e.readRole.stopCount == t.wait.stop
 	t.waiter = nil
 	w.await(t)
 }
@@ -659,7 +659,7 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 // enter is a turn of readLocked.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.readRole.state == free && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
+	if w.e.readRole.state == roleFree && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
@@ -667,18 +667,18 @@ func (w *roleWorld) enter(t *roleTask) {
 		w.leave(t, &m)
 	case e.lifecycle.finalErr != nil:
 		w.leave(t, nil)
-	case e.readRole.state == free && len(w.decoder) > 0: // readBufferedLocked
+	case e.readRole.state == roleFree && len(w.decoder) > 0: // readBufferedLocked
 		m, w.decoder = *w.decoder[0], w.decoder[1:]
-		e.readRole.reads++
+		e.readRole.readCount++
 		e.readRole.setFree()
 		w.leave(t, &m)
-	case e.readRole.state == free || e.readRole.state == stopped:
-		e.readRole.take()
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped:
+		e.readRole.acquire()
 		t.place = looking
-	case t.call.noWait && e.readRole.state != background:
+	case t.call.noWait && e.readRole.state != roleBackground:
 		w.leave(t, nil)
 	default:
-		if t.waiter, t.place = e.readRole.wait(), inLine; t.call.noWait {
+		if t.waiter, t.place = e.readRole.addWaiter(), inLine; t.call.noWait {
 			w.awake(t)
 		}
 	}
@@ -692,9 +692,9 @@ func (w *roleWorld) awake(t *roleTask) {
 	}
 	e, waiter, why := w.e, t.waiter, t.why
 	t.why = nil
-	waiting := e.readRole.leave(waiter)
-	if waiting && t.call.noWait && e.readRole.state == background {
-		waiter.poll, e.readRole.waiters = true, append([]*readWaiter{waiter}, e.readRole.waiters...)
+	waiting := e.readRole.removeWaiter(waiter)
+	if waiting && t.call.noWait && e.readRole.state == roleBackground {
+		waiter.noWait, e.readRole.waiters = true, append([]*readWaiter{waiter}, e.readRole.waiters...)
 		w.c.preemptRequested.Store(true)
 		w.c.interrupt()
 		t.place = mustWake
@@ -854,13 +854,13 @@ func (w *roleWorld) drained() bool {
 // close is stopReadingLocked until it waits for the role.
 func (w *roleWorld) close(*roleTask) {
 	w.e.closing.Store(true)
-	if s := w.e.readRole.state; s != reading && s != background {
+	if s := w.e.readRole.state; s != roleReading && s != roleBackground {
 		w.endReads(nil)
 		return
 	}
 	w.closing = 'w'
 	w.e.lifecycle.setStatus(Closing)
-	w.e.readRole.close()
+	w.e.readRole.acquireForClose()
 	w.c.preemptRequested.Store(true)
 	w.c.interrupt()
 }
@@ -896,10 +896,10 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	for i := range w.tasks {
 		steps = w.taskSteps(steps, i)
 	}
-	open, always := w.closing == 0, w.e.readRole.always
-	add(w.e.readRole.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onReaderIdle() })
+	open, always := w.closing == 0, w.e.readRole.fanIn
+	add(w.e.readRole.idleTimerSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onReaderIdle() })
 	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wakeReader(w.failed); w.failed = nil })
-	add(w.closing == 'w' && w.e.readRole.yielded.triggered, true, "Close has the role", (*roleWorld).endReads)
+	add(w.closing == 'w' && w.e.readRole.roleReleased.triggered, true, "Close has the role", (*roleWorld).endReads)
 	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resumeReading() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
@@ -937,7 +937,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
 		w.c.pendingLoss.Store(&pendingLoss{cause: ErrNotConnected, notBefore: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
-		if w.e.readRole.state == stopped {
+		if w.e.readRole.state == roleStopped {
 			w.e.wakeReader(w.c) // by the timer of fullLocked
 		}
 	})
@@ -965,7 +965,7 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 	add((t.kind == 'c' || t.kind == 't' || t.kind == 'r') && !t.over, false, "has to end", (*roleWorld).endCall)
 	add(t.waiter != nil && t.place != givingUp && t.mayWake(), true, "is woken", func(w *roleWorld, t *roleTask) {
 		select {
-		case <-t.waiter.wake:
+		case <-t.waiter.wakeSignal:
 		default:
 			<-t.wait.call.done
 		}
@@ -975,7 +975,7 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		t.answered = true
 		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
 	})
-	add(t.isCall() && t.place == inLine && w.e.readRole.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
+	add(t.isCall() && t.place == inLine && w.e.readRole.state == roleStopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
 		t.place, t.late = givingUp, true
 	})
 	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
@@ -1018,7 +1018,7 @@ func (w *roleWorld) checkHolder() string {
 	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.readRole.state
 	calls, stuck := 0, false
 	for _, t := range w.tasks[:2] {
-		if slices.Contains(w.e.readRole.callers, t.waiter) {
+		if slices.Contains(w.e.readRole.replyWaiters, t.waiter) {
 			calls++
 			stuck = stuck || !t.mayWake()
 		}
@@ -1030,15 +1030,15 @@ func (w *roleWorld) checkHolder() string {
 		}
 	}
 	switch {
-	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
+	case callers > 1 || (callers == 1) != (s == roleReading) || watched != (s == roleBackground) || (w.c == nil) != (s == roleNoConnection) && s != roleClosing:
 		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
-	case waiting != len(w.e.readRole.waiters) || calls != len(w.e.readRole.callers):
+	case waiting != len(w.e.readRole.waiters) || calls != len(w.e.readRole.replyWaiters):
 		return "a caller is in line that is gone"
-	case waiting > 0 && (s == free || s == stopped || len(w.e.unreadQueue.messages) > 0):
+	case waiting > 0 && (s == roleFree || s == roleStopped || len(w.e.unreadQueue.messages) > 0):
 		return "a caller waits, and nobody reads or the queue has messages"
-	case stuck && (s == free || s == noConnection || s == stopped && w.e.queueRoomLocked() == unlimited && !w.held):
+	case stuck && (s == roleFree || s == roleNoConnection || s == roleStopped && w.e.queueRoomLocked() == unlimited && !w.held):
 		return "a request waits, and nobody reads"
-	case s == free && (w.e.readRole.always || w.c.pendingLoss.Load() != nil && w.failed == nil):
+	case s == roleFree && (w.e.readRole.fanIn || w.c.pendingLoss.Load() != nil && w.failed == nil):
 		return "nobody reads, though the pool or a pending loss needs it"
 	}
 	return ""
@@ -1054,7 +1054,7 @@ func (w *roleWorld) checkMessages() string {
 	switch q := w.e.unreadQueue; {
 	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
 		return "the sums of the queue are wrong"
-	case !w.e.readRole.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+	case !w.e.readRole.fanIn && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
 		return "the queue holds too much"
 	}
 	for i, t := range w.tasks {
@@ -1107,9 +1107,9 @@ func (w *roleWorld) checkLine(before *roleWorld) string {
 
 // checkRest returns what is wrong with a state in which nothing happens by itself.
 func (w *roleWorld) checkRest() string {
-	s, always := w.e.readRole.state, w.e.readRole.always
+	s, always := w.e.readRole.state, w.e.readRole.fanIn
 	for _, t := range w.tasks[:2] {
-		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == closing) {
+		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == roleClosing) {
 			return "a caller waits forever"
 		}
 	}
@@ -1117,11 +1117,11 @@ func (w *roleWorld) checkRest() string {
 	case w.closing == 'w':
 		return "Close waits forever"
 	case w.c == nil || w.closing == 'd':
-	case s == free:
+	case s == roleFree:
 		return "nobody reads, and the background reader will not start"
 	case w.drained():
 		return "the connection is lost, and nobody notices"
-	case s != stopped || w.held || always && w.e.unreadQueue.bytes > queueSize/2:
+	case s != roleStopped || w.held || always && w.e.unreadQueue.bytes > queueSize/2:
 	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.queueRoomLocked():
 		return "nobody reads, and the queue has room"
 	}
@@ -1143,7 +1143,7 @@ func (w *roleWorld) key(first int) string {
 	}
 	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.lifecycle.status))
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
-	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.triggered, w.e.lifecycle.finalErr != nil)
+	add(r.fanIn, r.idleTimerSet, r.readCount == 0, r.readCount == r.idleReadCount, r.roleReleased.triggered, w.e.lifecycle.finalErr != nil)
 	if w.c != nil {
 		add(w.ended, w.c.preemptRequested.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.pendingLoss.Load() != nil, w.drained())
 	}
@@ -1153,17 +1153,17 @@ func (w *roleWorld) key(first int) string {
 		k = append(k, byte(t.place), t.kind, byte(t.call.destination.room), byte(t.call.destination.room>>8), byte(t.call.destination.room>>16))
 		add(t.over, t.why != nil, t.call.noWait, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
 		if t.waiter != nil {
-			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
+			add(len(t.waiter.wakeSignal) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stops, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stopCount, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {
 		add(waiter == w.tasks[first].waiter)
 	}
 	k = append(k, '|')
-	for _, waiter := range r.callers {
+	for _, waiter := range r.replyWaiters {
 		add(waiter == w.tasks[first].waiter)
 	}
 	for _, list := range [][]*Message{w.e.unreadQueue.messages, w.decoder, w.wire} {
@@ -1257,7 +1257,7 @@ func (x *roleWalk) endless(i int) bool {
 func (x *roleWalk) walk(mode *roleMode) {
 	w := &roleWorld{roleMode: mode, e: new(endpoint)}
 	w.e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), nil)
-	w.e.readRole.untilRead, w.e.readRole.always = mode.single, mode.holds
+	w.e.readRole.deferBackground, w.e.readRole.fanIn = mode.single, mode.holds
 	x.add(w.clone(), 0, roleStep{})
 	for i := 0; i < len(x.states); i++ {
 		x.expand(i)

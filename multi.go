@@ -91,8 +91,8 @@ func (p *ConnectionPool) add(s *Server) bool {
 	if p.closed {
 		return false
 	}
-	s.readRole.untilRead = len(p.serving) > 0
-	s.readRole.always = p.fanIn
+	s.readRole.deferBackground = len(p.serving) > 0
+	s.readRole.fanIn = p.fanIn
 	p.members[s] = true
 	for start := range p.serving {
 		(*start)(s)

@@ -1485,7 +1485,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 	for range 3 {
 		one := c.join()
 		one.mu.Lock()
-		one.readRole.always = true // its queue fills, and then the sockets
+		one.readRole.fanIn = true // its queue fills, and then the sockets
 		one.mu.Unlock()
 		go func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)

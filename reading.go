@@ -132,25 +132,25 @@ func (e *endpoint) readNext(call *readCall, m *Message) error {
 			return e.lifecycle.finalErr
 		}
 		switch e.readRole.state {
-		case free:
+		case roleFree:
 			if done, err := e.readBufferedLocked(call, m); done {
 				return err
 			}
-			if e.readRole.state != free {
+			if e.readRole.state != roleFree {
 				continue // the connection is over
 			}
-			e.readRole.take()
-		case stopped: // a message is too large for the queue, which is empty
+			e.readRole.acquire()
+		case roleStopped: // a message is too large for the queue, which is empty
 			e.currentConn.Load().heartbeat.touch()
-			e.readRole.take()
+			e.readRole.acquire()
 		default:
-			if call.noWait && e.readRole.state != background {
+			if call.noWait && e.readRole.state != roleBackground {
 				return ErrTimeout
 			}
 			if done, err := e.awaitMessageOrRole(call, m); done {
 				return err
 			}
-			if e.readRole.state != reading || !call.holdsRole {
+			if e.readRole.state != roleReading || !call.holdsRole {
 				continue
 			}
 			call.holdsRole = false
@@ -178,7 +178,7 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 	}
 	switch err := c.decodeMessage(call, m); err {
 	case nil:
-		e.readRole.reads++
+		e.readRole.readCount++
 		e.countReceivedLocked(m)
 		e.readRole.setFree()
 		return true, nil
@@ -194,7 +194,7 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 // connection is over. done is false if the call has to look again.
 func (e *endpoint) finishReadLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
 	call.endWatching()
-	e.readRole.reads++
+	e.readRole.readCount++
 	if err == nil {
 		e.countReceivedLocked(m)
 		e.releaseRoleLocked()
@@ -212,21 +212,21 @@ func (e *endpoint) finishReadLocked(c *connection, call *readCall, m *Message, e
 // releases mu meanwhile. done is false if the call was granted the role, or has to
 // look again.
 func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, err error) {
-	w := e.readRole.wait()
+	w := e.readRole.addWaiter()
 	why := e.awaitWake(call, w)
-	if e.readRole.leave(w) {
-		if !call.noWait || e.readRole.state != background {
+	if e.readRole.removeWaiter(w) {
+		if !call.noWait || e.readRole.state != roleBackground {
 			return why != nil, why
 		}
 		// It has no time, and nobody has looked at the transport for it: the
 		// background reader makes way.
-		w.poll = true
+		w.noWait = true
 		e.readRole.waiters = append([]*readWaiter{w}, e.readRole.waiters...)
 		c := e.currentConn.Load()
 		c.preemptRequested.Store(true)
 		c.interrupt()
 		e.mu.Unlock()
-		<-w.wake
+		<-w.wakeSignal
 		e.mu.Lock()
 		why = nil
 	}
@@ -263,7 +263,7 @@ func (e *endpoint) awaitWake(call *readCall, w *readWaiter) (why error) {
 		passed = timer.C
 	}
 	select {
-	case <-w.wake:
+	case <-w.wakeSignal:
 		return nil
 	case <-ended:
 		return contextError("read", call.ctx)

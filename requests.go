@@ -118,7 +118,7 @@ func (s *sendContext) limitReply() {
 		if since := s.conn.sender.blockedSince(); !since.IsZero() {
 			left = time.Until(since.Add(callPatience))
 		}
-		if left > 0 || s.e.readRole.state != stopped {
+		if left > 0 || s.e.readRole.state != roleStopped {
 			left = max(left, replyPause)
 		}
 		return left
@@ -129,7 +129,7 @@ func (s *sendContext) limitReply() {
 func (s *sendContext) limitRequest() {
 	begun := s.begun
 	s.limitBy(callPatience, func() time.Duration {
-		if s.e.readRole.state != stopped {
+		if s.e.readRole.state != roleStopped {
 			return callPatience
 		}
 		return time.Until(s.e.readRole.stoppedSince(begun).Add(callPatience))
@@ -196,7 +196,7 @@ func getReplyWait(p *bufferPool) *replyWait {
 	if w, _ := p.calls.Get().(*replyWait); w != nil {
 		return w
 	}
-	return &replyWait{call: openCall{done: make(chan struct{}, 1)}, turn: readWaiter{wake: make(chan struct{}, 1)}}
+	return &replyWait{call: openCall{done: make(chan struct{}, 1)}, turn: readWaiter{wakeSignal: make(chan struct{}, 1)}}
 }
 
 // putReplyWait takes a call back that has ended or was given up.
@@ -205,7 +205,7 @@ func putReplyWait(p *bufferPool, w *replyWait) {
 	case <-w.call.done:
 	default:
 	}
-	*w = replyWait{call: openCall{done: w.call.done}, turn: readWaiter{wake: w.turn.wake}}
+	*w = replyWait{call: openCall{done: w.call.done}, turn: readWaiter{wakeSignal: w.turn.wakeSignal}}
 	p.calls.Put(w)
 }
 
@@ -241,8 +241,8 @@ func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyW
 		w.granted = false
 		e.releaseRoleLocked()
 	case done || w.granted:
-	case e.readRole.state == free || e.readRole.state == stopped && e.queueRoomLocked() == unlimited:
-		e.readRole.take()
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited:
+		e.readRole.acquire()
 		w.granted = true
 	}
 	return reply, done, err
@@ -256,7 +256,7 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 	}
 	unsent := c.sender.takeBackRequest(&w.call)
 	advice := "the reply has not come"
-	if e.readRole.state == stopped {
+	if e.readRole.state == roleStopped {
 		advice = unreadAdvice
 	}
 	switch {
@@ -284,7 +284,7 @@ func (e *endpoint) leadLocked(c *connection, read *readCall) {
 
 // ledLocked gives the role up with the result of one receive.
 func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err error) {
-	e.readRole.reads++
+	e.readRole.readCount++
 	switch _, interrupted := err.(*interruption); {
 	case err == nil:
 		queued := *m
@@ -306,9 +306,9 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 // the reasons to wait have changed. It releases mu meanwhile.
 func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 	var late <-chan time.Time
-	if e.readRole.state == stopped {
-		if w.stop != e.readRole.stops {
-			w.stop, w.since = e.readRole.stops, time.Now()
+	if e.readRole.state == roleStopped {
+		if w.stop != e.readRole.stopCount {
+			w.stop, w.since = e.readRole.stopCount, time.Now()
 			if !w.begun.IsZero() {
 				w.since = e.readRole.stoppedSince(w.begun)
 			}
@@ -317,19 +317,19 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 		defer timer.Stop()
 		late = timer.C
 	}
-	e.readRole.waitToLead(&w.turn)
+	e.readRole.addReplyWaiter(&w.turn)
 	e.mu.Unlock()
 	timedOut := false
 	select {
-	case <-w.turn.wake:
+	case <-w.turn.wakeSignal:
 	case <-w.call.done:
 	case <-ctx.Done():
 	case <-late:
 		timedOut = true
 	}
 	e.mu.Lock()
-	w.granted = e.readRole.leaveCallers(&w.turn)
-	w.late = timedOut && e.readRole.state == stopped && e.readRole.stops == w.stop
+	w.granted = e.readRole.removeReplyWaiter(&w.turn)
+	w.late = timedOut && e.readRole.state == roleStopped && e.readRole.stopCount == w.stop
 }
 
 // sendReply sends the reply to a request that came on the given connection.

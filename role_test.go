@@ -222,7 +222,7 @@ func TestLeavingReaders(t *testing.T) {
 				t.Parallel()
 				s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 				s.mu.Lock()
-				s.readRole.idle = idle
+				s.readRole.idleDelay = idle
 				s.mu.Unlock()
 				const n = 20000
 				go numbered(t, c, n)
@@ -283,7 +283,7 @@ func TestLeavingReaders(t *testing.T) {
 func TestWatcherAgainstReader(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	s.mu.Lock()
-	s.readRole.idle = 50 * time.Microsecond
+	s.readRole.idleDelay = 50 * time.Microsecond
 	s.mu.Unlock()
 	const n = 20000
 	go numbered(t, c, n)

@@ -23,7 +23,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 		cause = nil
 	}
 	e.currentConn.Store(nil)
-	e.readRole.detach()
+	e.readRole.detachConnection()
 	c.heartbeat.stop()
 	if c.closeHandshake.peerClosed && c.closeHandshake.refused == nil {
 		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
@@ -160,14 +160,14 @@ func (e *endpoint) endReading() *connection {
 		e.hooks.cancelBase()
 	}
 	c := e.currentConn.Load()
-	if yielded := e.readRole.close(); yielded != nil {
+	if yielded := e.readRole.acquireForClose(); yielded != nil {
 		c.preemptRequested.Store(true)
 		e.mu.Unlock()
 		c.interrupt()
 		<-yielded
 		e.mu.Lock()
 	}
-	e.readRole.end()
+	e.readRole.finishClose()
 	if c != nil {
 		c.heartbeat.stop()
 		e.queueArrivedLocked(c)
