@@ -47,7 +47,7 @@ func (e *endpoint) pausedByPool(c *connection) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.hooks.readsPaused() || c.sender.blocked.Load() {
+	if !e.hooks.readsPaused() || c.sender.writeBlocked.Load() {
 		return false
 	}
 	e.stopReadingLocked(c)
@@ -173,7 +173,7 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 	again := func() { e.checkHeartbeat(c) }
 	switch {
 	case e.readRole.state == roleStopped:
-		c.sender.ping()
+		c.sender.queuePing()
 		c.heartbeat.checkAfter(fullQueuePing, again)
 	case c.heartbeat.interval == 0:
 	case e.readRole.state == roleFree: // nobody has looked
@@ -186,7 +186,7 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 			c.failInactive(latest)
 			c.interrupt()
 		case pingDue:
-			c.sender.ping()
+			c.sender.queuePing()
 		}
 		c.heartbeat.checkAfter(next, again)
 	}

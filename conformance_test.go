@@ -292,7 +292,7 @@ var testBuffers = new(bufferPool)
 func newReceiver(cipher *recordCipher, limit int) *connection {
 	c := &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, heartbeat: newHeartbeat(0)}
 	c.sender = newSender(transport.NewSink(nil, nil, nil), limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
-	c.sender.broken = true
+	c.sender.sendBroken = true
 	return c
 }
 
@@ -783,7 +783,7 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
 				t.Errorf("fails after %d bytes, want %s", read, after)
 			}
-			if calls, ignored := l.sender.calls.counts(); calls != 0 || ignored != v.replies(t) {
+			if calls, ignored := l.sender.callTable.counts(); calls != 0 || ignored != v.replies(t) {
 				t.Errorf("pieces of %d: %d replies are counted, want %d", piece, ignored, v.replies(t))
 			}
 			if most := 4*len(stream) + 2*readSize; held(l) > most {
@@ -1480,11 +1480,11 @@ func TestNewestPingIsAnswered(t *testing.T) {
 	var wg sync.WaitGroup
 	s := newSender(transport.NewSink(near, func() {}, nil), 1024, testBuffers, nil, &wg, func(error) {})
 	s.flushing = true // somebody is writing
-	s.pong([]byte("12345678"))
-	s.pong([]byte("abcdefgh"))
+	s.queuePong([]byte("12345678"))
+	s.queuePong([]byte("abcdefgh"))
 	s.mu.Lock()
 	s.flushing = false
-	s.passLocked()
+	s.scheduleFlushLocked()
 	s.mu.Unlock()
 	wg.Wait()
 	near.Close()

@@ -146,7 +146,7 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 			}
 		case c.closeHandshake.peerClosed: // it is for nobody
 		case f.isReply():
-			answered := c.sender.calls.deliver(f.id&^replyFlag, f.msgType(), f.data, c.id)
+			answered := c.sender.callTable.deliver(f.id&^replyFlag, f.msgType(), f.data, c.id)
 			if f.data = nil; answered != nil && (call.anyReply || answered == call.awaitedReply) {
 				return errReplied
 			}
@@ -176,7 +176,7 @@ func (c *connection) handleControl(data []byte) error {
 	kind, _ := parseControl(data) // checked by the decoder
 	switch kind {
 	case kindPing:
-		c.sender.pong(data[1:])
+		c.sender.queuePong(data[1:])
 	case kindClose:
 		if c.closeHandshake.onClose() {
 			c.checkRemainder()
@@ -366,8 +366,8 @@ func (c *connection) failInactive(activity int64) {
 // stats returns the totals of this connection, except what was received, which
 // the endpoint counts.
 func (c *connection) stats() Stats {
-	messages, bytes, rekeys := c.sender.totals()
-	calls, unasked := c.sender.calls.counts()
+	messages, bytes, rekeys := c.sender.acceptedTotals()
+	calls, unasked := c.sender.callTable.counts()
 	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unasked}
 }
 
@@ -375,7 +375,7 @@ func (c *connection) stats() Stats {
 // refused with reason from here on.
 func (c *connection) sendClose(reason error, code byte) {
 	c.closeHandshake.sentClose = true
-	c.sender.closeWith(reason, [2]byte{kindClose, code})
+	c.sender.queueClose(reason, [2]byte{kindClose, code})
 }
 
 // sendCloseAck has the close of the peer answered: with a close, if this side has
@@ -384,18 +384,18 @@ func (c *connection) sendCloseAck(reason error) {
 	ack := [2]byte{kindCloseAck, c.closeHandshake.ackByte()}
 	c.closeHandshake.sentAck = true
 	if c.closeHandshake.sentClose {
-		c.sender.acknowledgeWith(reason, ack)
+		c.sender.queueCloseAck(reason, ack)
 		return
 	}
 	c.closeHandshake.sentClose = true
-	c.sender.acknowledgeWith(reason, [2]byte{kindClose, closedByUser}, ack)
+	c.sender.queueCloseAck(reason, [2]byte{kindClose, closedByUser}, ack)
 }
 
 // awaitCloseAck reads until the peer's close-ack, and returns what the close means for
 // what was sent. Messages that come before the peer's close are discarded. The
 // caller holds the role, and has sent a close.
 func (c *connection) awaitCloseAck(ctx context.Context) error {
-	sent := c.sender.accepted()
+	sent := c.sender.acceptedCount()
 	c.preemptRequested.Store(false)
 	call := readCall{ctx: ctx, destination: destination{reuse: true, room: unlimited}}
 	defer func() {
@@ -410,7 +410,7 @@ func (c *connection) awaitCloseAck(ctx context.Context) error {
 			return h.outcome(sent, h.refused)
 		case h.peerClosed && !h.sentAck:
 			c.sendCloseAck(ErrClosed)
-			c.sender.calls.end(errNoReply) // none comes behind the peer's close
+			c.sender.callTable.end(errNoReply) // none comes behind the peer's close
 			continue
 		case h.acked:
 			return h.outcome(sent, nil)
@@ -436,7 +436,7 @@ func causeOf(err error) error {
 // closeContext returns the context for a close: a side that has sent nothing waits
 // only for a moment.
 func (c *connection) closeContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.sender.accepted() == 0 {
+	if c.sender.acceptedCount() == 0 {
 		return context.WithTimeout(ctx, drainTimeout)
 	}
 	return context.WithTimeout(ctx, closeTimeout)
@@ -448,7 +448,7 @@ func (c *connection) closeContext(ctx context.Context) (context.Context, context
 func (c *connection) closeGracefully(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	c.sender.settle(ctx)
+	c.sender.awaitFlushEnd(ctx)
 	if transport.EndSending(c.netConn) {
 		c.discardInput(ctx)
 	}

@@ -520,7 +520,7 @@ func (s *roleSource) End()                            {}
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
 	return &connection{id: uint64(id), netConn: conn, source: new(roleSource), decoder: new(decoder), closeHandshake: new(closeHandshake),
-		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), calls: new(callTable), open: new(batch), active: new(batch)}}
+		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}
 }
 
 // clone copies all that a step may change.
@@ -539,11 +539,11 @@ func (w *roleWorld) clone() *roleWorld {
 	}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
 		n.c = &connection{id: c.id, netConn: c.netConn, source: new(roleSource), decoder: c.decoder, closeHandshake: c.closeHandshake, delivery: c.delivery,
-			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
+			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, callTable: copyTable(c.sender.callTable, copies), openBatch: c.sender.openBatch, activeBatch: c.sender.activeBatch}}
 		*n.source() = *w.source()
 		n.c.preemptRequested.Store(c.preemptRequested.Load())
 		n.c.pendingLoss.Store(c.pendingLoss.Load())
-		n.c.sender.blocked.Store(c.sender.blocked.Load())
+		n.c.sender.writeBlocked.Store(c.sender.writeBlocked.Load())
 		n.e.currentConn.Store(n.c)
 	}
 	if w.failed == w.c {
@@ -616,8 +616,8 @@ func (w *roleWorld) begin(t *roleTask, kind byte) {
 	}
 	t.wait = getReplyWait(new(bufferPool))
 	t.call.awaitedReply = &t.wait.call
-	w.c.sender.calls.add(&t.wait.call)
-	w.c.sender.calls.flush()
+	w.c.sender.callTable.add(&t.wait.call)
+	w.c.sender.callTable.flush()
 	w.await(t)
 }
 
@@ -626,12 +626,12 @@ func (w *roleWorld) calls() *callTable {
 	if w.c == nil {
 		return new(callTable)
 	}
-	return w.c.sender.calls
+	return w.c.sender.callTable
 }
 
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
-	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls(), open: new(batch)}})
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{callTable: w.calls(), openBatch: new(batch)}})
 	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
@@ -929,7 +929,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.exist += streamBit(m)
 		w.wire = append(w.wire, m)
 	})
-	loss, blocked := w.c.pendingLoss.Load(), w.c.sender.blocked.Load()
+	loss, blocked := w.c.pendingLoss.Load(), w.c.sender.writeBlocked.Load()
 	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
 		w.failed = w.c
 		w.c.failAt(ErrNotConnected, time.Now().Add(drainTimeout))
@@ -946,7 +946,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.e.onWriteStalled(w.c)
 		w.c.sender.flushing = false
 	})
-	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.blocked.Store(false) })
+	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.writeBlocked.Store(false) })
 	return steps
 }
 
@@ -1145,7 +1145,7 @@ func (w *roleWorld) key(first int) string {
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
 	add(r.fanIn, r.idleTimerSet, r.readCount == 0, r.readCount == r.idleReadCount, r.roleReleased.triggered, w.e.lifecycle.finalErr != nil)
 	if w.c != nil {
-		add(w.ended, w.c.preemptRequested.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.pendingLoss.Load() != nil, w.drained())
+		add(w.ended, w.c.preemptRequested.Load(), w.source().interrupted, w.source().drains, w.c.sender.writeBlocked.Load(), w.c.pendingLoss.Load() != nil, w.drained())
 	}
 	for _, i := range []int{first, 1 - first, 2} {
 		t := &w.tasks[i]

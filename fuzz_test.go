@@ -331,7 +331,7 @@ func fuzzCipher(t *testing.T) *recordCipher {
 // not written.
 func fuzzConnection(cipher *recordCipher, limit int) *connection {
 	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
-	s.broken = true
+	s.sendBroken = true
 	return &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
 }
 

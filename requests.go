@@ -44,14 +44,14 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	var reply *Message
 	w := getReplyWait(e.buffers)
 	sending := e.beginSending(ctx, c, &w.call)
-	err = sending.result(c.sender.request(sending, msgType, data, &w.call))
+	err = sending.result(c.sender.writeRequest(sending, msgType, data, &w.call))
 	w.begun = sending.begun
 	sending.end()
 	if err == nil {
 		reply, err = e.awaitReply(ctx, c, w)
 	}
 	// The call may have ended while it was given up.
-	if late, ended, why := c.sender.calls.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
+	if late, ended, why := c.sender.callTable.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
 		reply, err = late, why
 	}
 	putReplyWait(e.buffers, w)
@@ -102,7 +102,7 @@ func (s *sendContext) Done() <-chan struct{} {
 		if s.call == nil {
 			s.limitReply()
 		} else {
-			s.conn.sender.calls.watch(s.call, cancel)
+			s.conn.sender.callTable.watch(s.call, cancel)
 			s.limitRequest()
 		}
 	}
@@ -171,7 +171,7 @@ func (s *sendContext) result(err error) error {
 	if s.call == nil {
 		return fail(kind, ErrTimeout, "%s", replyAdvice)
 	}
-	switch _, ended, why := s.conn.sender.calls.result(s.call); {
+	switch _, ended, why := s.conn.sender.callTable.result(s.call); {
 	case cause == errUnread:
 		return fail(kind, ErrTimeout, "%s", unreadAdvice)
 	case ended && kind == ErrUnconfirmed:
@@ -231,7 +231,7 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) 
 // replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
 // has the role afterwards if it may read.
 func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
-	reply, done, err = c.sender.calls.result(&w.call)
+	reply, done, err = c.sender.callTable.result(&w.call)
 	if !done {
 		err = e.whyGivenUp(ctx, c, w)
 		done = err != nil
@@ -254,7 +254,7 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 	if ctx.Err() == nil && !w.late {
 		return nil
 	}
-	unsent := c.sender.takeBackRequest(&w.call)
+	unsent := c.sender.withdrawRequest(&w.call)
 	advice := "the reply has not come"
 	if e.readRole.state == roleStopped {
 		advice = unreadAdvice
@@ -340,7 +340,7 @@ func (e *endpoint) sendReply(conn, number uint64, msgType int, data []byte) erro
 	}
 	header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
 	sending := e.beginSending(context.Background(), c, nil)
-	err = sending.result(c.sender.write(sending, header, data, false))
+	err = sending.result(c.sender.writeFrame(sending, header, data, false))
 	sending.end()
 	return e.noteFailure(c, err)
 }

@@ -28,13 +28,13 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	if c.closeHandshake.peerClosed && c.closeHandshake.refused == nil {
 		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
-		e.deliveries.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+		e.deliveries.addQueued(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
 	// Nothing is accepted any more: not before, as a first message might come between.
-	if c.sender.accepted() > 0 {
+	if c.sender.acceptedCount() > 0 {
 		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
-	c.sender.calls.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
+	c.sender.callTable.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
 	if e.hooks.reconnect != nil {
 		gone = ReConnecting
@@ -62,7 +62,7 @@ func (e *endpoint) teardown(c *connection, cut context.Context) {
 	if c.closeHandshake.sentAck {
 		ctx, cancel := c.closeContext(cut)
 		defer cancel()
-		err := c.sender.drain(ctx)
+		err := c.sender.drainAccepted(ctx)
 		if err == nil {
 			transport.EndSending(c.netConn)
 			err = c.awaitCloseAck(ctx)
@@ -70,7 +70,7 @@ func (e *endpoint) teardown(c *connection, cut context.Context) {
 		confirmed = err == nil
 	}
 	c.closeGracefully(cut)
-	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
+	lost := c.sender.abandonSending(fail(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.drainingConns = slices.DeleteFunc(e.drainingConns, func(o *connection) bool { return o == c })
@@ -154,7 +154,7 @@ func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) 
 func (e *endpoint) endReading() *connection {
 	e.lifecycle.setStatus(Closing)
 	for _, old := range e.drainingConns {
-		old.sender.dismiss(ErrClosed)
+		old.sender.releaseUserCalls(ErrClosed)
 	}
 	if e.hooks.cancelBase != nil {
 		e.hooks.cancelBase()
@@ -203,10 +203,10 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	defer cancel()
 	err := c.awaitCloseAck(limit)
 	if c.closeHandshake.sentAck {
-		c.sender.drain(limit)
+		c.sender.drainAccepted(limit)
 	}
-	lost := c.sender.abandon(ErrClosed, ErrClosed) // requests that were not sent end as such
-	c.sender.calls.end(errNoReply)
+	lost := c.sender.abandonSending(ErrClosed, ErrClosed) // requests that were not sent end as such
+	c.sender.callTable.end(errNoReply)
 	c.closeGracefully(limit)
 	if err == nil {
 		e.mu.Lock()
@@ -220,11 +220,11 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 // that of ctx.
 func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
-	if c.sender.accepted() > 0 {
+	if c.sender.acceptedCount() > 0 {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
 	}
-	c.sender.abandon(ErrClosed, ErrClosed)
-	c.sender.calls.end(errNoReply)
+	c.sender.abandonSending(ErrClosed, ErrClosed)
+	c.sender.callTable.end(errNoReply)
 	closeTransport(ctx, c.netConn)
 	c.closeGracefully(ctx)
 	return err

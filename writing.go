@@ -62,7 +62,7 @@ func (e *endpoint) Queue(msgType int, data []byte) error {
 func (e *endpoint) Flush() error {
 	c, err := e.writable(context.Background(), 0)
 	if err == nil {
-		err = c.sender.flush(context.Background())
+		err = c.sender.flushAccepted(context.Background())
 	}
 	return e.noteFailure(c, err)
 }
@@ -74,7 +74,7 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	}
 	c, err := e.writable(ctx, conn)
 	if err == nil {
-		err = c.sender.write(ctx, frameHeader{frameType: uint32(msgType)}, data, hold)
+		err = c.sender.writeFrame(ctx, frameHeader{frameType: uint32(msgType)}, data, hold)
 	}
 	if err == nil {
 		return nil
