@@ -11,79 +11,79 @@ const (
 
 // A batch is frames in plaintext, in order. It is sealed when it is flushed.
 type batch struct {
-	frames       *buffer        // nil while there is none
-	large        []byte         // data of the last frame, in its caller's memory
-	copied       bool           // there is large data in frames
-	urgent       bool           // it is flushed even if nobody waits for it
-	queued       uint64         // messages of Queue
-	firstRequest uint64         // lowest number of a request; 0 if there is none
-	waiters      []*writeWaiter // for its result; the first one flushes it
-	owner        *writeWaiter   // whose memory large is, while it waits for somebody else's flush
-	leaving      error          // what owner gets as soon as nobody uses its memory; nil while it waits
-	handed       bool           // over to the background: large is in our own memory
-	encoded      *buffer        // what goes to the sink; set by the flusher
-	written      int            // bytes of encoded and large that the sink has taken
+	frames         *buffer        // nil while there is none
+	largeData      []byte         // data of the last frame, in its caller's memory
+	hasLargeCopy   bool           // there is large data in frames
+	urgent         bool           // it is flushed even if nobody waits for it
+	queuedMessages uint64         // messages of Queue
+	firstRequest   uint64         // lowest number of a request; 0 if there is none
+	waiters        []*writeWaiter // for its result; the first one flushes it
+	largeOwner     *writeWaiter   // whose memory large is, while it waits for somebody else's flush
+	ownerResult    error          // what owner gets as soon as nobody uses its memory; nil while it waits
+	handedOver     bool           // over to the background: large is in our own memory
+	encoded        *buffer        // what goes to the sink; set by the flusher
+	writtenBytes   int            // bytes of encoded and large that the sink has taken
 }
 
-func (b *batch) empty() bool { return b.frames == nil || len(b.frames.b) == 0 }
+func (b *batch) isEmpty() bool { return b.frames == nil || len(b.frames.b) == 0 }
 
-func (b *batch) size() int {
+func (b *batch) frameBytes() int {
 	if b.frames == nil {
 		return 0
 	}
 	return len(b.frames.b)
 }
 
-// keepsCopy reports whether data is copied into the batch: it is small, or held
+// copiesData reports whether data is copied into the batch: it is small, or held
 // back and small enough for that.
-func keepsCopy(h frameHeader, hold bool) bool {
+func copiesData(h frameHeader, hold bool) bool {
 	return !h.isLarge() || hold && h.size()+h.dataSize < batchSize
 }
 
 // fits reports whether a frame can be accepted.
 func (b *batch) fits(h frameHeader, hold bool) bool {
 	size := h.size()
-	if keepsCopy(h, hold) {
+	if copiesData(h, hold) {
 		size += h.dataSize
 	}
-	return b.large == nil && b.size()+size <= batchSize
+	return b.largeData == nil && b.frameBytes()+size <= batchSize
 }
 
-// append appends a frame and returns where it begins.
-func (b *batch) append(pool *bufferPool, h frameHeader, data []byte, hold bool) (start int) {
-	start = b.size()
-	if keepsCopy(h, hold) {
+// appendFrame appends a frame and returns where it begins.
+func (b *batch) appendFrame(pool *bufferPool, h frameHeader, data []byte, hold bool) (start int) {
+	start = b.frameBytes()
+	if copiesData(h, hold) {
 		b.frames = pool.grow(b.frames, start+h.size()+len(data))
 		b.frames.b = append(appendFrameHeader(b.frames.b, h), data...)
-		b.copied = b.copied || h.isLarge()
+		b.hasLargeCopy = b.hasLargeCopy || h.isLarge()
 		return start
 	}
 	b.frames = pool.grow(b.frames, start+h.size())
 	b.frames.b = appendFrameHeader(b.frames.b, h)
-	b.large = data
+	b.largeData = data
 	return start
 }
 
-// last reports whether the frame of w is the last one of the batch.
-func (b *batch) last(w *writeWaiter) bool {
-	end := w.start + w.header.size() + w.header.dataSize
-	if b.large != nil {
-		end -= len(b.large)
+// endsWith reports whether the frame of w is the last one of the batch.
+func (b *batch) endsWith(w *writeWaiter) bool {
+	end := w.frameStart + w.header.size() + w.header.dataSize
+	if b.largeData != nil {
+		end -= len(b.largeData)
 	}
-	return w.start >= 0 && end == len(b.frames.b)
+	return w.frameStart >= 0 && end == len(b.frames.b)
 }
 
-// encode makes the bytes that go to the sink: records, or the frames themselves.
-func (b *batch) encode(pool *bufferPool, cipher *recordCipher) error {
+// encodeFrames makes the bytes that go to the sink: records, or the frames themselves.
+func (b *batch) encodeFrames(pool *bufferPool, cipher *recordCipher) error {
 	if cipher == nil {
 		b.encoded, b.frames = b.frames, nil
 		return nil
 	}
-	out := pool.get(len(b.frames.b) + len(b.large) + recordSlack)
+	out := pool.get(len(b.frames.b) + len(b.largeData) + recordSlack)
 	var err error
 	for plain := b.frames.b; len(plain) > 0 && err == nil; {
 		n, data := len(plain), 0
-		if b.copied || n > maxPlaintext {
+		if b.hasLargeCopy || n > maxPlaintext {
 			n, data = splitRecord(plain)
 		}
 		if out.b, err = cipher.seal(out.b, plain[:n]); err == nil && data > 0 {
@@ -91,27 +91,27 @@ func (b *batch) encode(pool *bufferPool, cipher *recordCipher) error {
 		}
 		plain = plain[n+data:]
 	}
-	if err == nil && b.large != nil {
-		out.b, err = cipher.seal(out.b, b.large)
+	if err == nil && b.largeData != nil {
+		out.b, err = cipher.seal(out.b, b.largeData)
 	}
 	if err != nil {
 		pool.put(out)
 		return err
 	}
 	pool.put(b.frames)
-	b.encoded, b.frames, b.large = out, nil, nil
+	b.encoded, b.frames, b.largeData = out, nil, nil
 	return nil
 }
 
-// copyLarge moves what is left of large data from the memory of its caller, who
+// copyLargeData moves what is left of large data from the memory of its caller, who
 // is about to return, into memory of our own. Only the flusher calls it.
-func (b *batch) copyLarge(pool *bufferPool, cipher *recordCipher) {
-	if b.large == nil {
+func (b *batch) copyLargeData(pool *bufferPool, cipher *recordCipher) {
+	if b.largeData == nil {
 		return
 	}
 	if cipher != nil {
-		if b.encode(pool, cipher) != nil { // it fails again in the background, and is reported there
-			b.large = slices.Clone(b.large)
+		if b.encodeFrames(pool, cipher) != nil { // it fails again in the background, and is reported there
+			b.largeData = slices.Clone(b.largeData)
 		}
 		return
 	}
@@ -119,10 +119,10 @@ func (b *batch) copyLarge(pool *bufferPool, cipher *recordCipher) {
 	if b.encoded != nil {
 		head = b.encoded
 	}
-	out := pool.get(len(head.b) + len(b.large))
-	out.b = append(append(out.b, head.b...), b.large...)
+	out := pool.get(len(head.b) + len(b.largeData))
+	out.b = append(append(out.b, head.b...), b.largeData...)
 	pool.put(head)
-	b.encoded, b.frames, b.large = out, nil, nil
+	b.encoded, b.frames, b.largeData = out, nil, nil
 }
 
 // splitRecord returns how many bytes of frames the next record takes, and how
@@ -151,72 +151,72 @@ func splitRecord(frames []byte) (n, data int) {
 type waiterState uint8
 
 const (
-	waiterWaits   waiterState = iota
-	waiterFlushes             // it is to flush the batch
-	waiterDone                // its result is there
+	waiterPending   waiterState = iota
+	waiterMustFlush             // it is to flush the batch
+	waiterDone                  // its result is there
 )
 
 // A writeWaiter is a call that waits: for the result of its batch, or for room in
 // the open one.
 type writeWaiter struct {
-	wake   chan struct{} // receives once when state has changed
-	state  waiterState
-	err    error
-	start  int         // of its frame in the open batch; -1 if it has none
-	header frameHeader // of its frame
-	ours   bool        // it waits for this library and not for a user's call
+	wakeSignal chan struct{} // receives once when state has changed
+	state      waiterState
+	result     error
+	frameStart int         // of its frame in the open batch; -1 if it has none
+	header     frameHeader // of its frame
+	internal   bool        // it waits for this library and not for a user's call
 }
 
-func (w *writeWaiter) isUsers() bool { return !w.ours }
+func (w *writeWaiter) isUserCall() bool { return !w.internal }
 
 func anyWaiter(*writeWaiter) bool { return true }
 
-func (w *writeWaiter) finish(err error) {
-	w.err = err
-	w.become(waiterDone)
+func (w *writeWaiter) complete(err error) {
+	w.result = err
+	w.setState(waiterDone)
 }
 
-// become changes the state of w and wakes it.
-func (w *writeWaiter) become(state waiterState) {
+// setState changes the state of w and wakes it.
+func (w *writeWaiter) setState(state waiterState) {
 	w.state = state
 	select {
-	case w.wake <- struct{}{}:
+	case w.wakeSignal <- struct{}{}:
 	default: // it has not noticed the last change
 	}
 }
 
 // lostMessages counts messages of Queue that will not be sent.
 type lostMessages struct {
-	unsent, unsure uint64 // nothing of it went out; some of it may have
+	unsent, uncertain uint64 // nothing of it went out; some of it may have
 }
 
-// report returns the error for lost messages of Queue.
-func (l lostMessages) report(cause error) error {
-	if l.unsure > 0 {
+// lossError returns the error for lost messages of Queue.
+func (l lostMessages) lossError(cause error) error {
+	if l.uncertain > 0 {
 		cause = fail(ErrUnconfirmed, cause, "some of them may have arrived")
 	}
-	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.unsure)
+	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.uncertain)
 }
 
 func (l *lostMessages) add(o lostMessages) {
 	l.unsent += o.unsent
-	l.unsure += o.unsure
+	l.uncertain += o.uncertain
 }
 
-// getWaiter returns a waiter that waits for nothing yet.
-func getWaiter(p *bufferPool) *writeWaiter {
+// getWriteWaiter returns a waiter that waits for nothing yet.
+func getWriteWaiter(p *bufferPool) *writeWaiter {
 	if w, _ := p.waiters.Get().(*writeWaiter); w != nil {
 		return w
 	}
-	return &writeWaiter{wake: make(chan struct{}, 1)}
+	return &writeWaiter{wakeSignal: make(chan struct{}, 1)}
 }
 
-// putWaiter takes w back; nobody may wake it any more.
-func putWaiter(p *bufferPool, w *writeWaiter) {
+// putWriteWaiter takes w back; nobody may wake it any more.
+func putWriteWaiter(p *bufferPool, w *writeWaiter) {
 	select {
-	case <-w.wake:
+	case <-w.wakeSignal:
 	default:
 	}
-	*w = writeWaiter{wake: w.wake}
+	*w = writeWaiter{wakeSignal: w.wakeSignal}
 	p.waiters.Put(w)
 }

@@ -356,7 +356,7 @@ func appendFrameID(c *recordCipher, typ uint32, id uint64, data []byte) []byte {
 		}
 		return record
 	}
-	if len(data) < largeData {
+	if len(data) < largeDataSize {
 		return must(c.seal(nil, append(plain, data...)))
 	}
 	return must(c.seal(must(c.seal(nil, plain)), data))
@@ -783,7 +783,7 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
 				t.Errorf("fails after %d bytes, want %s", read, after)
 			}
-			if calls, ignored := l.sender.callTable.counts(); calls != 0 || ignored != v.replies(t) {
+			if calls, ignored := l.sender.callTable.callCounts(); calls != 0 || ignored != v.replies(t) {
 				t.Errorf("pieces of %d: %d replies are counted, want %d", piece, ignored, v.replies(t))
 			}
 			if most := 4*len(stream) + 2*readSize; held(l) > most {

@@ -146,7 +146,7 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 			}
 		case c.closeHandshake.peerClosed: // it is for nobody
 		case f.isReply():
-			answered := c.sender.callTable.deliver(f.id&^replyFlag, f.msgType(), f.data, c.id)
+			answered := c.sender.callTable.deliverReply(f.id&^replyFlag, f.msgType(), f.data, c.id)
 			if f.data = nil; answered != nil && (call.anyReply || answered == call.awaitedReply) {
 				return errReplied
 			}
@@ -367,7 +367,7 @@ func (c *connection) failInactive(activity int64) {
 // the endpoint counts.
 func (c *connection) stats() Stats {
 	messages, bytes, rekeys := c.sender.acceptedTotals()
-	calls, unasked := c.sender.callTable.counts()
+	calls, unasked := c.sender.callTable.callCounts()
 	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unasked}
 }
 
@@ -410,7 +410,7 @@ func (c *connection) awaitCloseAck(ctx context.Context) error {
 			return h.outcome(sent, h.refused)
 		case h.peerClosed && !h.sentAck:
 			c.sendCloseAck(ErrClosed)
-			c.sender.callTable.end(errNoReply) // none comes behind the peer's close
+			c.sender.callTable.endAllCalls(errNoReply) // none comes behind the peer's close
 			continue
 		case h.acked:
 			return h.outcome(sent, nil)

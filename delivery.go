@@ -109,7 +109,7 @@ func (l *deliveryLedger) reportQueued(cause error) error {
 	l.queued, l.earlier = lostMessages{}, nil // this reports their loss
 	l.refused(0)
 	l.pending.Store(false)
-	return lost.report(cause)
+	return lost.lossError(cause)
 }
 
 // isOwnLimit reports whether a call has failed because its own context or time limit

@@ -200,7 +200,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 // larger one.
 func (e *endpoint) queueRoomLocked() int {
 	c := e.currentConn.Load()
-	return e.unreadQueue.room(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.any()))
+	return e.unreadQueue.room(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.hasOpenCalls()))
 }
 
 // copyToReaderLocked gives a queued message to a reader.

@@ -465,7 +465,7 @@ func (t *roleTask) isCall() bool { return t.wait != nil }
 
 // mayWake reports whether what a sleeping call waits for has happened.
 func (t *roleTask) mayWake() bool {
-	return t.waiter != nil && len(t.waiter.wakeSignal) > 0 || t.isCall() && len(t.wait.call.done) > 0
+	return t.waiter != nil && len(t.waiter.wakeSignal) > 0 || t.isCall() && len(t.wait.call.doneSignal) > 0
 }
 
 // A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
@@ -579,21 +579,21 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 	old := t.wait
 	t.wait = new(replyWait)
 	*t.wait = *old
-	t.wait.call.done = make(chan struct{}, 1)
-	if len(old.call.done) > 0 {
-		t.wait.call.done <- struct{}{}
+	t.wait.call.doneSignal = make(chan struct{}, 1)
+	if len(old.call.doneSignal) > 0 {
+		t.wait.call.doneSignal <- struct{}{}
 	}
 	t.wait.turn.wakeSignal = make(chan struct{}, 1) // a waiter copies the rest
 	t.call.awaitedReply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
 func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
-	n := &callTable{last: old.last, flushed: old.flushed, over: old.over}
-	if old.open != nil {
-		n.open = map[uint64]*openCall{}
+	n := &callTable{lastNumber: old.lastNumber, lastFlushed: old.lastFlushed, endErr: old.endErr}
+	if old.openCalls != nil {
+		n.openCalls = map[uint64]*openCall{}
 	}
-	for number, call := range old.open {
-		n.open[number] = copies[call]
+	for number, call := range old.openCalls {
+		n.openCalls[number] = copies[call]
 	}
 	return n
 }
@@ -616,8 +616,8 @@ func (w *roleWorld) begin(t *roleTask, kind byte) {
 	}
 	t.wait = getReplyWait(new(bufferPool))
 	t.call.awaitedReply = &t.wait.call
-	w.c.sender.callTable.add(&t.wait.call)
-	w.c.sender.callTable.flush()
+	w.c.sender.callTable.addCall(&t.wait.call)
+	w.c.sender.callTable.noteFlushed()
 	w.await(t)
 }
 
@@ -635,7 +635,7 @@ func (w *roleWorld) await(t *roleTask) {
 	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
-		w.calls().giveUp(&t.wait.call)
+		w.calls().abandonCall(&t.wait.call)
 		w.leave(t, nil)
 	case t.wait.granted:
 		t.wait.granted, t.call.destination.room, t.place = false, e.queueRoomLocked(), looking
@@ -759,7 +759,7 @@ func (w *roleWorld) read(t *roleTask) {
 // the last of them.
 func (w *roleWorld) takeReplies(call *readCall) bool {
 	for len(w.decoder) > 0 && w.decoder[0].MsgType == replyType {
-		answered := w.calls().deliver(w.decoder[0].Conn, 1, nil, w.c.id)
+		answered := w.calls().deliverReply(w.decoder[0].Conn, 1, nil, w.c.id)
 		w.decoder = w.decoder[1:]
 		if answered != nil && (call.anyReply || answered == call.awaitedReply) {
 			return true
@@ -903,7 +903,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resumeReading() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
-	add(w.closing == 'd' && calls.any(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().end(errNoReply) })
+	add(w.closing == 'd' && calls.hasOpenCalls(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().endAllCalls(errNoReply) })
 	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.enableFanIn() })
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
@@ -967,13 +967,13 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 		select {
 		case <-t.waiter.wakeSignal:
 		default:
-			<-t.wait.call.done
+			<-t.wait.call.doneSignal
 		}
 		w.awake(t)
 	})
 	add(t.isCall() && !t.answered && w.c != nil && !w.ended && w.replies() <= w.strays, false, "gets a reply", func(w *roleWorld, t *roleTask) {
 		t.answered = true
-		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
+		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.requestNumber})
 	})
 	add(t.isCall() && t.place == inLine && w.e.readRole.state == roleStopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
 		t.place, t.late = givingUp, true
@@ -1156,7 +1156,7 @@ func (w *roleWorld) key(first int) string {
 			add(len(t.waiter.wakeSignal) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stopCount, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.doneSignal) > 0, t.wait.call.ended, t.late, t.wait.stop == r.stopCount, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {
@@ -1171,7 +1171,7 @@ func (w *roleWorld) key(first int) string {
 		for _, m := range list {
 			of := 0
 			for place, i := range []int{first, 1 - first} {
-				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.number == m.Conn {
+				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.requestNumber == m.Conn {
 					of = place + 1
 				}
 			}

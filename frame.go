@@ -27,7 +27,7 @@ const (
 
 	// Data of this size or more is large: it is sealed in a record of its own,
 	// so neither side has to copy it.
-	largeData = 16 << 10
+	largeDataSize = 16 << 10
 
 	defaultMsgSize = 3145728
 	minMsgSize     = 1024
@@ -58,7 +58,7 @@ type frameHeader struct {
 // size returns the length of the header in bytes.
 func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
 
-func (h frameHeader) isLarge() bool { return h.dataSize >= largeData }
+func (h frameHeader) isLarge() bool { return h.dataSize >= largeDataSize }
 
 func (h frameHeader) isReply() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag != 0 }
 

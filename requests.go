@@ -51,7 +51,7 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 		reply, err = e.awaitReply(ctx, c, w)
 	}
 	// The call may have ended while it was given up.
-	if late, ended, why := c.sender.callTable.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
+	if late, ended, why := c.sender.callTable.abandonCall(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
 		reply, err = late, why
 	}
 	putReplyWait(e.buffers, w)
@@ -102,7 +102,7 @@ func (s *sendContext) Done() <-chan struct{} {
 		if s.call == nil {
 			s.limitReply()
 		} else {
-			s.conn.sender.callTable.watch(s.call, cancel)
+			s.conn.sender.callTable.cancelOnEnd(s.call, cancel)
 			s.limitRequest()
 		}
 	}
@@ -171,7 +171,7 @@ func (s *sendContext) result(err error) error {
 	if s.call == nil {
 		return fail(kind, ErrTimeout, "%s", replyAdvice)
 	}
-	switch _, ended, why := s.conn.sender.callTable.result(s.call); {
+	switch _, ended, why := s.conn.sender.callTable.callResult(s.call); {
 	case cause == errUnread:
 		return fail(kind, ErrTimeout, "%s", unreadAdvice)
 	case ended && kind == ErrUnconfirmed:
@@ -196,16 +196,16 @@ func getReplyWait(p *bufferPool) *replyWait {
 	if w, _ := p.calls.Get().(*replyWait); w != nil {
 		return w
 	}
-	return &replyWait{call: openCall{done: make(chan struct{}, 1)}, turn: readWaiter{wakeSignal: make(chan struct{}, 1)}}
+	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, turn: readWaiter{wakeSignal: make(chan struct{}, 1)}}
 }
 
 // putReplyWait takes a call back that has ended or was given up.
 func putReplyWait(p *bufferPool, w *replyWait) {
 	select {
-	case <-w.call.done:
+	case <-w.call.doneSignal:
 	default:
 	}
-	*w = replyWait{call: openCall{done: w.call.done}, turn: readWaiter{wakeSignal: w.turn.wakeSignal}}
+	*w = replyWait{call: openCall{doneSignal: w.call.doneSignal}, turn: readWaiter{wakeSignal: w.turn.wakeSignal}}
 	p.calls.Put(w)
 }
 
@@ -231,7 +231,7 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) 
 // replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
 // has the role afterwards if it may read.
 func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
-	reply, done, err = c.sender.callTable.result(&w.call)
+	reply, done, err = c.sender.callTable.callResult(&w.call)
 	if !done {
 		err = e.whyGivenUp(ctx, c, w)
 		done = err != nil
@@ -322,7 +322,7 @@ func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
 	timedOut := false
 	select {
 	case <-w.turn.wakeSignal:
-	case <-w.call.done:
+	case <-w.call.doneSignal:
 	case <-ctx.Done():
 	case <-late:
 		timedOut = true

@@ -90,8 +90,8 @@ func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte
 	start := s.appendFrameLocked(header, data, hold)
 	var err error
 	switch {
-	case hold && s.openBatch.large == nil && len(s.openBatch.frames.b) < batchSize:
-		s.openBatch.queued++
+	case hold && s.openBatch.largeData == nil && len(s.openBatch.frames.b) < batchSize:
+		s.openBatch.queuedMessages++
 	case s.flushing:
 		err = s.awaitLastFrame(ctx, start, header)
 	default:
@@ -112,13 +112,13 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	if err := s.awaitBatchRoom(ctx, header, false); err != nil {
 		return err
 	}
-	header.id = s.callTable.add(call)
+	header.id = s.callTable.addCall(call)
 	s.openBatch.firstRequest = cmp.Or(s.openBatch.firstRequest, header.id)
 	start := s.appendFrameLocked(header, data, false)
 	switch {
-	case s.flushing && s.openBatch.large == nil:
+	case s.flushing && s.openBatch.largeData == nil:
 		s.openBatch.urgent = true // the call waits for its reply
-		call.start, call.header = start, header
+		call.frameStart, call.header = start, header
 		return nil
 	case s.flushing:
 		return s.awaitLastFrame(ctx, start, header)
@@ -132,8 +132,8 @@ func (s *sender) withdrawRequest(call *openCall) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.openBatch
-	w := writeWaiter{start: call.start, header: call.header}
-	if b.firstRequest == 0 || call.number < b.firstRequest || b.large != nil || !b.last(&w) {
+	w := writeWaiter{frameStart: call.frameStart, header: call.header}
+	if b.firstRequest == 0 || call.requestNumber < b.firstRequest || b.largeData != nil || !b.endsWith(&w) {
 		return false
 	}
 	s.removeLastFrameLocked(&w)
@@ -149,7 +149,7 @@ func (s *sender) flushAccepted(ctx context.Context) error {
 		return s.refusalLocked()
 	case s.flushing:
 		return s.awaitBatch(ctx, s.lastBatchLocked(), s.newWaiter())
-	case s.openBatch.empty():
+	case s.openBatch.isEmpty():
 		return nil
 	}
 	return s.callResultLocked(ctx, s.flushOpenBatch(ctx))
@@ -160,7 +160,7 @@ func (s *sender) flushAccepted(ctx context.Context) error {
 func (s *sender) drainAccepted(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.openBatch.urgent = !s.openBatch.empty()
+	s.openBatch.urgent = !s.openBatch.isEmpty()
 	s.scheduleFlushLocked()
 	switch {
 	case s.sendBroken:
@@ -169,13 +169,13 @@ func (s *sender) drainAccepted(ctx context.Context) error {
 		return nil
 	}
 	w := s.newWaiter()
-	w.ours = true
+	w.internal = true
 	return s.awaitBatch(ctx, s.lastBatchLocked(), w)
 }
 
 // lastBatchLocked returns the batch that holds what was accepted last.
 func (s *sender) lastBatchLocked() *batch {
-	if s.openBatch.empty() {
+	if s.openBatch.isEmpty() {
 		return s.activeBatch
 	}
 	return s.openBatch
@@ -207,7 +207,7 @@ func (s *sender) awaitBatchRoom(ctx context.Context, header frameHeader, hold bo
 // appendFrameLocked appends a frame to the open batch, which has room for it, and returns
 // where it begins.
 func (s *sender) appendFrameLocked(header frameHeader, data []byte, hold bool) (start int) {
-	start = s.openBatch.append(s.buffers, header, data, hold)
+	start = s.openBatch.appendFrame(s.buffers, header, data, hold)
 	s.sentTotals.count(header, 1)
 	s.wakeRoomWaiterLocked()
 	return start
@@ -218,7 +218,7 @@ func (s *sender) appendFrameLocked(header frameHeader, data []byte, hold bool) (
 func (s *sender) refusalLocked() error {
 	if lost := s.sentTotals.lost; lost != (lostMessages{}) {
 		s.sentTotals.lost = lostMessages{}
-		return lost.report(s.refusalErr)
+		return lost.lossError(s.refusalErr)
 	}
 	return s.refusalErr
 }
@@ -249,7 +249,7 @@ func (s *sender) flushOpenBatch(ctx context.Context) error {
 // that. It acquires mu.
 func (s *sender) flushByGoroutine(ctx context.Context) error {
 	b := s.activeBatch
-	b.copyLarge(s.buffers, s.cipher)
+	b.copyLargeData(s.buffers, s.cipher)
 	s.mu.Lock()
 	s.handOverFlushLocked()
 	if s.backgroundOnly {
@@ -263,7 +263,7 @@ func (s *sender) activateBatchLocked() {
 	s.flushing = true
 	s.openBatch, s.activeBatch = s.activeBatch, s.openBatch
 	if s.activeBatch.firstRequest > 0 {
-		s.callTable.flush()
+		s.callTable.noteFlushed()
 	}
 	s.prependPingsLocked()
 	s.wakeRoomWaiterLocked()
@@ -285,7 +285,7 @@ func (s *sender) prependPingsLocked() {
 			ahead = appendControl(ahead, kindPing, make([]byte, 8)...)
 		}
 		b := s.activeBatch
-		b.frames = s.buffers.grow(b.frames, b.size()+len(ahead))
+		b.frames = s.buffers.grow(b.frames, b.frameBytes()+len(ahead))
 		b.frames.b = slices.Insert(b.frames.b, 0, ahead...)
 	}
 	p.pong, p.ping = nil, false
@@ -295,12 +295,12 @@ func (s *sender) prependPingsLocked() {
 // caller who is about to return is copied first.
 func (s *sender) handOverFlushLocked() {
 	b := s.activeBatch
-	b.copyLarge(s.buffers, s.cipher)
-	b.handed = true
-	if b.leaving != nil {
-		b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool { return w == b.owner })
-		b.owner.finish(b.leaving)
-		b.leaving = nil
+	b.copyLargeData(s.buffers, s.cipher)
+	b.handedOver = true
+	if b.ownerResult != nil {
+		b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool { return w == b.largeOwner })
+		b.largeOwner.complete(b.ownerResult)
+		b.ownerResult = nil
 	}
 	s.handoverRequested.Store(s.backgroundOnly)
 	s.goroutines.Add(1)
@@ -322,24 +322,24 @@ func (s *sender) flushInBackground() {
 func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) error {
 	b := s.activeBatch
 	if b.encoded == nil {
-		if b.empty() {
+		if b.isEmpty() {
 			return nil // its only frame was taken back
 		}
-		if err := b.encode(s.buffers, s.cipher); err != nil {
+		if err := b.encodeFrames(s.buffers, s.cipher); err != nil {
 			return err
 		}
 	}
 	if s.cipher != nil {
 		s.sendRekeys.Store(s.cipher.rekeys)
 	}
-	out, tail := b.encoded.b, b.large
-	if b.written < len(out) {
-		out = out[b.written:]
+	out, tail := b.encoded.b, b.largeData
+	if b.writtenBytes < len(out) {
+		out = out[b.writtenBytes:]
 	} else {
-		out, tail = tail[b.written-len(out):], nil
+		out, tail = tail[b.writtenBytes-len(out):], nil
 	}
 	n, err := s.sink.Send(ctx, stopped, out, tail)
-	b.written += n
+	b.writtenBytes += n
 	return err
 }
 
@@ -352,7 +352,7 @@ func (s *sender) finishFlushLocked(err error) error {
 		result = s.failSendingLocked(err)
 	}
 	for _, w := range b.waiters {
-		w.finish(result)
+		w.complete(result)
 	}
 	s.handoverRequested.Store(s.backgroundOnly)
 	s.resetBatchLocked(b)
@@ -369,14 +369,14 @@ func (s *sender) failSendingLocked(cause error) (result error) {
 		cause = s.refusalCause // abandon has closed the transport under this write
 	}
 	b := s.activeBatch
-	certain := b.written == 0 && s.sink.Interruptible() // a socket's failed write has taken nothing
+	certain := b.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has taken nothing
 	if certain || b.encoded == nil {
 		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
-		s.sentTotals.lost.unsent += b.queued
-		s.callTable.endFrom(b.firstRequest, result)
+		s.sentTotals.lost.unsent += b.queuedMessages
+		s.callTable.endCallsFrom(b.firstRequest, result)
 	} else {
 		result = fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
-		s.sentTotals.lost.unsure += b.queued
+		s.sentTotals.lost.uncertain += b.queuedMessages
 	}
 	if !s.sendBroken {
 		s.endSendingLocked(fail(ErrNotConnected, cause, "the connection can no longer be written to"), cause)
@@ -400,8 +400,8 @@ func (s *sender) endSendingLocked(reason, cause error) {
 	}
 	s.sendBroken = true
 	s.releaseWaitersLocked(s.openBatch, reason, anyWaiter)
-	s.callTable.endFrom(s.openBatch.firstRequest, s.refusalErr)
-	s.sentTotals.lost.unsent += s.openBatch.queued
+	s.callTable.endCallsFrom(s.openBatch.firstRequest, s.refusalErr)
+	s.sentTotals.lost.unsent += s.openBatch.queuedMessages
 	s.resetBatchLocked(s.openBatch)
 	s.wakeRoomWaitersLocked()
 }
@@ -422,9 +422,9 @@ func (s *sender) resetBatchLocked(b *batch) {
 func (s *sender) scheduleFlushLocked() {
 	switch {
 	case s.flushing || s.sendBroken:
-	case len(s.openBatch.waiters) > 0 && s.openBatch.waiters[0].isUsers():
+	case len(s.openBatch.waiters) > 0 && s.openBatch.waiters[0].isUserCall():
 		s.flushing = true
-		s.openBatch.waiters[0].become(waiterFlushes)
+		s.openBatch.waiters[0].setState(waiterMustFlush)
 	case s.openBatch.urgent || s.pendingPings.ping || s.pendingPings.pong != nil:
 		s.activateBatchLocked()
 		s.handOverFlushLocked()
@@ -443,8 +443,8 @@ func (s *sender) awaitBatch(ctx context.Context, b *batch, w *writeWaiter) error
 // awaitLastFrame waits for the result of the frame that was accepted last.
 func (s *sender) awaitLastFrame(ctx context.Context, start int, h frameHeader) error {
 	w := s.newFrameWaiter(start, h)
-	if s.openBatch.large != nil {
-		s.openBatch.owner = w
+	if s.openBatch.largeData != nil {
+		s.openBatch.largeOwner = w
 	}
 	return s.awaitBatch(ctx, s.openBatch, w)
 }
@@ -462,13 +462,13 @@ func (s *sender) joinFlush(ctx context.Context, b *batch) error {
 func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) error {
 	s.mu.Unlock()
 	select {
-	case <-w.wake:
+	case <-w.wakeSignal:
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
 	if w.state == waiterDone {
-		err := w.err
-		putWaiter(s.buffers, w)
+		err := w.result
+		putWriteWaiter(s.buffers, w)
 		return err
 	}
 	if s.usesMemoryLocked(b, w) {
@@ -476,11 +476,11 @@ func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) erro
 	}
 	i := slices.Index(b.waiters, w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
-	if b.owner == w {
-		b.owner = nil
+	if b.largeOwner == w {
+		b.largeOwner = nil
 	}
-	flushes, taken := w.state == waiterFlushes, b == s.openBatch && s.withdrawFrameLocked(ctx, w)
-	putWaiter(s.buffers, w)
+	flushes, taken := w.state == waiterMustFlush, b == s.openBatch && s.withdrawFrameLocked(ctx, w)
+	putWriteWaiter(s.buffers, w)
 	switch {
 	case flushes && !taken:
 		return s.flushOpenBatch(ctx)
@@ -498,31 +498,31 @@ func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) erro
 // usesMemoryLocked reports whether another call's flush may be using the memory of
 // the call that w is of.
 func (s *sender) usesMemoryLocked(b *batch, w *writeWaiter) bool {
-	return b == s.activeBatch && b.owner == w && !b.handed
+	return b == s.activeBatch && b.largeOwner == w && !b.handedOver
 }
 
 // awaitMemoryRelease has the flush in progress, which is another call's, handed over,
 // and returns as soon as nobody uses the memory of this call.
 func (s *sender) awaitMemoryRelease(w *writeWaiter, b *batch) error {
-	if b.leaving == nil {
-		b.leaving = transport.ErrInterrupted
+	if b.ownerResult == nil {
+		b.ownerResult = transport.ErrInterrupted
 	}
 	s.handoverRequested.Store(true)
 	s.sink.Interrupt()
 	for w.state != waiterDone {
 		s.mu.Unlock()
-		<-w.wake
+		<-w.wakeSignal
 		s.mu.Lock()
 	}
-	err := w.err
-	putWaiter(s.buffers, w)
+	err := w.result
+	putWriteWaiter(s.buffers, w)
 	return err
 }
 
 // withdrawFrameLocked takes the frame of a call whose context is done out of the open
 // batch again, if it is the last one there.
 func (s *sender) withdrawFrameLocked(ctx context.Context, w *writeWaiter) bool {
-	if ctx.Err() == nil || !s.openBatch.last(w) {
+	if ctx.Err() == nil || !s.openBatch.endsWith(w) {
 		return false
 	}
 	s.removeLastFrameLocked(w)
@@ -533,19 +533,19 @@ func (s *sender) withdrawFrameLocked(ctx context.Context, w *writeWaiter) bool {
 // the open batch again, and has the caller return with reason.
 func (s *sender) withdrawLargeFrameLocked(reason error) {
 	b := s.openBatch
-	i := slices.IndexFunc(b.waiters, b.last)
+	i := slices.IndexFunc(b.waiters, b.endsWith)
 	w := b.waiters[i]
-	if w.state == waiterFlushes {
+	if w.state == waiterMustFlush {
 		s.flushing = false
 	}
 	s.removeLastFrameLocked(w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
-	w.finish(reason)
+	w.complete(reason)
 }
 
 // removeLastFrameLocked cuts the frame of w, the last one, off the open batch.
 func (s *sender) removeLastFrameLocked(w *writeWaiter) {
-	s.openBatch.frames.b, s.openBatch.large, s.openBatch.owner = s.openBatch.frames.b[:w.start], nil, nil
+	s.openBatch.frames.b, s.openBatch.largeData, s.openBatch.largeOwner = s.openBatch.frames.b[:w.frameStart], nil, nil
 	s.uncountFrameLocked(w.header, nil)
 	s.wakeRoomWaiterLocked()
 }
@@ -555,7 +555,7 @@ func (s *sender) removeLastFrameLocked(w *writeWaiter) {
 func (s *sender) uncountFrameLocked(h frameHeader, reason error) {
 	s.sentTotals.count(h, -1)
 	if h.isRequest() {
-		s.callTable.takeBack(reason)
+		s.callTable.removeLatest(reason)
 	}
 }
 
@@ -582,7 +582,7 @@ func (s *sender) awaitRoomTurn(ctx context.Context, again bool) error {
 	}
 	s.mu.Unlock()
 	select {
-	case <-w.wake:
+	case <-w.wakeSignal:
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -590,7 +590,7 @@ func (s *sender) awaitRoomTurn(ctx context.Context, again bool) error {
 		s.roomWaiters = slices.Delete(s.roomWaiters, i, i+1)
 	}
 	woken := w.state == waiterDone
-	putWaiter(s.buffers, w)
+	putWriteWaiter(s.buffers, w)
 	if ctx.Err() == nil {
 		return nil
 	}
@@ -609,30 +609,30 @@ func (s *sender) wakeRoomWaiterLocked() {
 }
 
 func (s *sender) wakeFirstRoomWaiterLocked() {
-	if !s.flushing || s.openBatch.large == nil && s.openBatch.size()+headerSize <= batchSize {
+	if !s.flushing || s.openBatch.largeData == nil && s.openBatch.frameBytes()+headerSize <= batchSize {
 		w := s.roomWaiters[0]
 		s.roomWaiters = slices.Delete(s.roomWaiters, 0, 1)
-		w.finish(nil)
+		w.complete(nil)
 	}
 }
 
 func (s *sender) wakeRoomWaitersLocked() {
 	for _, w := range s.roomWaiters {
-		w.finish(nil)
+		w.complete(nil)
 	}
 	s.roomWaiters = nil
 }
 
 func (s *sender) newWaiter() *writeWaiter {
-	w := getWaiter(s.buffers)
-	w.start = -1
+	w := getWriteWaiter(s.buffers)
+	w.frameStart = -1
 	return w
 }
 
 // newFrameWaiter returns the waiter of a call whose frame begins at start.
 func (s *sender) newFrameWaiter(start int, h frameHeader) *writeWaiter {
-	w := getWaiter(s.buffers)
-	w.start, w.header = start, h
+	w := getWriteWaiter(s.buffers)
+	w.frameStart, w.header = start, h
 	return w
 }
 
@@ -687,7 +687,7 @@ func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
 // has their callers return with reason.
 func (s *sender) withdrawRequestsLocked(reason error) {
 	b := s.openBatch
-	if b.empty() {
+	if b.isEmpty() {
 		return
 	}
 	kept := b.frames.b[:0]
@@ -706,7 +706,7 @@ func (s *sender) withdrawRequestsLocked(reason error) {
 	}
 	b.frames.b = kept
 	s.releaseWaitersLocked(b, reason, func(w *writeWaiter) bool {
-		w.start = -1 // its frame is somewhere else now, and is not taken back
+		w.frameStart = -1 // its frame is somewhere else now, and is not taken back
 		return w.header.isRequest()
 	})
 }
@@ -725,7 +725,7 @@ func (s *sender) refuseNewFramesLocked(reason error) {
 	if s.refusalErr == nil {
 		s.refusalErr = reason
 	}
-	if s.openBatch.large != nil {
+	if s.openBatch.largeData != nil {
 		s.withdrawLargeFrameLocked(reason)
 	}
 	s.wakeRoomWaitersLocked()
@@ -734,7 +734,7 @@ func (s *sender) refuseNewFramesLocked(reason error) {
 // appendControlsLocked has control frames sent behind what was accepted.
 func (s *sender) appendControlsLocked(controls ...[2]byte) {
 	for _, c := range controls {
-		s.openBatch.frames = s.buffers.grow(s.openBatch.frames, s.openBatch.size()+headerSize+2)
+		s.openBatch.frames = s.buffers.grow(s.openBatch.frames, s.openBatch.frameBytes()+headerSize+2)
 		s.openBatch.frames.b = appendControl(s.openBatch.frames.b, c[0], c[1])
 		s.pendingPings.suppressed = s.pendingPings.suppressed || c[0] == kindClose
 	}
@@ -747,9 +747,9 @@ func (s *sender) releaseUserCallsLocked(cause error) {
 	s.endUserFlushesLocked()
 	s.refusalCause = cause
 	unconfirmed := fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
-	s.releaseWaitersLocked(s.activeBatch, unconfirmed, (*writeWaiter).isUsers)
-	s.releaseWaitersLocked(s.openBatch, unconfirmed, (*writeWaiter).isUsers)
-	s.openBatch.urgent = !s.openBatch.empty()
+	s.releaseWaitersLocked(s.activeBatch, unconfirmed, (*writeWaiter).isUserCall)
+	s.releaseWaitersLocked(s.openBatch, unconfirmed, (*writeWaiter).isUserCall)
+	s.openBatch.urgent = !s.openBatch.isEmpty()
 	s.sink.Interrupt()
 	s.scheduleFlushLocked()
 }
@@ -769,13 +769,13 @@ func (s *sender) releaseWaitersLocked(b *batch, err error, concerns func(*writeW
 			return false
 		}
 		if s.usesMemoryLocked(b, w) { // it returns when nobody uses its memory any more
-			b.leaving = err
+			b.ownerResult = err
 			return false
 		}
-		if w.state == waiterFlushes { // its duty passes to the background
+		if w.state == waiterMustFlush { // its duty passes to the background
 			s.flushing = false
 		}
-		w.finish(err)
+		w.complete(err)
 		return true
 	})
 }
@@ -790,8 +790,8 @@ func (s *sender) abandonSending(reason, cause error) lostMessages {
 		s.endSendingLocked(reason, cause)
 	}
 	s.releaseWaitersLocked(s.activeBatch, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
-	s.sentTotals.lost.unsure += s.activeBatch.queued
-	s.activeBatch.queued = 0
+	s.sentTotals.lost.uncertain += s.activeBatch.queuedMessages
+	s.activeBatch.queuedMessages = 0
 	s.sink.Interrupt()
 	lost := s.sentTotals.lost
 	s.sentTotals.lost = lostMessages{}

@@ -563,7 +563,7 @@ func TestSenderOrder(t *testing.T) {
 		}},
 		{"queued frames leave with a flush", func(t *senderTest) {
 			t.queueAll("AB", 10)
-			t.queueAll("C", largeData) // it is copied, since its call returns at once
+			t.queueAll("C", largeDataSize) // it is copied, since its call returns at once
 			t.queueAll("D", 10)
 			t.wantSent("")
 			t.flush().want("nil")
@@ -1258,7 +1258,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 				return "unsent sink", lostMessages{unsent: 3}
 			}
 			c.want("unconfirmed sink")
-			return "unsent unconfirmed sink", lostMessages{unsent: 1, unsure: 2}
+			return "unsent unconfirmed sink", lostMessages{unsent: 1, uncertain: 2}
 		}
 		for name, report := range map[string]func(t *senderTest) *senderCall{
 			"by write": func(t *senderTest) *senderCall { return t.write('E', 10) },
@@ -1271,7 +1271,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 					want, lost := fill(t)
 					c := report(t)
 					c.want(want)
-					c.wantLost(int(lost.unsent + lost.unsure))
+					c.wantLost(int(lost.unsent + lost.uncertain))
 					for _, c := range []*senderCall{t.write('F', 10), t.flush()} {
 						c.want("unsent sink")
 						c.wantLost(0)
@@ -1311,7 +1311,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 			t.sink.fail()
 			t.failure = errSink
 			if t.blocking {
-				t.wantAbandoned(lostMessages{unsure: 2})
+				t.wantAbandoned(lostMessages{uncertain: 2})
 			} else {
 				t.wantAbandoned(lostMessages{unsent: 2})
 			}
@@ -1417,7 +1417,7 @@ func TestSenderCloseWith(t *testing.T) {
 					t.s.appendControlsLocked(closeFrame)
 					t.s.releaseUserCallsLocked(errReason)
 				})
-				if size < largeData {
+				if size < largeDataSize {
 					b.want("unconfirmed reason")
 				} else {
 					b.want("reason")
@@ -1649,7 +1649,7 @@ func TestSenderAbandon(t *testing.T) {
 					t.queueAll("PP", 10)
 					stuck := t.stuck(size)
 					drain := t.drain()
-					t.wantAbandoned(lostMessages{unsent: 1, unsure: 2})
+					t.wantAbandoned(lostMessages{unsent: 1, uncertain: 2})
 					stuck.flushed.want("unconfirmed cause")
 					stuck.waits.want("reason")
 					stuck.large.want("reason")
@@ -2018,7 +2018,7 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 	for i := range callsPerWriter {
 		ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callerKey{}, "writer"))
 		call := &sentCall{id: uint32(1 + writer*callsPerWriter + i), hold: random.IntN(3) == 0}
-		if sizes := []int{0, 10, 10, 10, 10, 1_000, 5_000, largeData - 1, largeData, 20_000, batchSize - headerSize}; random.IntN(8) > 0 {
+		if sizes := []int{0, 10, 10, 10, 10, 1_000, 5_000, largeDataSize - 1, largeDataSize, 20_000, batchSize - headerSize}; random.IntN(8) > 0 {
 			call.size = sizes[random.IntN(len(sizes))]
 		} else {
 			call.id = 0
@@ -2033,7 +2033,7 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 		} else {
 			data := bytes.Clone(senderData(call.id, call.size))
 			call.err = c.s.writeFrame(ctx, frameHeader{frameType: call.id}, data, call.hold)
-			if call.err == nil || call.size < largeData { // else the flusher may still read it, which is a known fault
+			if call.err == nil || call.size < largeDataSize { // else the flusher may still read it, which is a known fault
 				clear(data)
 			}
 		}
@@ -2155,7 +2155,7 @@ func (c *writerGroup) run(end groupEnd) {
 		c.failure = end.sinkErr
 	}
 	c.mu.Unlock()
-	c.check(end, int(c.lost.unsent+c.lost.unsure))
+	c.check(end, int(c.lost.unsent+c.lost.uncertain))
 }
 
 // check compares the results with the frames that have arrived.

@@ -34,7 +34,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	if c.sender.acceptedCount() > 0 {
 		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
-	c.sender.callTable.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
+	c.sender.callTable.endAllCalls(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
 	if e.hooks.reconnect != nil {
 		gone = ReConnecting
@@ -206,7 +206,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 		c.sender.drainAccepted(limit)
 	}
 	lost := c.sender.abandonSending(ErrClosed, ErrClosed) // requests that were not sent end as such
-	c.sender.callTable.end(errNoReply)
+	c.sender.callTable.endAllCalls(errNoReply)
 	c.closeGracefully(limit)
 	if err == nil {
 		e.mu.Lock()
@@ -224,7 +224,7 @@ func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 		err = fail(ErrUnconfirmed, err, "the connection was cut")
 	}
 	c.sender.abandonSending(ErrClosed, ErrClosed)
-	c.sender.callTable.end(errNoReply)
+	c.sender.callTable.endAllCalls(errNoReply)
 	closeTransport(ctx, c.netConn)
 	c.closeGracefully(ctx)
 	return err
