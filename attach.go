@@ -31,7 +31,7 @@ func (e *endpoint) attachConnection(c *connection) bool {
 	e.deliveries.begin(c.delivery)
 	e.currentConn.Store(c)
 	if c.heartbeat.interval > 0 {
-		c.heartbeat.checkAfter(c.heartbeat.interval, func() { e.checkHeartbeat(c) })
+		c.heartbeat.scheduleCheck(c.heartbeat.interval, func() { e.checkHeartbeat(c) })
 	}
 	e.readRole.acquire()
 	e.releaseRoleLocked()
@@ -53,14 +53,14 @@ func (e *endpoint) onReaderIdle() {
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
 	c := &connection{netConn: opened.stream, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
 		source:         transport.NewSource(opened.stream),
-		decoder:        &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.buffers},
+		decoder:        &decoder{cipher: agreed.in, maxDataSize: e.settings.limit, buffers: e.buffers},
 		closeHandshake: new(closeHandshake), delivery: new(delivery),
 		heartbeat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
 	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.sendReply(id, number, msgType, data) }
 	c.decoder.preload(agreed.rest)
 	var progress func()
 	if c.heartbeat.interval > 0 {
-		progress = c.heartbeat.touch // no ping fits into a long frame: that it moves has to do
+		progress = c.heartbeat.noteActivity // no ping fits into a long frame: that it moves has to do
 	}
 	sink := transport.NewSink(opened.stream, func() { e.onWriteStalled(c) }, progress)
 	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.onSendFailure(c, err) })

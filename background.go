@@ -12,7 +12,7 @@ const fullQueuePing = time.Second // between the pings of a side whose queue is 
 func (e *endpoint) startBackgroundReader() {
 	c := e.currentConn.Load()
 	if c.pendingLoss.Load() == nil {
-		c.heartbeat.touch() // until now nobody listened
+		c.heartbeat.noteActivity() // until now nobody listened
 	}
 	e.goroutines.Add(1)
 	go e.readInBackground(c, e.queueRoomLocked())
@@ -21,7 +21,7 @@ func (e *endpoint) startBackgroundReader() {
 // readInBackground reads into the queue until a caller takes the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.goroutines.Done()
-	call := readCall{anyReply: true, destination: destination{room: room}}
+	call := readCall{anyReply: true, destination: destination{maxSize: room}}
 	for {
 		if e.pausedByPool(c) {
 			return
@@ -30,8 +30,8 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 		err := c.receive(&call, &m)
 		e.mu.Lock()
 		room := e.queueRoomLocked()
-		goOn := err == errNeedRoom && room > call.destination.room || e.queueReceivedLocked(c, &m, err)
-		call.destination.room = e.queueRoomLocked()
+		goOn := err == errNeedRoom && room > call.destination.maxSize || e.queueReceivedLocked(c, &m, err)
+		call.destination.maxSize = e.queueRoomLocked()
 		e.mu.Unlock()
 		if !goOn {
 			return
@@ -110,7 +110,7 @@ func (e *endpoint) stopReadingLocked(c *connection) {
 	case loss != nil && !loss.heartbeatTimeout:
 		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wakeReader(c) })
 	default:
-		c.heartbeat.checkAfter(fullQueuePing, func() { e.checkHeartbeat(c) })
+		c.heartbeat.scheduleCheck(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
 	c.preemptRequested.Store(false) // who asked for the role has had a message: callers would hand it around for ever
 	e.readRole.stopReading()
@@ -174,13 +174,13 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 	switch {
 	case e.readRole.state == roleStopped:
 		c.sender.queuePing()
-		c.heartbeat.checkAfter(fullQueuePing, again)
+		c.heartbeat.scheduleCheck(fullQueuePing, again)
 	case c.heartbeat.interval == 0:
 	case e.readRole.state == roleFree: // nobody has looked
 		e.readRole.startBackground()
-		c.heartbeat.checkAfter(c.heartbeat.interval, again)
+		c.heartbeat.scheduleCheck(c.heartbeat.interval, again)
 	default:
-		result, latest, next := c.heartbeat.check()
+		result, latest, next := c.heartbeat.checkActivity()
 		switch result {
 		case peerLost:
 			c.failInactive(latest)
@@ -188,6 +188,6 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 		case pingDue:
 			c.sender.queuePing()
 		}
-		c.heartbeat.checkAfter(next, again)
+		c.heartbeat.scheduleCheck(next, again)
 	}
 }

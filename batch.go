@@ -25,13 +25,13 @@ type batch struct {
 	writtenBytes   int            // bytes of encoded and large that the sink has taken
 }
 
-func (b *batch) isEmpty() bool { return b.frames == nil || len(b.frames.b) == 0 }
+func (b *batch) isEmpty() bool { return b.frames == nil || len(b.frames.data) == 0 }
 
 func (b *batch) frameBytes() int {
 	if b.frames == nil {
 		return 0
 	}
-	return len(b.frames.b)
+	return len(b.frames.data)
 }
 
 // copiesData reports whether data is copied into the batch: it is small, or held
@@ -54,12 +54,12 @@ func (b *batch) appendFrame(pool *bufferPool, h frameHeader, data []byte, hold b
 	start = b.frameBytes()
 	if copiesData(h, hold) {
 		b.frames = pool.grow(b.frames, start+h.size()+len(data))
-		b.frames.b = append(appendFrameHeader(b.frames.b, h), data...)
+		b.frames.data = append(appendFrameHeader(b.frames.data, h), data...)
 		b.hasLargeCopy = b.hasLargeCopy || h.isLarge()
 		return start
 	}
 	b.frames = pool.grow(b.frames, start+h.size())
-	b.frames.b = appendFrameHeader(b.frames.b, h)
+	b.frames.data = appendFrameHeader(b.frames.data, h)
 	b.largeData = data
 	return start
 }
@@ -70,7 +70,7 @@ func (b *batch) endsWith(w *writeWaiter) bool {
 	if b.largeData != nil {
 		end -= len(b.largeData)
 	}
-	return w.frameStart >= 0 && end == len(b.frames.b)
+	return w.frameStart >= 0 && end == len(b.frames.data)
 }
 
 // encodeFrames makes the bytes that go to the sink: records, or the frames themselves.
@@ -79,20 +79,20 @@ func (b *batch) encodeFrames(pool *bufferPool, cipher *recordCipher) error {
 		b.encoded, b.frames = b.frames, nil
 		return nil
 	}
-	out := pool.get(len(b.frames.b) + len(b.largeData) + recordSlack)
+	out := pool.get(len(b.frames.data) + len(b.largeData) + recordSlack)
 	var err error
-	for plain := b.frames.b; len(plain) > 0 && err == nil; {
+	for plain := b.frames.data; len(plain) > 0 && err == nil; {
 		n, data := len(plain), 0
 		if b.hasLargeCopy || n > maxPlaintext {
 			n, data = splitRecord(plain)
 		}
-		if out.b, err = cipher.seal(out.b, plain[:n]); err == nil && data > 0 {
-			out.b, err = cipher.seal(out.b, plain[n:n+data])
+		if out.data, err = cipher.seal(out.data, plain[:n]); err == nil && data > 0 {
+			out.data, err = cipher.seal(out.data, plain[n:n+data])
 		}
 		plain = plain[n+data:]
 	}
 	if err == nil && b.largeData != nil {
-		out.b, err = cipher.seal(out.b, b.largeData)
+		out.data, err = cipher.seal(out.data, b.largeData)
 	}
 	if err != nil {
 		pool.put(out)
@@ -119,8 +119,8 @@ func (b *batch) copyLargeData(pool *bufferPool, cipher *recordCipher) {
 	if b.encoded != nil {
 		head = b.encoded
 	}
-	out := pool.get(len(head.b) + len(b.largeData))
-	out.b = append(append(out.b, head.b...), b.largeData...)
+	out := pool.get(len(head.data) + len(b.largeData))
+	out.data = append(append(out.data, head.data...), b.largeData...)
 	pool.put(head)
 	b.encoded, b.frames, b.largeData = out, nil, nil
 }
@@ -205,7 +205,7 @@ func (l *lostMessages) add(o lostMessages) {
 
 // getWriteWaiter returns a waiter that waits for nothing yet.
 func getWriteWaiter(p *bufferPool) *writeWaiter {
-	if w, _ := p.waiters.Get().(*writeWaiter); w != nil {
+	if w, _ := p.writeWaiters.Get().(*writeWaiter); w != nil {
 		return w
 	}
 	return &writeWaiter{wakeSignal: make(chan struct{}, 1)}
@@ -218,5 +218,5 @@ func putWriteWaiter(p *bufferPool, w *writeWaiter) {
 	default:
 	}
 	*w = writeWaiter{wakeSignal: w.wakeSignal}
-	p.waiters.Put(w)
+	p.writeWaiters.Put(w)
 }

@@ -9,7 +9,7 @@ import (
 
 // A buffer is lent by a bufferPool. The struct saves an allocation each time
 // that the slice goes back.
-type buffer struct{ b []byte }
+type buffer struct{ data []byte }
 
 const (
 	smallestClass = 12                        // 4 KiB
@@ -20,10 +20,10 @@ const (
 // server share one, so that an idle connection holds none. It is safe for
 // concurrent use.
 type bufferPool struct {
-	classes [largestClass - smallestClass + 1]sync.Pool
-	waiters sync.Pool // of *writeWaiter
-	calls   sync.Pool // of *replyWait
-	sending sync.Pool // of *sendContext
+	classes      [largestClass - smallestClass + 1]sync.Pool
+	writeWaiters sync.Pool // of *writeWaiter
+	replyWaits   sync.Pool // of *replyWait
+	sendContexts sync.Pool // of *sendContext
 }
 
 // get returns an empty buffer with room for n bytes.
@@ -40,8 +40,8 @@ func (p *bufferPool) get(n int) *buffer {
 
 // put takes b back; its caller must not touch it any more.
 func (p *bufferPool) put(b *buffer) {
-	b.b = b.b[:0]
-	if class := bits.Len(uint(cap(b.b) - 1)); class <= largestClass {
+	b.data = b.data[:0]
+	if class := bits.Len(uint(cap(b.data) - 1)); class <= largestClass {
 		p.classes[class-smallestClass].Put(b)
 	}
 }
@@ -52,11 +52,11 @@ func (p *bufferPool) grow(b *buffer, n int) *buffer {
 	if b == nil {
 		return p.get(n)
 	}
-	if cap(b.b) >= n {
+	if cap(b.data) >= n {
 		return b
 	}
 	larger := p.get(n)
-	larger.b = append(larger.b, b.b...)
+	larger.data = append(larger.data, b.data...)
 	p.put(b)
 	return larger
 }

@@ -89,7 +89,7 @@ func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, cl
 // reconnect makes the connection that follows the given one.
 func (c *Client) reconnect(lost *connection) {
 	defer c.goroutines.Done()
-	if time.Since(lost.heartbeat.start) > c.settings.retry {
+	if time.Since(lost.heartbeat.startTime) > c.settings.retry {
 		c.pause = 0
 	}
 	err := c.connect(c.hooks.baseCtx, false)

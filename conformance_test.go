@@ -290,7 +290,7 @@ var testBuffers = new(bufferPool)
 
 // newReceiver is a connection that is fed by hand. It sends nothing.
 func newReceiver(cipher *recordCipher, limit int) *connection {
-	c := &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, heartbeat: newHeartbeat(0)}
+	c := &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, maxDataSize: limit, buffers: testBuffers}, heartbeat: newHeartbeat(0)}
 	c.sender = newSender(transport.NewSink(nil, nil, nil), limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
 	c.sender.sendBroken = true
 	return c
@@ -300,7 +300,7 @@ func newReceiver(cipher *recordCipher, limit int) *connection {
 // bring them, and returns what it delivers, and after how many bytes it failed.
 // After its peer's close it stops, unless it has sent one itself.
 func drive(c *connection, call *readCall, stream []byte, piece func() int) (got []Message, read int, err error) {
-	call.destination.room = unlimited
+	call.destination.maxSize = unlimited
 	m := new(Message)
 	for {
 		switch err := c.decodeMessage(call, m); err {
@@ -308,8 +308,8 @@ func drive(c *connection, call *readCall, stream []byte, piece func() int) (got 
 			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
 		case errPeerClosed, errCloseAcked:
-			if c.closeHandshake.refused != nil || !c.closeHandshake.sentClose {
-				return got, read, c.closeHandshake.refused
+			if c.closeHandshake.protocolErr != nil || !c.closeHandshake.sentClose {
+				return got, read, c.closeHandshake.protocolErr
 			}
 			continue
 		case errNeedBytes:
@@ -329,10 +329,10 @@ func pieces(n int) func() int { return func() int { return n } }
 
 // held is the memory that a receiver keeps for what has arrived, in bytes.
 func held(c *connection) int {
-	n := cap(c.decoder.large.data)
-	for _, b := range []*buffer{c.decoder.input, c.decoder.opened} {
+	n := cap(c.decoder.largeFrame.data)
+	for _, b := range []*buffer{c.decoder.input, c.decoder.plaintext} {
 		if b != nil {
-			n += cap(b.b)
+			n += cap(b.data)
 		}
 	}
 	return n

@@ -103,7 +103,7 @@ var preempted = &interruption{}
 // errNeedRoom, or why the connection is over.
 func (c *connection) receive(call *readCall, m *Message) error {
 	for {
-		if !c.decoder.idle() { // decoding takes much of a stack
+		if !c.decoder.isIdle() { // decoding takes much of a stack
 			if err := c.decodeMessage(call, m); err != errNeedBytes {
 				return err
 			}
@@ -117,7 +117,7 @@ func (c *connection) receive(call *readCall, m *Message) error {
 			}
 		}
 		if err != nil {
-			c.decoder.returnMemory()
+			c.decoder.releaseCallerMemory()
 			return err
 		}
 	}
@@ -127,9 +127,9 @@ func (c *connection) receive(call *readCall, m *Message) error {
 // errNeedBytes or errCloseAcked.
 func (c *connection) decodeMessage(call *readCall, m *Message) error {
 	to, f := &call.destination, &c.lastFrame
-	to.memory = m.Data
+	to.callerMemory = m.Data
 	for {
-		step, err := c.decoder.next(to, f)
+		step, err := c.decoder.nextFrame(to, f)
 		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.receiveRekeys.Load() {
 			c.receiveRekeys.Store(cipher.rekeys)
 		}
@@ -178,13 +178,13 @@ func (c *connection) handleControl(data []byte) error {
 	case kindPing:
 		c.sender.queuePong(data[1:])
 	case kindClose:
-		if c.closeHandshake.onClose() {
+		if c.closeHandshake.noteClose() {
 			c.checkRemainder()
 			return errPeerClosed
 		}
 	case kindCloseAck:
-		if err := c.closeHandshake.onAck(data[1]); err != nil {
-			c.decoder.failure = err // no byte behind it is interpreted
+		if err := c.closeHandshake.noteAck(data[1]); err != nil {
+			c.decoder.decodeErr = err // no byte behind it is interpreted
 			return err
 		}
 		c.checkRemainder()
@@ -197,18 +197,18 @@ func (c *connection) handleControl(data []byte) error {
 // in plaintext what has arrived before this side has sent a close. If something is
 // refused nothing more is written.
 func (c *connection) checkRemainder() {
-	for c.closeHandshake.refused == nil && (c.decoder.recordOpen() || c.decoder.cipher == nil && !c.closeHandshake.sentClose) {
+	for c.closeHandshake.protocolErr == nil && (c.decoder.hasOpenRecord() || c.decoder.cipher == nil && !c.closeHandshake.sentClose) {
 		var f frame
-		step, err := c.decoder.next(&destination{room: unlimited}, &f)
+		step, err := c.decoder.nextFrame(&destination{maxSize: unlimited}, &f)
 		if err == nil && step != frameReady {
 			return
 		}
 		if err == nil && step == frameReady && f.frameType == controlType {
 			if kind, _ := parseControl(f.data); kind == kindCloseAck {
-				err = c.closeHandshake.onAck(f.data[1])
+				err = c.closeHandshake.noteAck(f.data[1])
 			}
 		}
-		c.closeHandshake.refused = err
+		c.closeHandshake.protocolErr = err
 	}
 }
 
@@ -271,7 +271,7 @@ func (c *connection) endReason(call *readCall) (done bool, err error) {
 			return false, loss.cause
 		}
 		// A process that was stopped may see only now what came meanwhile.
-		if c.heartbeat.latest.Load() == loss.lastActivity {
+		if c.heartbeat.lastActivity.Load() == loss.lastActivity {
 			n, ok, err := c.source.Look(c.decoder, false)
 			if !ok {
 				return false, loss.cause
@@ -316,7 +316,7 @@ func (c *connection) noteRead(err error) error {
 		return c.streamEndError(err)
 	}
 	if c.heartbeat.interval > 0 {
-		c.heartbeat.touch()
+		c.heartbeat.noteActivity()
 	}
 	return nil
 }
@@ -329,7 +329,7 @@ func (c *connection) streamEndError(err error) error {
 	switch {
 	case !isStreamEnd(err):
 		return fmt.Errorf("gipc: read failed: %w", transport.UnwrapOpError(err))
-	case c.decoder.inside():
+	case c.decoder.isInsideFrame():
 		return fail(ErrTruncated, nil, "the stream ended inside a frame")
 	case c.closeHandshake.peerClosed:
 		return fail(ErrTruncated, nil, "the stream ended without a close-ack")
@@ -358,7 +358,7 @@ func (c *connection) failAt(cause error, at time.Time) {
 // failInactive has the reader declare the connection lost now, unless something has
 // come since the activity that was checked.
 func (c *connection) failInactive(activity int64) {
-	idle := time.Since(c.heartbeat.start) - time.Duration(activity)
+	idle := time.Since(c.heartbeat.startTime) - time.Duration(activity)
 	err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
 	c.pendingLoss.CompareAndSwap(nil, &pendingLoss{cause: err, notBefore: time.Now(), heartbeatTimeout: true, lastActivity: activity})
 }
@@ -381,7 +381,7 @@ func (c *connection) sendClose(reason error, code byte) {
 // sendCloseAck has the close of the peer answered: with a close, if this side has
 // sent none, and a close-ack. Users' messages are refused with reason from here on.
 func (c *connection) sendCloseAck(reason error) {
-	ack := [2]byte{kindCloseAck, c.closeHandshake.ackByte()}
+	ack := [2]byte{kindCloseAck, c.closeHandshake.ownAckCode()}
 	c.closeHandshake.sentAck = true
 	if c.closeHandshake.sentClose {
 		c.sender.queueCloseAck(reason, ack)
@@ -397,7 +397,7 @@ func (c *connection) sendCloseAck(reason error) {
 func (c *connection) awaitCloseAck(ctx context.Context) error {
 	sent := c.sender.acceptedCount()
 	c.preemptRequested.Store(false)
-	call := readCall{ctx: ctx, destination: destination{reuse: true, room: unlimited}}
+	call := readCall{ctx: ctx, destination: destination{reuse: true, maxSize: unlimited}}
 	defer func() {
 		if call.stopWatch != nil {
 			call.stopWatch()
@@ -406,21 +406,21 @@ func (c *connection) awaitCloseAck(ctx context.Context) error {
 	var m Message
 	for h := c.closeHandshake; ; {
 		switch {
-		case h.refused != nil:
-			return h.outcome(sent, h.refused)
+		case h.protocolErr != nil:
+			return h.deliveryResult(sent, h.protocolErr)
 		case h.peerClosed && !h.sentAck:
 			c.sendCloseAck(ErrClosed)
 			c.sender.callTable.endAllCalls(errNoReply) // none comes behind the peer's close
 			continue
-		case h.acked:
-			return h.outcome(sent, nil)
+		case h.ackReceived:
+			return h.deliveryResult(sent, nil)
 		}
 		switch err := c.receive(&call, &m); err {
 		case nil:
-			h.onMessage()
+			h.noteDiscarded()
 		case errPeerClosed, errCloseAcked:
 		default:
-			return h.outcome(sent, causeOf(err))
+			return h.deliveryResult(sent, causeOf(err))
 		}
 	}
 }
@@ -454,13 +454,13 @@ func (c *connection) closeGracefully(ctx context.Context) {
 	}
 	closeTransport(ctx, c.netConn)
 	c.source.End()
-	c.decoder.end()
+	c.decoder.releaseMemory()
 }
 
 // discardInput reads, without a check, until the stream is over or ctx is done.
 func (c *connection) discardInput(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.interrupt)()
-	c.decoder.end()
+	c.decoder.releaseMemory()
 	for {
 		c.source.SetReadDeadline(time.Time{})
 		if ctx.Err() != nil {
@@ -470,7 +470,7 @@ func (c *connection) discardInput(ctx context.Context) {
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
-		c.decoder.end()
+		c.decoder.releaseMemory()
 	}
 }
 

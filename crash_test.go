@@ -735,15 +735,15 @@ func silenceIsNot(t *testing.T, worse bool) {
 		}
 	}
 	write(t, c, 2)
-	silence(l.heartbeat.latest.Load())
+	silence(l.heartbeat.lastActivity.Load())
 	if m, err := s.Read(); err != nil || m.MsgType != 1 {
 		t.Fatalf("the socket has a message: %+v, %v", m, err)
 	}
-	silence(l.heartbeat.latest.Load() - 1)
+	silence(l.heartbeat.lastActivity.Load() - 1)
 	if m, err := s.ReadTimed(time.Millisecond); m != TimeoutMessage || err != nil {
 		t.Fatalf("something was read since: %+v, %v", m, err)
 	}
-	silence(l.heartbeat.latest.Load())
+	silence(l.heartbeat.lastActivity.Load())
 	want := ErrTimeout
 	if worse {
 		want = ErrNotConnected

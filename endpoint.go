@@ -189,7 +189,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	e.notifyConsumedLocked()
 	e.copyToReaderLocked(call, m, queued)
 	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
-		e.currentConn.Load().heartbeat.touch() // until now nobody listened
+		e.currentConn.Load().heartbeat.noteActivity() // until now nobody listened
 		e.releaseRoleLocked()
 	}
 	return true

@@ -153,7 +153,7 @@ func (s *closingSide) acknowledge() {
 		s.accept(frameClose)
 	}
 	s.sentClose, s.sentAck = true, true
-	s.accept(string('0' + rune(s.ackByte())))
+	s.accept(string('0' + rune(s.ownAckCode())))
 }
 
 // A cut before frames that are on the way is one that came before they were sent.
@@ -188,7 +188,7 @@ func (v closingView) receive() {
 	case frameMessage:
 		v.receiveMessage()
 	case frameClose:
-		if v.onClose() && v.phase == sideOpen {
+		if v.noteClose() && v.phase == sideOpen {
 			// loseLocked, in one step: no message is accepted between its total and its refusal.
 			v.told, v.unconfirmed, v.phase = "close", v.written > 0, sideParting
 			v.acknowledge()
@@ -204,7 +204,7 @@ func (s *closingSide) receiveMessage() {
 	switch {
 	case s.peerClosed: // it is for nobody
 	case s.phase == sideAwaiting:
-		s.onMessage()
+		s.noteDiscarded()
 	default:
 		s.received++
 		if s.deaf {
@@ -214,7 +214,7 @@ func (s *closingSide) receiveMessage() {
 }
 
 func (v closingView) receiveAck() {
-	v.state.refused = v.onAck(v.in.frames[0]-'0') != nil
+	v.state.refused = v.noteAck(v.in.frames[0]-'0') != nil
 	v.in.frames = v.in.frames[1:]
 }
 
@@ -234,7 +234,7 @@ func (v closingView) finish(cause error) {
 
 // learn is the end of awaitAck. part may only take back what loseLocked has noted.
 func (s *closingSide) learn(cause error) {
-	failed := s.outcome(uint64(s.written), cause) != nil
+	failed := s.deliveryResult(uint64(s.written), cause) != nil
 	s.unconfirmed = failed && (s.unconfirmed || s.phase == sideAwaiting)
 	s.phase = sideDraining
 }
@@ -254,7 +254,7 @@ func (v closingView) goOn() {
 	}
 	drained := v.accepted == "" && !v.broken
 	v.out.ended = v.out.ended || v.phase == sideParting && drained
-	if v.acked && (v.phase == sideAwaiting || v.phase == sideParting && drained) {
+	if v.ackReceived && (v.phase == sideAwaiting || v.phase == sideParting && drained) {
 		v.learn(nil)
 	}
 	if v.phase == sideParting && v.broken || v.phase == sideDraining && (drained || v.broken || !v.sentAck) {
@@ -271,7 +271,7 @@ func (v closingView) forget() {
 	}
 	if v.phase >= sideHanging {
 		v.broken = false
-		v.closeHandshake = closeHandshake{sentClose: v.sentClose, discarded: v.discarded}
+		v.closeHandshake = closeHandshake{sentClose: v.sentClose, messageDiscarded: v.messageDiscarded}
 	}
 	if v.phase == sideOver {
 		v.told = ""
@@ -300,16 +300,16 @@ func (v closingView) violation() string {
 // brings it.
 func (s *closingSide) wrongStep() string {
 	message, closed, acked, other := s.closeHandshake, s.closeHandshake, s.closeHandshake, s.closeHandshake
-	message.onMessage()
-	due := s.sentClose && s.peerClosed && !s.acked
+	message.noteDiscarded()
+	due := s.sentClose && s.peerClosed && !s.ackReceived
 	switch {
-	case message.ackByte() != s.ackByte() && s.peerClosed:
+	case message.ownAckCode() != s.ownAckCode() && s.peerClosed:
 		return "a message behind the peer's close counts as discarded"
-	case closed.onClose() == s.peerClosed || closed.onClose():
+	case closed.noteClose() == s.peerClosed || closed.noteClose():
 		return "the first close is not taken for it, or another one is"
-	case (acked.onAck(allReceived) == nil) != due || acked.onAck(allReceived) == nil:
+	case (acked.noteAck(allReceived) == nil) != due || acked.noteAck(allReceived) == nil:
 		return "a close-ack is refused that is due, or one that is not due is accepted"
-	case due && (other.onAck(7) != nil || other.outcome(1, nil) == nil):
+	case due && (other.noteAck(7) != nil || other.deliveryResult(1, nil) == nil):
 		return "a close-ack of 7 is not read as one of 1"
 	}
 	return ""
@@ -328,7 +328,7 @@ func (v closingView) quietViolation() string {
 		return "one side is at the end, and the other one is not"
 	case fair && v.phase == sideOver && v.unconfirmed != lost:
 		return "a side takes for received what was discarded, or the other way round"
-	case fair && v.phase == sideOver && lost && !(v.peer.called && v.peer.discarded):
+	case fair && v.phase == sideOver && lost && !(v.peer.called && v.peer.messageDiscarded):
 		return "messages are missing, and nobody has discarded them"
 	}
 	return ""
@@ -570,7 +570,7 @@ func (w *roleWorld) clone() *roleWorld {
 	}
 	role.roleReleased.channel = nil // Close looks at happened
 	role.onIdle = func() {}         // that the pause has passed is a step
-	role.startBackgroundReader = func() { n.startBackground(readCall{destination: destination{room: n.e.queueRoomLocked()}}) }
+	role.startBackgroundReader = func() { n.startBackground(readCall{destination: destination{maxSize: n.e.queueRoomLocked()}}) }
 	return &n
 }
 
@@ -609,7 +609,7 @@ func (w *roleWorld) startBackground(call readCall) {
 
 // begin begins a call of a kind.
 func (w *roleWorld) begin(t *roleTask, kind byte) {
-	*t = roleTask{kind: kind, call: readCall{noWait: kind == 'p', destination: destination{room: unlimited}}}
+	*t = roleTask{kind: kind, call: readCall{noWait: kind == 'p', destination: destination{maxSize: unlimited}}}
 	if kind != 'r' {
 		w.enter(t)
 		return
@@ -638,7 +638,7 @@ func (w *roleWorld) await(t *roleTask) {
 		w.calls().abandonCall(&t.wait.call)
 		w.leave(t, nil)
 	case t.wait.granted:
-		t.wait.granted, t.call.destination.room, t.place = false, e.queueRoomLocked(), looking
+		t.wait.granted, t.call.destination.maxSize, t.place = false, e.queueRoomLocked(), looking
 	default:
 		if e.readRole.state == roleStopped && t.wait.stop != e.readRole.stopCount {
 			t.wait.stop, t.late = e.readRole.stopCount, false
@@ -777,7 +777,7 @@ func (w *roleWorld) decode(t *roleTask) {
 		t.place, t.err = looking, nil
 	} else if len(w.decoder) == 0 {
 		t.err = net.ErrClosed
-	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.destination.room {
+	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.destination.maxSize {
 		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
 	}
 }
@@ -804,8 +804,8 @@ func (w *roleWorld) report(t *roleTask) {
 func (w *roleWorld) queue(t *roleTask) {
 	old, room := *t, w.e.queueRoomLocked()
 	*t = roleTask{} // another one may start
-	if old.err == errNeedRoom && room > old.call.destination.room || w.e.queueReceivedLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
-		old.call.destination.room = w.e.queueRoomLocked()
+	if old.err == errNeedRoom && room > old.call.destination.maxSize || w.e.queueReceivedLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+		old.call.destination.maxSize = w.e.queueRoomLocked()
 		w.startBackground(old.call)
 	}
 	w.noteLoss()
@@ -1150,7 +1150,7 @@ func (w *roleWorld) key(first int) string {
 	for _, i := range []int{first, 1 - first, 2} {
 		t := &w.tasks[i]
 		_, stop := t.err.(*interruption)
-		k = append(k, byte(t.place), t.kind, byte(t.call.destination.room), byte(t.call.destination.room>>8), byte(t.call.destination.room>>16))
+		k = append(k, byte(t.place), t.kind, byte(t.call.destination.maxSize), byte(t.call.destination.maxSize>>8), byte(t.call.destination.maxSize>>16))
 		add(t.over, t.why != nil, t.call.noWait, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
 		if t.waiter != nil {
 			add(len(t.waiter.wakeSignal) > 0, t.waiter.granted, t.waiter.message != nil)

@@ -36,11 +36,11 @@ const (
 
 // Control frames have type 0; the first byte of their data is the kind.
 const (
-	kindPing     = 1
-	kindPong     = 2
-	kindClose    = 3
-	kindCloseAck = 4
-	firstFatal   = 16 // an unknown kind from here on must not be ignored
+	kindPing          = 1
+	kindPong          = 2
+	kindClose         = 3
+	kindCloseAck      = 4
+	firstCriticalKind = 16 // an unknown kind from here on must not be ignored
 
 	closedByUser     = 0 // the byte of a close
 	closedByShutdown = 1
@@ -144,7 +144,7 @@ func parseControl(data []byte) (kind byte, err error) {
 		return kind, nil
 	case want != 0:
 		return 0, fail(ErrMalformed, nil, "control frame %d with %d bytes, not %d", kind, len(data), want)
-	case kind >= firstFatal:
+	case kind >= firstCriticalKind:
 		return 0, fail(ErrMalformed, nil, "control frame %d of a later version", kind)
 	}
 	return 0, nil

@@ -195,15 +195,15 @@ var feedMemory = new(bufferPool)
 // done. It fails the test if the decoder has more memory than what came is worth.
 func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 	t.Helper()
-	defer d.end()
-	to := destination{reuse: w.reuse, room: unlimited}
+	defer d.releaseMemory()
+	to := destination{reuse: w.reuse, maxSize: unlimited}
 	if w.reuse {
-		to.memory = make([]byte, 0, 20_000)
+		to.callerMemory = make([]byte, 0, 20_000)
 	}
 	for read := 0; ; {
 		try := to
 		if w.room > 0 {
-			try.room = w.room
+			try.maxSize = w.room
 		}
 		f, step, err := nextFrame(d, try)
 		if err == nil && step == needRoom {
@@ -211,8 +211,8 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 				t.Fatal("there is room for everything")
 			}
 			f, step, err = nextFrame(d, to)
-		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.room {
-			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.room)
+		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.maxSize {
+			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.maxSize)
 		}
 		if err != nil {
 			p.failure, p.after = err, read
@@ -229,17 +229,17 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		if step != needBytes {
 			t.Fatalf("with room for everything, the step is %d", step)
 		}
-		p.inside = d.inside()
+		p.inside = d.isInsideFrame()
 		if len(stream) == 0 {
 			return p
 		}
-		if w.stops && (d.large.borrowed || read < 1000) {
-			d.returnMemory()
-			garbage := to.memory[:cap(to.memory)]
+		if w.stops && (d.largeFrame.inCallerMemory || read < 1000) {
+			d.releaseCallerMemory()
+			garbage := to.callerMemory[:cap(to.callerMemory)]
 			for i := range garbage {
 				garbage[i] = 0xee
 			}
-			to.memory = make([]byte, 0, cap(to.memory))
+			to.callerMemory = make([]byte, 0, cap(to.callerMemory))
 		}
 		if w.release {
 			d.Release()
@@ -259,15 +259,15 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 
 // heldBy is the memory that a decoder keeps for what has arrived, in bytes.
 func heldBy(d *decoder) (n int) {
-	for _, b := range []*buffer{d.input, d.opened} {
+	for _, b := range []*buffer{d.input, d.plaintext} {
 		if b != nil {
-			n += cap(b.b)
+			n += cap(b.data)
 		}
 	}
-	if d.large.borrowed {
+	if d.largeFrame.inCallerMemory {
 		return n
 	}
-	return n + cap(d.large.data)
+	return n + cap(d.largeFrame.data)
 }
 
 // same says whether two parsings agree; the library's may fail a bit later where
@@ -332,13 +332,13 @@ func fuzzCipher(t *testing.T) *recordCipher {
 func fuzzConnection(cipher *recordCipher, limit int) *connection {
 	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
 	s.sendBroken = true
-	return &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
+	return &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, maxDataSize: limit, buffers: feedMemory}}
 }
 
 // receiveAll gives a stream to a connection in pieces, and returns its messages.
 // closed is true if the peer's close has come.
 func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got []Message, closed bool, err error) {
-	call := readCall{destination: destination{reuse: reuse, room: unlimited}}
+	call := readCall{destination: destination{reuse: reuse, maxSize: unlimited}}
 	m := new(Message)
 	for {
 		switch err := c.decodeMessage(&call, m); {
@@ -373,7 +373,7 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, limit int, sizes []byte, bit uint32) {
 		limit = min(max(limit, minMsgSize), maxMsgSize)
 		all := parsePlain(stream, limit)
-		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, stream, all, sizes)
+		sameHowever(t, func() *decoder { return &decoder{maxDataSize: limit, buffers: feedMemory} }, stream, all, sizes)
 
 		// What the peer's close and close-acks mean: behind the close nothing comes,
 		// and before it no close-ack may.
@@ -398,7 +398,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		check := func(c *connection, reuse bool, stream []byte, piece func() int) {
 			t.Helper()
-			defer c.decoder.end()
+			defer c.decoder.releaseMemory()
 			got, closed, err := receiveAll(c, reuse, stream, piece)
 			if want := messagesOf(frames); !sameMessages(got, want) || closed != closes {
 				t.Fatalf("it delivers %v and closes: %v, want %v and %v", got, closed, want, closes)
@@ -433,7 +433,7 @@ func FuzzFrame(f *testing.F) {
 		offset := at/8 - starts[hit-1]
 		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && inSecondLength(frames[hit-1], offset)
 		c := fuzzConnection(fuzzCipher(t), limit)
-		defer c.decoder.end()
+		defer c.decoder.releaseMemory()
 		got, closed, err := receiveAll(c, false, sealed, piecesOf(sizes))
 		if !sameMessages(got, messagesOf(frames[:hit-1])) || closed {
 			t.Fatalf("frame %d of %d is changed, and it delivers %v", hit, len(frames), got)
@@ -594,7 +594,7 @@ func FuzzRecords(f *testing.F) {
 			return
 		}
 		limit = min(max(limit, minMsgSize), maxMsgSize)
-		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, behind, parsePlain(behind, limit), sizes)
+		sameHowever(t, func() *decoder { return &decoder{maxDataSize: limit, buffers: feedMemory} }, behind, parsePlain(behind, limit), sizes)
 
 		stream := append(fuzzedRecords(fuzzCipher(t), &program{what}), behind...)
 		if bit != 0 && len(stream) > 0 {
@@ -602,7 +602,7 @@ func FuzzRecords(f *testing.F) {
 			stream[at/8] ^= 1 << (at % 8)
 		}
 		want := parseRecords(fuzzCipher(t), stream, limit)
-		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), limit: limit, pool: feedMemory} }, stream, want, sizes)
+		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), maxDataSize: limit, buffers: feedMemory} }, stream, want, sizes)
 	})
 }
 
@@ -1107,6 +1107,6 @@ func FuzzName(f *testing.F) {
 
 // nextFrame returns what the decoder's next sets.
 func nextFrame(d *decoder, to destination) (f frame, step decodeStep, err error) {
-	step, err = d.next(&to, &f)
+	step, err = d.nextFrame(&to, &f)
 	return f, step, err
 }

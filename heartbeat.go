@@ -10,10 +10,10 @@ import (
 // A heartbeat knows how long a peer has been idle. Activity may be noted at any
 // time by any goroutine.
 type heartbeat struct {
-	interval time.Duration // idle time before a ping; 0 is none
-	start    time.Time
-	latest   atomic.Int64 // activity, in nanoseconds after start
-	timer    *time.Timer  // of the next check; nil until it is needed. The endpoint's lock guards it
+	interval     time.Duration // idle time before a ping; 0 is none
+	startTime    time.Time
+	lastActivity atomic.Int64 // activity, in nanoseconds after start
+	checkTimer   *time.Timer  // of the next check; nil until it is needed. The endpoint's lock guards it
 }
 
 type heartbeatCheck uint8
@@ -25,17 +25,17 @@ const (
 )
 
 func newHeartbeat(interval time.Duration) *heartbeat {
-	return &heartbeat{interval: interval, start: time.Now()}
+	return &heartbeat{interval: interval, startTime: time.Now()}
 }
 
-// touch notes activity.
-func (h *heartbeat) touch() { h.latest.Store(int64(time.Since(h.start))) }
+// noteActivity notes activity.
+func (h *heartbeat) noteActivity() { h.lastActivity.Store(int64(time.Since(h.startTime))) }
 
-// check returns what the idle time since the latest activity means, that activity,
+// checkActivity returns what the idle time since the latest activity means, that activity,
 // and when to check again. A peer is lost after two intervals.
-func (h *heartbeat) check() (result heartbeatCheck, latest int64, next time.Duration) {
-	latest = h.latest.Load()
-	switch idle := time.Since(h.start) - time.Duration(latest); {
+func (h *heartbeat) checkActivity() (result heartbeatCheck, latest int64, next time.Duration) {
+	latest = h.lastActivity.Load()
+	switch idle := time.Since(h.startTime) - time.Duration(latest); {
 	case idle >= 2*h.interval:
 		return peerLost, latest, h.interval
 	case idle >= h.interval:
@@ -45,18 +45,18 @@ func (h *heartbeat) check() (result heartbeatCheck, latest int64, next time.Dura
 	}
 }
 
-// checkAfter has f called after d. The endpoint's lock is held.
-func (h *heartbeat) checkAfter(d time.Duration, f func()) {
-	if h.timer == nil {
-		h.timer = time.AfterFunc(d, f)
+// scheduleCheck has f called after d. The endpoint's lock is held.
+func (h *heartbeat) scheduleCheck(d time.Duration, f func()) {
+	if h.checkTimer == nil {
+		h.checkTimer = time.AfterFunc(d, f)
 	} else {
-		h.timer.Reset(d)
+		h.checkTimer.Reset(d)
 	}
 }
 
-// stop ends the checks. The endpoint's lock is held.
-func (h *heartbeat) stop() {
-	if h.timer != nil {
-		h.timer.Stop()
+// stopChecks ends the checks. The endpoint's lock is held.
+func (h *heartbeat) stopChecks() {
+	if h.checkTimer != nil {
+		h.checkTimer.Stop()
 	}
 }

@@ -405,7 +405,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{room: unlimited}}, m)
+				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{maxSize: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return

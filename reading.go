@@ -19,7 +19,7 @@ import (
 // ErrClosed, a Client's ErrTimeout, or ErrMultiClient on a multi-client server.
 // Every later call returns it again.
 func (e *endpoint) Read() (*Message, error) {
-	call := readCall{destination: destination{room: unlimited}}
+	call := readCall{destination: destination{maxSize: unlimited}}
 	m := new(Message)
 	if err := e.read(&call, m); err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (e *endpoint) Read() (*Message, error) {
 // wait. A timeout loses nothing: a partially received message is returned by a
 // later read.
 func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
-	call := readCall{noWait: d <= 0, destination: destination{room: unlimited}}
+	call := readCall{noWait: d <= 0, destination: destination{maxSize: unlimited}}
 	if d > 0 {
 		call.deadline = time.Now().Add(d)
 	}
@@ -55,7 +55,7 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 		return nil, err
 	}
 	m := new(Message)
-	call := readCall{ctx: cancelable(ctx), destination: destination{room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), destination: destination{maxSize: unlimited}}
 	if err := e.read(&call, m); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	call := readCall{ctx: cancelable(ctx), destination: destination{reuse: true, room: unlimited}}
+	call := readCall{ctx: cancelable(ctx), destination: destination{reuse: true, maxSize: unlimited}}
 	return e.read(&call, m)
 }
 
@@ -94,7 +94,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 		}
 		for {
 			m := new(Message)
-			err := e.read(&readCall{ctx: cancelable(ctx), skipStatus: true, destination: destination{room: unlimited}}, m)
+			err := e.read(&readCall{ctx: cancelable(ctx), skipStatus: true, destination: destination{maxSize: unlimited}}, m)
 			switch {
 			case err != nil:
 				if !errors.Is(err, ErrClosed) {
@@ -141,7 +141,7 @@ func (e *endpoint) readNext(call *readCall, m *Message) error {
 			}
 			e.readRole.acquire()
 		case roleStopped: // a message is too large for the queue, which is empty
-			e.currentConn.Load().heartbeat.touch()
+			e.currentConn.Load().heartbeat.noteActivity()
 			e.readRole.acquire()
 		default:
 			if call.noWait && e.readRole.state != roleBackground {
@@ -173,7 +173,7 @@ func (e *endpoint) readNext(call *readCall, m *Message) error {
 // it takes less than a change of the role does.
 func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, err error) {
 	c := e.currentConn.Load()
-	if n := c.decoder.buffered(); n == 0 || n > 2*readSize {
+	if n := c.decoder.bufferedBytes(); n == 0 || n > 2*readSize {
 		return false, nil
 	}
 	switch err := c.decodeMessage(call, m); err {

@@ -73,7 +73,7 @@ type sendContext struct {
 
 // beginSending returns the context for sending a request or, without a call, a reply.
 func (e *endpoint) beginSending(ctx context.Context, c *connection, call *openCall) *sendContext {
-	s, _ := e.buffers.sending.Get().(*sendContext)
+	s, _ := e.buffers.sendContexts.Get().(*sendContext)
 	if s == nil {
 		s = new(sendContext)
 	}
@@ -89,7 +89,7 @@ func (s *sendContext) end() {
 	}
 	pool := s.e.buffers
 	*s = sendContext{}
-	pool.sending.Put(s)
+	pool.sendContexts.Put(s)
 }
 
 // errUnread is the cause of a sendContext that has ended since nobody reads.
@@ -193,7 +193,7 @@ type replyWait struct {
 
 // getReplyWait returns a call that waits for nothing yet.
 func getReplyWait(p *bufferPool) *replyWait {
-	if w, _ := p.calls.Get().(*replyWait); w != nil {
+	if w, _ := p.replyWaits.Get().(*replyWait); w != nil {
 		return w
 	}
 	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, turn: readWaiter{wakeSignal: make(chan struct{}, 1)}}
@@ -206,7 +206,7 @@ func putReplyWait(p *bufferPool, w *replyWait) {
 	default:
 	}
 	*w = replyWait{call: openCall{doneSignal: w.call.doneSignal}, turn: readWaiter{wakeSignal: w.turn.wakeSignal}}
-	p.calls.Put(w)
+	p.replyWaits.Put(w)
 }
 
 // awaitReply waits for the reply of a call, and reads for it if nobody else does.
@@ -273,7 +273,7 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 // leadLocked reads for a call that holds the role, until its reply has come, or once
 // into the queue. It releases mu meanwhile.
 func (e *endpoint) leadLocked(c *connection, read *readCall) {
-	read.destination = destination{room: e.queueRoomLocked()}
+	read.destination = destination{maxSize: e.queueRoomLocked()}
 	e.mu.Unlock()
 	var m Message // on the stack: mostly the reply comes
 	err := c.receive(read, &m)
@@ -293,7 +293,7 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 		e.releaseRoleLocked()
 	case err == errReplied, interrupted:
 		e.releaseRoleLocked()
-	case err == errNeedRoom && e.queueRoomLocked() > read.destination.room: // the pool has read meanwhile
+	case err == errNeedRoom && e.queueRoomLocked() > read.destination.maxSize: // the pool has read meanwhile
 		e.releaseRoleLocked()
 	case err == errNeedRoom:
 		e.stopReadingLocked(c)

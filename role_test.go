@@ -370,7 +370,7 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	d := &decoder{pool: new(bufferPool)}
+	d := &decoder{buffers: new(bufferPool)}
 	source := transport.NewSource(conn)
 	source.SetReadDeadline(transport.Past)
 	if _, err := source.Receive(d); !errors.Is(err, os.ErrDeadlineExceeded) {

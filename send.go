@@ -90,7 +90,7 @@ func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte
 	start := s.appendFrameLocked(header, data, hold)
 	var err error
 	switch {
-	case hold && s.openBatch.largeData == nil && len(s.openBatch.frames.b) < batchSize:
+	case hold && s.openBatch.largeData == nil && len(s.openBatch.frames.data) < batchSize:
 		s.openBatch.queuedMessages++
 	case s.flushing:
 		err = s.awaitLastFrame(ctx, start, header)
@@ -286,7 +286,7 @@ func (s *sender) prependPingsLocked() {
 		}
 		b := s.activeBatch
 		b.frames = s.buffers.grow(b.frames, b.frameBytes()+len(ahead))
-		b.frames.b = slices.Insert(b.frames.b, 0, ahead...)
+		b.frames.data = slices.Insert(b.frames.data, 0, ahead...)
 	}
 	p.pong, p.ping = nil, false
 }
@@ -332,7 +332,7 @@ func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) err
 	if s.cipher != nil {
 		s.sendRekeys.Store(s.cipher.rekeys)
 	}
-	out, tail := b.encoded.b, b.largeData
+	out, tail := b.encoded.data, b.largeData
 	if b.writtenBytes < len(out) {
 		out = out[b.writtenBytes:]
 	} else {
@@ -545,7 +545,7 @@ func (s *sender) withdrawLargeFrameLocked(reason error) {
 
 // removeLastFrameLocked cuts the frame of w, the last one, off the open batch.
 func (s *sender) removeLastFrameLocked(w *writeWaiter) {
-	s.openBatch.frames.b, s.openBatch.largeData, s.openBatch.largeOwner = s.openBatch.frames.b[:w.frameStart], nil, nil
+	s.openBatch.frames.data, s.openBatch.largeData, s.openBatch.largeOwner = s.openBatch.frames.data[:w.frameStart], nil, nil
 	s.uncountFrameLocked(w.header, nil)
 	s.wakeRoomWaiterLocked()
 }
@@ -690,8 +690,8 @@ func (s *sender) withdrawRequestsLocked(reason error) {
 	if b.isEmpty() {
 		return
 	}
-	kept := b.frames.b[:0]
-	for rest := b.frames.b; len(rest) > 0; {
+	kept := b.frames.data[:0]
+	for rest := b.frames.data; len(rest) > 0; {
 		h, _, err := parseFrameHeader(rest, maxMsgSize)
 		if err != nil {
 			return // unreachable: these are our own frames
@@ -704,7 +704,7 @@ func (s *sender) withdrawRequestsLocked(reason error) {
 		}
 		rest = rest[size:]
 	}
-	b.frames.b = kept
+	b.frames.data = kept
 	s.releaseWaitersLocked(b, reason, func(w *writeWaiter) bool {
 		w.frameStart = -1 // its frame is somewhere else now, and is not taken back
 		return w.header.isRequest()
@@ -735,7 +735,7 @@ func (s *sender) refuseNewFramesLocked(reason error) {
 func (s *sender) appendControlsLocked(controls ...[2]byte) {
 	for _, c := range controls {
 		s.openBatch.frames = s.buffers.grow(s.openBatch.frames, s.openBatch.frameBytes()+headerSize+2)
-		s.openBatch.frames.b = appendControl(s.openBatch.frames.b, c[0], c[1])
+		s.openBatch.frames.data = appendControl(s.openBatch.frames.data, c[0], c[1])
 		s.pendingPings.suppressed = s.pendingPings.suppressed || c[0] == kindClose
 	}
 	s.openBatch.urgent = true

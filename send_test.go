@@ -466,7 +466,7 @@ func (t *senderTest) decode() parsed {
 
 // decoder returns the decoder of the sender's peer.
 func (t *senderTest) decoder() *decoder {
-	d := &decoder{limit: senderLimit, pool: feedMemory}
+	d := &decoder{maxDataSize: senderLimit, buffers: feedMemory}
 	if t.encrypted {
 		d.cipher, _ = newRecordCipher(senderSecret)
 		d.cipher.sequence, d.cipher.rekeyAt = t.first, t.s.cipher.rekeyAt
@@ -2230,7 +2230,7 @@ func (c *writerGroup) arrived() map[uint32]int {
 	slices.Sort(noted)
 
 	d := c.decoder()
-	defer d.end()
+	defer d.releaseMemory()
 	arrived, at, closed := map[uint32]int{}, 0, false
 	for _, to := range slices.Compact(noted) {
 		for at < to {
@@ -2238,7 +2238,7 @@ func (c *writerGroup) arrived() map[uint32]int {
 			d.Received(n)
 			at += n
 			for {
-				f, step, err := nextFrame(d, destination{room: unlimited})
+				f, step, err := nextFrame(d, destination{maxSize: unlimited})
 				if err != nil {
 					c.Fatal(err)
 				}

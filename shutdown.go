@@ -24,8 +24,8 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	}
 	e.currentConn.Store(nil)
 	e.readRole.detachConnection()
-	c.heartbeat.stop()
-	if c.closeHandshake.peerClosed && c.closeHandshake.refused == nil {
+	c.heartbeat.stopChecks()
+	if c.closeHandshake.peerClosed && c.closeHandshake.protocolErr == nil {
 		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
 		e.deliveries.addQueued(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
@@ -169,7 +169,7 @@ func (e *endpoint) endReading() *connection {
 	}
 	e.readRole.finishClose()
 	if c != nil {
-		c.heartbeat.stop()
+		c.heartbeat.stopChecks()
 		e.queueArrivedLocked(c)
 	}
 	if e.lifecycle.finalErr == nil {
@@ -181,7 +181,7 @@ func (e *endpoint) endReading() *connection {
 
 // queueArrivedLocked queues what has arrived: it belongs to the application.
 func (e *endpoint) queueArrivedLocked(c *connection) {
-	call := readCall{destination: destination{room: unlimited}}
+	call := readCall{destination: destination{maxSize: unlimited}}
 	for {
 		m := new(Message)
 		if err := c.decodeMessage(&call, m); err != nil {
