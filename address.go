@@ -48,7 +48,7 @@ type socketPlace struct {
 // until Close.
 func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error) {
 	if strings.HasPrefix(address, "@") || strings.ContainsRune(address, 0) {
-		return nil, badField("Address", fmt.Sprintf("%q", address), "abstract sockets have no permissions and are not used: give a path")
+		return nil, fieldError("Address", fmt.Sprintf("%q", address), "abstract sockets have no permissions and are not used: give a path")
 	}
 	file, dir := name+".sock", os.Getenv("GIPC_SOCKET_DIR")
 	if runtime.GOOS == "windows" { // the directory is private to the user

@@ -28,7 +28,7 @@ func (e *endpoint) attachConnection(c *connection) bool {
 	}
 	e.latestConn = c
 	e.lifecycle.dialErr = nil
-	e.deliveries.begin(c.delivery)
+	e.deliveries.beginDelivery(c.delivery)
 	e.currentConn.Store(c)
 	if c.heartbeat.interval > 0 {
 		c.heartbeat.scheduleCheck(c.heartbeat.interval, func() { e.checkHeartbeat(c) })

@@ -178,7 +178,7 @@ func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
 	if last == nil || limited.Err() == nil && (!hasEnd || time.Now().Before(end)) {
 		c.lifecycle.dialErr = err
 		if ctx.Err() != nil && errors.Is(err, ErrTimeout) {
-			c.lifecycle.dialErr = errors.New(bare(err)) // ctx has ended the wait
+			c.lifecycle.dialErr = errors.New(trimPrefix(err)) // ctx has ended the wait
 		}
 	}
 	c.mu.Unlock()

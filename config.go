@@ -228,7 +228,7 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 		{s.retry < time.Millisecond, "RetryTimer", s.retry, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
 	} {
 		if check.bad {
-			return nil, badField(check.field, check.value, check.advice)
+			return nil, fieldError(check.field, check.value, check.advice)
 		}
 	}
 	if err := s.addHolders(secrets); err != nil {
@@ -279,13 +279,13 @@ func (s *settings) addHolders(secrets map[string][]byte) error {
 	for _, identity := range slices.Sorted(maps.Keys(secrets)) { // the same error each time
 		secret, field := secrets[identity], fmt.Sprintf("Secrets[%q]", identity)
 		if identity == "" {
-			return badField("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
+			return fieldError("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
 		}
 		if bad := badSecret(secret); bad != "" {
-			return badField(field, bad, adviceSecret)
+			return fieldError(field, bad, adviceSecret)
 		}
 		if owner := owners[string(secret)]; owner != "" {
-			return badField(field, "the same as "+owner, "give each holder a secret of its own")
+			return fieldError(field, "the same as "+owner, "give each holder a secret of its own")
 		}
 		owners[string(secret)] = field
 		h, err := newHolder(identity, secret)

@@ -378,7 +378,7 @@ func delivered(t testing.TB, f []string) Message {
 	typ, data := typeAndData(t, f[0], f[1])
 	m := Message{MsgType: int(typ), Data: data}
 	if len(f) > 2 && f[2] != "" {
-		m.request = &request{number: decimal(t, f[2])}
+		m.request = &request{requestNumber: decimal(t, f[2])}
 	}
 	return m
 }
@@ -403,7 +403,7 @@ func requestNumber(m *Message) uint64 {
 	if !m.IsRequest() {
 		return 0
 	}
-	return m.request.number
+	return m.request.requestNumber
 }
 
 // failureOf is the part of an expect behind its layer.
@@ -1117,7 +1117,7 @@ func (v *vector) session(t *testing.T, role string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if m.MsgType != internalType || m.Status != Connected.String() && m.Status != Connecting.String() {
+			if m.MsgType != statusType || m.Status != Connected.String() && m.Status != Connecting.String() {
 				return m
 			}
 		}
@@ -1204,7 +1204,7 @@ func (v *vector) session(t *testing.T, role string) {
 			if m.Err == nil && (m.Status == Disconnected.String() || m.Status == ReConnecting.String()) {
 				how = "close"
 			}
-			if m.MsgType != internalType || how != f[1] || how == "malformed" && malformedLayer(m.Err) != v.fields["expect"] {
+			if m.MsgType != statusType || how != f[1] || how == "malformed" && malformedLayer(m.Err) != v.fields["expect"] {
 				bad("the application gets %v, %v, want %s", m, m.Err, v.fields["expect"])
 			}
 		case "closed":
@@ -1465,7 +1465,7 @@ func TestSenderKeepsThePeersLimit(t *testing.T) {
 		}
 		for {
 			m, err := s.ReadTimed(time.Second)
-			if err != nil || m.MsgType != internalType {
+			if err != nil || m.MsgType != statusType {
 				if err != nil || len(m.Data) != 2000 {
 					t.Errorf("the server gets %v, %v", m, err)
 				}

@@ -151,7 +151,7 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 				return errReplied
 			}
 		default:
-			m.set(f.msgType(), f.data, c.id)
+			m.setPeerMessage(f.msgType(), f.data, c.id)
 			if f.data = nil; f.isRequest() {
 				m.request = c.newRequest(f.id)
 			}
@@ -167,7 +167,7 @@ func (c *connection) newRequest(number uint64) *request {
 	}
 	r := &c.freeRequests[0]
 	c.freeRequests = c.freeRequests[1:]
-	r.number, r.answer = number, c.sendReply
+	r.requestNumber, r.sendReply = number, c.sendReply
 	return r
 }
 

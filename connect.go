@@ -161,9 +161,9 @@ type placesError struct {
 func (e *placesError) Error() string {
 	text := ""
 	for _, err := range e.skipped {
-		text += bare(err) + "; "
+		text += trimPrefix(err) + "; "
 	}
-	return errorPrefix + text + bare(e.last)
+	return errorPrefix + text + trimPrefix(e.last)
 }
 
 // Unwrap returns the last error alone: that of another place does not decide.

@@ -56,7 +56,7 @@ func endChild() {
 		s, err = StartServer(&ServerConfig{Name: "many", Network: "unix", Address: path, Heartbeat: heartbeat, MultiClient: true})
 		if err == nil {
 			go s.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-				if note(m); m.MsgType != internalType {
+				if note(m); m.MsgType != statusType {
 					srv.Write(m.MsgType, m.Data)
 				}
 			})
@@ -69,7 +69,7 @@ func endChild() {
 		} else if err == nil {
 			go func() {
 				for m, err := c.Read(); err == nil; m, err = c.Read() {
-					if note(m); m.MsgType != internalType {
+					if note(m); m.MsgType != statusType {
 						c.Write(m.MsgType, m.Data)
 					}
 				}
@@ -120,7 +120,7 @@ func talk(c *Client, trips *atomic.Int64, note func(*Message)) error {
 			switch {
 			case err != nil:
 				return err
-			case m.MsgType == internalType:
+			case m.MsgType == statusType:
 				note(m)
 				again = m.Status == "Connected"
 			default:
@@ -362,7 +362,7 @@ func TestClientsKilled(t *testing.T) {
 				}
 			}
 			mu.Unlock()
-			if m.MsgType != internalType {
+			if m.MsgType != statusType {
 				n.Add(1)
 				srv.Write(m.MsgType, m.Data) // who was killed has no answer, and good looks for its own
 			}
@@ -614,7 +614,7 @@ func stoppedThatGoesOn(t *testing.T, role string, own, beat time.Duration) bool 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.MsgType == internalType {
+		if m.MsgType == statusType {
 			d := time.Since(heard)
 			if errors.Is(m.Err, ErrTimeout) && d >= 2*beat {
 				t.Logf("lost with right after %v", d)
@@ -680,7 +680,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 					stops++
 				}
 				m, err := here.Read()
-				if err != nil || m.MsgType == internalType || binary.BigEndian.Uint64(m.Data) != uint64(i) || len(m.Data) != 8+i%5000 {
+				if err != nil || m.MsgType == statusType || binary.BigEndian.Uint64(m.Data) != uint64(i) || len(m.Data) != 8+i%5000 {
 					t.Fatalf("message %d: %+v, %v", i, m, err)
 				}
 			}

@@ -15,11 +15,11 @@ const (
 
 // A departure is a client that has left.
 type departure struct {
-	server     *Server
-	lost       bool // its connection was lost, so that nothing was acknowledged
-	size       int  // bytes that it counts; 0 if nothing but status messages is unread
-	ended      bool // its connection is over, and its totals are final
-	unreported bool // then: Close has to say that not everything was received
+	server       *Server
+	connLost     bool // its connection was lost, so that nothing was acknowledged
+	countedBytes int  // bytes that it counts; 0 if nothing but status messages is unread
+	connEnded    bool // its connection is over, and its totals are final
+	unreported   bool // then: Close has to say that not everything was received
 }
 
 // departedClients bounds what clients that have left keep. The pool's lock guards
@@ -29,48 +29,48 @@ type departure struct {
 // may be evicted, in the order in which they came there: what was acknowledged is
 // never evicted. While full is set, background readers are stopped.
 type departedClients struct {
-	limit int // of bytes
-	count int
-	bytes int
-	lost  []*departure // with messages
-	empty []*departure
-	full  atomic.Bool
+	maxBytes     int // of bytes
+	count        int
+	keptBytes    int
+	lostClients  []*departure // with messages
+	emptyClients []*departure
+	atLimit      atomic.Bool
 }
 
 // departureSize returns what a client counts that has left the given queue.
 func departureSize(q *messageQueue) int {
-	if len(q.messages) == q.statuses {
+	if len(q.messages) == q.statusCount {
 		return 0
 	}
-	return max(q.bytes, minDeparture)
+	return max(q.queuedBytes, minDeparture)
 }
 
 func (c *departedClients) add(d *departure, size int) {
 	c.count++
-	c.bytes += size
-	d.size = size
-	if list := c.list(d); list != nil {
+	c.keptBytes += size
+	d.countedBytes = size
+	if list := c.evictionList(d); list != nil {
 		*list = append(*list, d)
 	}
 }
 
 func (c *departedClients) remove(d *departure) {
 	c.count--
-	c.bytes -= d.size
-	if list := c.list(d); list != nil {
+	c.keptBytes -= d.countedBytes
+	if list := c.evictionList(d); list != nil {
 		if i := slices.Index(*list, d); i >= 0 {
 			*list = slices.Delete(*list, i, i+1)
 		}
 	}
 }
 
-// list returns where a departure is listed, or nil.
-func (c *departedClients) list(d *departure) *[]*departure {
+// evictionList returns where a departure is listed, or nil.
+func (c *departedClients) evictionList(d *departure) *[]*departure {
 	switch {
-	case d.size == 0:
-		return &c.empty
-	case d.lost:
-		return &c.lost
+	case d.countedBytes == 0:
+		return &c.emptyClients
+	case d.connLost:
+		return &c.lostClients
 	}
 	return nil
 }
@@ -78,32 +78,32 @@ func (c *departedClients) list(d *departure) *[]*departure {
 // shrink notes that some of a departure was read. It is not evicted for having
 // nothing but status messages left: somebody reads it.
 func (c *departedClients) shrink(d *departure, size int) {
-	if d.size > 0 {
+	if d.countedBytes > 0 {
 		size = max(size, minDeparture)
-		c.bytes += size - d.size
-		d.size = size
+		c.keptBytes += size - d.countedBytes
+		d.countedBytes = size
 	}
 }
 
-// excess returns the departure to evict next, or nil.
-func (c *departedClients) excess() *departure {
+// nextEviction returns the departure to evict next, or nil.
+func (c *departedClients) nextEviction() *departure {
 	switch {
-	case len(c.empty) > maxEmpty:
-		return c.empty[0]
-	case c.bytes >= c.limit && len(c.lost) > 0:
-		return c.lost[0]
+	case len(c.emptyClients) > maxEmpty:
+		return c.emptyClients[0]
+	case c.keptBytes >= c.maxBytes && len(c.lostClients) > 0:
+		return c.lostClients[0]
 	}
 	return nil
 }
 
-// setFull sets full at the limit, and takes it back at half of it. resumed reports
+// updateLimit sets full at the limit, and takes it back at half of it. resumed reports
 // the latter.
-func (c *departedClients) setFull() (resumed bool) {
+func (c *departedClients) updateLimit() (resumed bool) {
 	switch {
-	case c.bytes >= c.limit:
-		c.full.Store(true)
-	case c.bytes <= c.limit/2:
-		return c.full.Swap(false)
+	case c.keptBytes >= c.maxBytes:
+		c.atLimit.Store(true)
+	case c.keptBytes <= c.maxBytes/2:
+		return c.atLimit.Swap(false)
 	}
 	return false
 }

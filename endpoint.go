@@ -188,7 +188,7 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	}
 	e.notifyConsumedLocked()
 	e.copyToReaderLocked(call, m, queued)
-	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.bytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
+	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.queuedBytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
 		e.currentConn.Load().heartbeat.noteActivity() // until now nobody listened
 		e.releaseRoleLocked()
 	}
@@ -200,13 +200,13 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 // larger one.
 func (e *endpoint) queueRoomLocked() int {
 	c := e.currentConn.Load()
-	return e.unreadQueue.room(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.hasOpenCalls()))
+	return e.unreadQueue.freeBytes(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.hasOpenCalls()))
 }
 
 // copyToReaderLocked gives a queued message to a reader.
 func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
-	if queued.internal() && !call.skipStatus {
-		e.deliveries.taken(queued)
+	if queued.isStatus() && !call.skipStatus {
+		e.deliveries.noteNoticeRead(queued)
 	}
 	data := queued.Data
 	if call.destination.reuse && cap(m.Data) >= len(data) {
@@ -246,7 +246,7 @@ func (e *endpoint) announceStatusLocked(m *Message, s Status) bool {
 	if !e.lifecycle.setStatus(s) {
 		return false
 	}
-	m.MsgType, m.Status = internalType, s.String()
+	m.MsgType, m.Status = statusType, s.String()
 	e.deliverOrQueueLocked(m)
 	return true
 }

@@ -59,12 +59,12 @@ var (
 // A sentinel is one decision of this package and the error of the standard
 // library that says the same.
 type sentinel struct {
-	text string
-	also error
+	text   string
+	stdErr error
 }
 
 func (s *sentinel) Error() string { return errorPrefix + s.text }
-func (s *sentinel) Unwrap() error { return s.also }
+func (s *sentinel) Unwrap() error { return s.stdErr }
 
 // SizeError says that a message's data is larger than the peer accepts. Both
 // numbers are in bytes. It matches ErrTooLarge; the connection goes on.
@@ -96,7 +96,7 @@ func (f *failure) Error() string {
 		text += ": " + f.text
 	}
 	if f.cause != nil {
-		text += ": " + bare(f.cause)
+		text += ": " + trimPrefix(f.cause)
 	}
 	return text
 }
@@ -108,8 +108,8 @@ func (f *failure) Unwrap() []error {
 	return []error{f.kind, f.cause}
 }
 
-// bare is the text of err without the package's prefix.
-func bare(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
+// trimPrefix is the text of err without the package's prefix.
+func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
 
 // contextError says that a call ended since its context did.
 func contextError(call string, ctx context.Context) error {
@@ -120,7 +120,7 @@ func contextError(call string, ctx context.Context) error {
 	return fmt.Errorf("gipc: %s: %w", call, err)
 }
 
-// badField is ErrConfig for a field's value; never show it a Secret.
-func badField(name string, value any, advice string) error {
+// fieldError is ErrConfig for a field's value; never show it a Secret.
+func fieldError(name string, value any, advice string) error {
 	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
 }

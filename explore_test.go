@@ -497,7 +497,7 @@ func streamBit(m *Message) int {
 	switch {
 	case m.MsgType == replyType:
 		return 0
-	case !m.internal():
+	case !m.isStatus():
 		return 1 << m.MsgType
 	case m.Is(Closed):
 		return 1 << 10
@@ -525,7 +525,7 @@ func newRoleConn(id int) *connection {
 
 // clone copies all that a step may change.
 func (w *roleWorld) clone() *roleWorld {
-	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{bytes: w.e.unreadQueue.bytes, statuses: w.e.unreadQueue.statuses}
+	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{queuedBytes: w.e.unreadQueue.queuedBytes, statusCount: w.e.unreadQueue.statusCount}
 	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
 	queue.length.Store(w.e.unreadQueue.length.Load())
 	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
@@ -554,7 +554,7 @@ func (w *roleWorld) clone() *roleWorld {
 		if old := n.tasks[i].waiter; old != nil {
 			copied := new(readWaiter)
 			if t := &n.tasks[i]; t.isCall() {
-				copied = &t.wait.turn
+				copied = &t.wait.leadWaiter
 			}
 			*copied = *old
 			if copied.wakeSignal = make(chan struct{}, 1); len(old.wakeSignal) > 0 {
@@ -583,7 +583,7 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 	if len(old.call.doneSignal) > 0 {
 		t.wait.call.doneSignal <- struct{}{}
 	}
-	t.wait.turn.wakeSignal = make(chan struct{}, 1) // a waiter copies the rest
+	t.wait.leadWaiter.wakeSignal = make(chan struct{}, 1) // a waiter copies the rest
 	t.call.awaitedReply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
@@ -632,26 +632,26 @@ func (w *roleWorld) calls() *callTable {
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
 	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{callTable: w.calls(), openBatch: new(batch)}})
-	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
+	_, done, _ := e.checkReplyLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
 		w.calls().abandonCall(&t.wait.call)
 		w.leave(t, nil)
-	case t.wait.granted:
-		t.wait.granted, t.call.destination.maxSize, t.place = false, e.queueRoomLocked(), looking
+	case t.wait.holdsRole:
+		t.wait.holdsRole, t.call.destination.maxSize, t.place = false, e.queueRoomLocked(), looking
 	default:
-		if e.readRole.state == roleStopped && t.wait.stop != e.readRole.stopCount {
-			t.wait.stop, t.late = e.readRole.stopCount, false
+		if e.readRole.state == roleStopped && t.wait.stopCount != e.readRole.stopCount {
+			t.wait.stopCount, t.late = e.readRole.stopCount, false
 		}
-		t.waiter, t.place = &t.wait.turn, inLine
+		t.waiter, t.place = &t.wait.leadWaiter, inLine
 		e.readRole.addReplyWaiter(t.waiter)
 	}
 }
 
 // awakeCall is waitForReplyLocked behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
-	t.wait.granted = w.e.readRole.removeReplyWaiter(t.waiter)
-	t.wait.late = t.late && t.place == givingUp && w.e.readRole.state == roleStopped && w.e.readRole.stopCount == t.wait.stop
+	t.wait.holdsRole = w.e.readRole.removeReplyWaiter(t.waiter)
+	t.wait.timedOut = t.late && t.place == givingUp && w.e.readRole.state == roleStopped && w.e.readRole.stopCount == t.wait.stopCount
 	t.waiter = nil
 	w.await(t)
 }
@@ -787,7 +787,7 @@ func (w *roleWorld) report(t *roleTask) {
 	m, err := t.m, t.err
 	t.m, t.err = nil, nil
 	if t.isCall() {
-		w.e.ledLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+		w.e.finishReplyReadLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
 		w.noteLoss()
 		w.await(t)
 		return
@@ -1049,12 +1049,12 @@ func (w *roleWorld) checkMessages() string {
 	all, line := w.got, slices.Clone(w.e.unreadQueue.messages)
 	var sums messageQueue
 	for _, m := range line {
-		sums.count(m, 1)
+		sums.adjustCounts(m, 1)
 	}
 	switch q := w.e.unreadQueue; {
-	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
+	case q.queuedBytes != sums.queuedBytes || q.statusCount != sums.statusCount || q.length.Load() != sums.length.Load():
 		return "the sums of the queue are wrong"
-	case !w.e.readRole.fanIn && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+	case !w.e.readRole.fanIn && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.queuedBytes > queueSize+(q.statusCount+1)*messageOverhead:
 		return "the queue holds too much"
 	}
 	for i, t := range w.tasks {
@@ -1121,7 +1121,7 @@ func (w *roleWorld) checkRest() string {
 		return "nobody reads, and the background reader will not start"
 	case w.drained():
 		return "the connection is lost, and nobody notices"
-	case s != roleStopped || w.held || always && w.e.unreadQueue.bytes > queueSize/2:
+	case s != roleStopped || w.held || always && w.e.unreadQueue.queuedBytes > queueSize/2:
 	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.queueRoomLocked():
 		return "nobody reads, and the queue has room"
 	}
@@ -1156,7 +1156,7 @@ func (w *roleWorld) key(first int) string {
 			add(len(t.waiter.wakeSignal) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.wait.call.doneSignal) > 0, t.wait.call.ended, t.late, t.wait.stop == r.stopCount, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.doneSignal) > 0, t.wait.call.ended, t.late, t.wait.stopCount == r.stopCount, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {

@@ -474,7 +474,7 @@ func messagesOf(frames []frame) (all []Message) {
 		switch {
 		case f.frameType == controlType || isReply(f):
 		case f.frameType > 1<<31:
-			all = append(all, Message{MsgType: int(f.frameType - 1<<31), Data: f.data, request: &request{number: f.id}})
+			all = append(all, Message{MsgType: int(f.frameType - 1<<31), Data: f.data, request: &request{requestNumber: f.id}})
 		default:
 			all = append(all, Message{MsgType: int(f.frameType), Data: f.data})
 		}
@@ -861,7 +861,7 @@ func (c *speaker) listen(peer *speaker) {
 		if err != nil {
 			return
 		}
-		if m.MsgType != internalType {
+		if m.MsgType != statusType {
 			peer.arrived(m)
 			if m.IsRequest() {
 				replies.Go(func() {

@@ -87,7 +87,7 @@ func writeFrame(t *testing.T, conn net.Conn, s *session, typ byte, data ...byte)
 func wantStatus(t *testing.T, s interface{ Read() (*Message, error) }, status Status) *Message {
 	t.Helper()
 	m, err := s.Read()
-	if err != nil || m.MsgType != internalType || m.Status != status.String() {
+	if err != nil || m.MsgType != statusType || m.Status != status.String() {
 		t.Fatalf("got %+v, %v; want status %v", m, err, status)
 	}
 	return m

@@ -34,7 +34,7 @@ func (s *settings) listen() (net.Listener, error) {
 // acceptListener checks the config's Listener and takes over its socket file.
 func (s *settings) acceptListener(l net.Listener) error {
 	if network := l.Addr().Network(); keepsBoundaries(network) {
-		return badField("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
+		return fieldError("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
 	}
 	disableUnlink(l)
 	return s.checkExposure(l.Addr())

@@ -20,31 +20,31 @@ type Message struct {
 	request *request // nil unless it is one; copies of the message share it
 }
 
-// set makes m a message of the peer. It sets field by field: a copy of a whole Message
+// setPeerMessage makes m a message of the peer. It sets field by field: a copy of a whole Message
 // that was just built waits for the processor's stores, 8 ns of 50.
-func (m *Message) set(msgType int, data []byte, conn uint64) {
+func (m *Message) setPeerMessage(msgType int, data []byte, conn uint64) {
 	m.Err, m.MsgType, m.Data, m.Status, m.Conn, m.request = nil, msgType, data, "", conn, nil
 }
 
 // Is reports whether m is the internal message of that status. It is false for
 // messages of the peer and for [TimeoutMessage].
-func (m *Message) Is(status Status) bool { return m.internal() && m.Status == status.String() }
+func (m *Message) Is(status Status) bool { return m.isStatus() && m.Status == status.String() }
 
-// internal reports whether m is a status message.
-func (m *Message) internal() bool { return m.MsgType == internalType }
+// isStatus reports whether m is a status message.
+func (m *Message) isStatus() bool { return m.MsgType == statusType }
 
 // TimeoutMessage is what ReadTimed returns when its time has passed. Compare
 // the pointer; the library never reads what it points to.
 var TimeoutMessage = &Message{MsgType: -1, Err: ErrTimeout}
 
-// internalType is the MsgType of a status message.
-const internalType = -1
+// statusType is the MsgType of a status message.
+const statusType = -1
 
 // A request is what Reply needs of a message.
 type request struct {
-	number  uint64
-	answer  func(number uint64, msgType int, data []byte) error
-	replied atomic.Bool
+	requestNumber uint64
+	sendReply     func(number uint64, msgType int, data []byte) error
+	replied       atomic.Bool
 }
 
 // IsRequest reports whether the peer waits for a reply to m: see Reply.
@@ -73,7 +73,7 @@ func (m *Message) Reply(msgType int, data []byte) error {
 	if r.replied.Swap(true) {
 		return ErrReplied
 	}
-	err := r.answer(r.number, msgType, data)
+	err := r.sendReply(r.requestNumber, msgType, data)
 	if errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNotConnected) { // nothing was sent
 		r.replied.Store(false)
 	}
@@ -95,20 +95,20 @@ const unlimited = maxMsgSize + messageOverhead
 // Invariant: bytes and statuses are those of the messages in the list, and length
 // is their number. The endpoint's lock guards it, except length.
 type messageQueue struct {
-	messages []*Message
-	bytes    int
-	statuses int
-	length   atomic.Int64 // of messages, for those who do not hold the lock
+	messages    []*Message
+	queuedBytes int
+	statusCount int
+	length      atomic.Int64 // of messages, for those who do not hold the lock
 }
 
-// room returns how many bytes the next message may have, its overhead included.
+// freeBytes returns how many bytes the next message may have, its overhead included.
 // The queue takes one message of any size more if oneLarger is set.
-func (q *messageQueue) room(oneLarger bool) int {
+func (q *messageQueue) freeBytes(oneLarger bool) int {
 	switch {
-	case oneLarger && q.bytes <= queueSize:
+	case oneLarger && q.queuedBytes <= queueSize:
 		return unlimited
 	case len(q.messages) > 0:
-		return queueSize - q.bytes
+		return queueSize - q.queuedBytes
 	}
 	return queueSize + messageOverhead
 }
@@ -117,10 +117,10 @@ func (q *messageQueue) room(oneLarger bool) int {
 // too many, and returns how many that were.
 func (q *messageQueue) push(m *Message) (dropped uint64) {
 	q.messages = append(q.messages, m)
-	q.count(m, 1)
-	if q.statuses > maxStatuses {
-		i := slices.IndexFunc(q.messages, (*Message).internal)
-		q.count(q.messages[i], -1)
+	q.adjustCounts(m, 1)
+	if q.statusCount > maxStatuses {
+		i := slices.IndexFunc(q.messages, (*Message).isStatus)
+		q.adjustCounts(q.messages[i], -1)
 		q.messages = slices.Delete(q.messages, i, i+1)
 		dropped = 1
 	}
@@ -134,17 +134,17 @@ func (q *messageQueue) pop() *Message {
 	}
 	m := q.messages[0]
 	q.messages = slices.Delete(q.messages, 0, 1) // few words: an index would cost more to keep
-	q.count(m, -1)
+	q.adjustCounts(m, -1)
 	if len(q.messages) == 0 && cap(q.messages) > 64 {
 		q.messages = nil // an idle endpoint holds no memory
 	}
 	return m
 }
 
-func (q *messageQueue) count(m *Message, n int) {
+func (q *messageQueue) adjustCounts(m *Message, n int) {
 	q.length.Add(int64(n))
-	q.bytes += n * (len(m.Data) + messageOverhead)
-	if m.internal() {
-		q.statuses += n
+	q.queuedBytes += n * (len(m.Data) + messageOverhead)
+	if m.isStatus() {
+		q.statusCount += n
 	}
 }

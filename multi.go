@@ -60,7 +60,7 @@ type poolMember struct {
 
 func newPool(s *Server) *ConnectionPool {
 	p := &ConnectionPool{server: s, members: map[*Server]bool{}, ending: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
-	p.departed.limit = maxDeparted
+	p.departed.maxBytes = maxDeparted
 	p.news = sync.NewCond(&p.mu)
 	p.hook(s)
 	if !s.hooks.multiClient {
@@ -79,7 +79,7 @@ func (p *ConnectionPool) hook(s *Server) {
 	if s.host == nil {
 		s.hooks.onFinished = func() { p.leave(s) }
 		s.hooks.onConnectionEnd = func() { p.connectionOver(s) }
-		s.hooks.readsPaused = p.departed.full.Load
+		s.hooks.readsPaused = p.departed.atLimit.Load
 	}
 }
 
@@ -144,7 +144,7 @@ func (p *ConnectionPool) leave(s *Server) {
 	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.member.departure = &departure{server: s, lost: lost}
+	s.member.departure = &departure{server: s, connLost: lost}
 	p.departed.add(s.member.departure, departureSize(s.unreadQueue))
 	p.boundLocked()
 	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
@@ -170,15 +170,15 @@ func (p *ConnectionPool) consumed(s *Server) {
 // boundLocked evicts clients that have left too much. Those of Serve stay: it reads
 // each to the end.
 func (p *ConnectionPool) boundLocked() {
-	for d := p.departed.excess(); d != nil && len(p.serving) == 0; d = p.departed.excess() {
+	for d := p.departed.nextEviction(); d != nil && len(p.serving) == 0; d = p.departed.nextEviction() {
 		p.totals.Dropped++
 		p.server.settings.log.Warn("client removed before its messages were read")
 		p.removeLocked(d.server, true)
-		if d.ended && d.unreported {
+		if d.connEnded && d.unreported {
 			p.unreported++
 		}
 	}
-	if p.departed.setFull() {
+	if p.departed.updateLimit() {
 		go p.resume() // which needs the locks of all clients
 	}
 }
@@ -193,14 +193,14 @@ func (p *ConnectionPool) resume() {
 // connectionOver notes, under its mu, that the connection of a client is over: its
 // totals are final.
 func (p *ConnectionPool) connectionOver(s *Server) {
-	total, unreported := s.statsLocked(), s.deliveries.unreported()
+	total, unreported := s.statsLocked(), s.deliveries.hasUnreported()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := s.member.departure
-	if d == nil || d.ended {
+	if d == nil || d.connEnded {
 		return
 	}
-	d.ended, d.unreported = true, unreported
+	d.connEnded, d.unreported = true, unreported
 	p.totals.add(total)
 	if p.ending[s] && unreported {
 		p.unreported++
@@ -216,7 +216,7 @@ func (p *ConnectionPool) removeLocked(s *Server, evicted bool) {
 	}
 	if d := s.member.departure; d != nil {
 		p.departed.remove(d)
-		if !d.ended {
+		if !d.connEnded {
 			p.ending[s] = evicted
 		}
 	}
@@ -246,7 +246,7 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	total.add(p.totals)
 	now := slices.Collect(maps.Keys(p.ending))
 	for s := range p.members {
-		if d := s.member.departure; s != p.server && (d == nil || !d.ended) {
+		if d := s.member.departure; s != p.server && (d == nil || !d.connEnded) {
 			now = append(now, s)
 		}
 	}
@@ -295,7 +295,7 @@ type ClientError struct {
 }
 
 func (e *ClientError) Error() string {
-	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), bare(e.Err))
+	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), trimPrefix(e.Err))
 }
 
 // Unwrap returns Err.

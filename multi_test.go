@@ -234,7 +234,7 @@ func (l *ledger) note(srv *Server, m *Message, err error) {
 		l.of[srv] = append(l.of[srv], "over")
 	case m == TimeoutMessage:
 		l.of[srv] = append(l.of[srv], "timeout")
-	case m.MsgType == internalType:
+	case m.MsgType == statusType:
 		l.of[srv] = append(l.of[srv], m.Status)
 	default:
 		l.of[srv] = append(l.of[srv], fmt.Sprint(binary.BigEndian.Uint64(m.Data)))
@@ -313,7 +313,7 @@ func TestTimedReadsEachMessageOnce(t *testing.T) {
 					t.Error(err)
 				case m == TimeoutMessage:
 					timeouts[srv]++
-				case m.MsgType == internalType:
+				case m.MsgType == statusType:
 					if (known || m.Status != "Connected") && m.Status != "Closed" {
 						t.Errorf("client %d: %+v, want Connected once and first", srv.ID(), m)
 					}
@@ -1141,7 +1141,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 			open++
 		case v == nil || v.ended > 0:
 			t.Errorf("client %d: %+v before Connected or after the end", srv.ID(), m)
-		case m.MsgType == internalType:
+		case m.MsgType == statusType:
 			if v.ended++; m.Status != "Disconnected" {
 				t.Errorf("client %d: %q", srv.ID(), m.Status)
 			}
@@ -1668,7 +1668,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 					t.Errorf("client %d: %v", i, err)
 					return
 				}
-				if m.MsgType == internalType {
+				if m.MsgType == statusType {
 					if m.Status != "Reconnecting" || m.Err != nil {
 						t.Errorf("client %d: %s, %v; want Reconnecting after a goodbye", i, m.Status, m.Err)
 					}
@@ -1974,23 +1974,23 @@ func TestFastestPanicLosesNobody(t *testing.T) {
 func TestDepartedClients(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
-	c := departedClients{limit: 40 * minDeparture}
+	c := departedClients{maxBytes: 40 * minDeparture}
 	var kept []*departure
 	for range 20_000 {
 		size := random.IntN(3) * minDeparture
 		switch i := random.IntN(max(len(kept), 1)); {
 		case len(kept) == 0 || random.IntN(2) == 0:
-			d := &departure{lost: random.IntN(2) == 0}
+			d := &departure{connLost: random.IntN(2) == 0}
 			c.add(d, size)
 			kept = append(kept, d)
 		case random.IntN(2) == 0:
-			c.shrink(kept[i], min(size, kept[i].size))
+			c.shrink(kept[i], min(size, kept[i].countedBytes))
 		default:
 			c.remove(kept[i])
 			kept = slices.Delete(kept, i, i+1)
 		}
-		for d := c.excess(); d != nil; d = c.excess() {
-			if d.size > 0 && !d.lost {
+		for d := c.nextEviction(); d != nil; d = c.nextEviction() {
+			if d.countedBytes > 0 && !d.connLost {
 				t.Fatal("what was acknowledged is to be evicted")
 			}
 			c.remove(d)
@@ -1998,23 +1998,23 @@ func TestDepartedClients(t *testing.T) {
 		}
 		sum, lost, empty := 0, 0, 0
 		for _, d := range kept {
-			sum += d.size
+			sum += d.countedBytes
 			switch {
-			case d.size == 0:
+			case d.countedBytes == 0:
 				empty++
-			case d.lost:
+			case d.connLost:
 				lost++
 			}
 		}
-		if c.count != len(kept) || c.bytes != sum || len(c.lost) != lost || len(c.empty) != empty {
-			t.Fatalf("%d departures, %d bytes, %d lost, %d empty; want %d, %d, %d, %d", c.count, c.bytes, len(c.lost), len(c.empty), len(kept), sum, lost, empty)
+		if c.count != len(kept) || c.keptBytes != sum || len(c.lostClients) != lost || len(c.emptyClients) != empty {
+			t.Fatalf("%d departures, %d bytes, %d lost, %d empty; want %d, %d, %d, %d", c.count, c.keptBytes, len(c.lostClients), len(c.emptyClients), len(kept), sum, lost, empty)
 		}
-		if empty > maxEmpty || sum >= c.limit && lost > 0 {
+		if empty > maxEmpty || sum >= c.maxBytes && lost > 0 {
 			t.Fatalf("%d empty ones and %d bytes with %d lost ones are kept", empty, sum, lost)
 		}
-		was := c.full.Load()
-		resumed := c.setFull()
-		if full := c.full.Load(); full != (sum >= c.limit || was && sum > c.limit/2) || resumed != (was && !full) {
+		was := c.atLimit.Load()
+		resumed := c.updateLimit()
+		if full := c.atLimit.Load(); full != (sum >= c.maxBytes || was && sum > c.maxBytes/2) || resumed != (was && !full) {
 			t.Fatalf("full %v, resumed %v with %d bytes; full was %v", full, resumed, sum, was)
 		}
 	}
@@ -2065,7 +2065,7 @@ func wantNothingKept(t *testing.T, p *ConnectionPool) {
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.members) + len(p.ending) + p.departed.count + p.departed.bytes + len(p.ready); n > 0 {
+	if n := len(p.members) + len(p.ending) + p.departed.count + p.departed.keptBytes + len(p.ready); n > 0 {
 		t.Errorf("%d places are still held: %+v", n, &p.departed)
 	}
 }
@@ -2104,7 +2104,7 @@ func TestDeparturesHoldBack(t *testing.T) {
 				const fit, clients = 10, 30
 				c := gatherPipe(t, ServerConfig{})
 				p := c.s.Connections
-				p.departed.limit = fit * minDeparture
+				p.departed.maxBytes = fit * minDeparture
 				if always {
 					for range p.Messages(past1(t)) {
 					}
@@ -2155,7 +2155,7 @@ func TestLostClientsMakeRoom(t *testing.T) {
 				const fit, clients = 10, 13
 				c := gatherPipe(t, ServerConfig{})
 				p := c.s.Connections
-				p.departed.limit = fit * minDeparture
+				p.departed.maxBytes = fit * minDeparture
 				for range p.Messages(past1(t)) {
 				}
 				for i := range clients {
@@ -2171,7 +2171,7 @@ func TestLostClientsMakeRoom(t *testing.T) {
 					conn.Close()
 					synctest.Wait()
 				}
-				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.snapshot()) != fit-1 || p.departed.full.Load() {
+				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.snapshot()) != fit-1 || p.departed.atLimit.Load() {
 					t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, clients-fit+1, len(p.snapshot()), fit-1)
 				}
 				for _, srv := range p.snapshot() {

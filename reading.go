@@ -101,7 +101,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 					yield(nil, err)
 				}
 				return
-			case !m.internal() && !yield(m, nil):
+			case !m.isStatus() && !yield(m, nil):
 				return
 			}
 		}

@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	callPatience = 10 * time.Second       // with unread messages before the reply
-	replyPause   = 100 * time.Millisecond // before a reply looks whether it is stuck
-	replyAdvice  = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
-	unreadAdvice = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
+	stoppedReadTimeout = 10 * time.Second       // with unread messages before the reply
+	replyCheckDelay    = 100 * time.Millisecond // before a reply looks whether it is stuck
+	replyAdvice        = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
+	unreadAdvice       = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
 )
 
 // Call sends a request and returns the reply. The peer's reader gets the request as a
@@ -43,10 +43,10 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	}
 	var reply *Message
 	w := getReplyWait(e.buffers)
-	sending := e.beginSending(ctx, c, &w.call)
-	err = sending.result(c.sender.writeRequest(sending, msgType, data, &w.call))
-	w.begun = sending.begun
-	sending.end()
+	sending := e.newSendContext(ctx, c, &w.call)
+	err = sending.callResult(c.sender.writeRequest(sending, msgType, data, &w.call))
+	w.sendWaitStart = sending.waitStart
+	sending.release()
 	if err == nil {
 		reply, err = e.awaitReply(ctx, c, w)
 	}
@@ -63,31 +63,31 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 // has been stopped for too long. What it takes is made when somebody waits.
 type sendContext struct {
 	context.Context // the caller's; then one that is made of it
-	e               *endpoint
+	endpoint        *endpoint
 	conn            *connection
 	call            *openCall               // nil for a reply
-	caller          context.Context         // nil until a context is made, like what follows
+	callerCtx       context.Context         // nil until a context is made, like what follows
 	cancel          context.CancelCauseFunc // of the context that was made
-	begun           time.Time
+	waitStart       time.Time
 }
 
-// beginSending returns the context for sending a request or, without a call, a reply.
-func (e *endpoint) beginSending(ctx context.Context, c *connection, call *openCall) *sendContext {
+// newSendContext returns the context for sending a request or, without a call, a reply.
+func (e *endpoint) newSendContext(ctx context.Context, c *connection, call *openCall) *sendContext {
 	s, _ := e.buffers.sendContexts.Get().(*sendContext)
 	if s == nil {
 		s = new(sendContext)
 	}
-	s.Context, s.e, s.conn, s.call = ctx, e, c, call
+	s.Context, s.endpoint, s.conn, s.call = ctx, e, c, call
 	return s
 }
 
-// end releases the context. Nothing is being sent with it any more.
-func (s *sendContext) end() {
-	if s.caller != nil { // others may still hold it
+// release releases the context. Nothing is being sent with it any more.
+func (s *sendContext) release() {
+	if s.callerCtx != nil { // others may still hold it
 		s.cancel(nil)
 		return
 	}
-	pool := s.e.buffers
+	pool := s.endpoint.buffers
 	*s = sendContext{}
 	pool.sendContexts.Put(s)
 }
@@ -96,9 +96,9 @@ func (s *sendContext) end() {
 var errUnread = errors.New(unreadAdvice)
 
 func (s *sendContext) Done() <-chan struct{} {
-	if s.caller == nil {
+	if s.callerCtx == nil {
 		made, cancel := context.WithCancelCause(s.Context)
-		s.caller, s.Context, s.cancel, s.begun = s.Context, made, cancel, time.Now()
+		s.callerCtx, s.Context, s.cancel, s.waitStart = s.Context, made, cancel, time.Now()
 		if s.call == nil {
 			s.limitReply()
 		} else {
@@ -113,13 +113,13 @@ func (s *sendContext) Done() <-chan struct{} {
 // peer may wait for the same. A reply behind one that has waited so long does not wait
 // as long again.
 func (s *sendContext) limitReply() {
-	s.limitBy(replyPause, func() time.Duration {
-		left := callPatience
+	s.limitTime(replyCheckDelay, func() time.Duration {
+		left := stoppedReadTimeout
 		if since := s.conn.sender.blockedSince(); !since.IsZero() {
-			left = time.Until(since.Add(callPatience))
+			left = time.Until(since.Add(stoppedReadTimeout))
 		}
-		if left > 0 || s.e.readRole.state != roleStopped {
-			left = max(left, replyPause)
+		if left > 0 || s.endpoint.readRole.state != roleStopped {
+			left = max(left, replyCheckDelay)
 		}
 		return left
 	})
@@ -127,19 +127,19 @@ func (s *sendContext) limitReply() {
 
 // limitRequest ends s when reading has been stopped for too long since it was made.
 func (s *sendContext) limitRequest() {
-	begun := s.begun
-	s.limitBy(callPatience, func() time.Duration {
-		if s.e.readRole.state != roleStopped {
-			return callPatience
+	begun := s.waitStart
+	s.limitTime(stoppedReadTimeout, func() time.Duration {
+		if s.endpoint.readRole.state != roleStopped {
+			return stoppedReadTimeout
 		}
-		return time.Until(s.e.readRole.stoppedSince(begun).Add(callPatience))
+		return time.Until(s.endpoint.readRole.stoppedSince(begun).Add(stoppedReadTimeout))
 	})
 }
 
-// limitBy asks after a first time, and then again and again, how much time is left, and
+// limitTime asks after a first time, and then again and again, how much time is left, and
 // ends s when that is none. left is called with the endpoint's lock held.
-func (s *sendContext) limitBy(first time.Duration, left func() time.Duration) {
-	e, ctx, cancel := s.e, s.Context, s.cancel
+func (s *sendContext) limitTime(first time.Duration, left func() time.Duration) {
+	e, ctx, cancel := s.endpoint, s.Context, s.cancel
 	var timer *time.Timer
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -158,10 +158,10 @@ func (s *sendContext) limitBy(first time.Duration, left func() time.Duration) {
 	context.AfterFunc(ctx, func() { timer.Stop() })
 }
 
-// result returns what an error of sending means: the library's own reasons are no end
+// callResult returns what an error of sending means: the library's own reasons are no end
 // of the caller's context.
-func (s *sendContext) result(err error) error {
-	if s.caller == nil || s.caller.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
+func (s *sendContext) callResult(err error) error {
+	if s.callerCtx == nil || s.callerCtx.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
 		return err
 	}
 	kind, cause := ErrNotConnected, context.Cause(s.Context)
@@ -182,13 +182,13 @@ func (s *sendContext) result(err error) error {
 
 // A replyWait is a call that waits for its reply.
 type replyWait struct {
-	call    openCall
-	turn    readWaiter // in the line of the read role
-	granted bool       // it holds the read role
-	begun   time.Time  // when it first waited while its request was being sent; zero: never
-	stop    uint64     // of the role, since when it has waited
-	since   time.Time  // of that stop
-	late    bool       // it has waited too long
+	call          openCall
+	leadWaiter    readWaiter // in the line of the read role
+	holdsRole     bool       // it holds the read role
+	sendWaitStart time.Time  // when it first waited while its request was being sent; zero: never
+	stopCount     uint64     // of the role, since when it has waited
+	stopTime      time.Time  // of that stop
+	timedOut      bool       // it has waited too long
 }
 
 // getReplyWait returns a call that waits for nothing yet.
@@ -196,7 +196,7 @@ func getReplyWait(p *bufferPool) *replyWait {
 	if w, _ := p.replyWaits.Get().(*replyWait); w != nil {
 		return w
 	}
-	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, turn: readWaiter{wakeSignal: make(chan struct{}, 1)}}
+	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, leadWaiter: readWaiter{wakeSignal: make(chan struct{}, 1)}}
 }
 
 // putReplyWait takes a call back that has ended or was given up.
@@ -205,7 +205,7 @@ func putReplyWait(p *bufferPool, w *replyWait) {
 	case <-w.call.doneSignal:
 	default:
 	}
-	*w = replyWait{call: openCall{doneSignal: w.call.doneSignal}, turn: readWaiter{wakeSignal: w.turn.wakeSignal}}
+	*w = replyWait{call: openCall{doneSignal: w.call.doneSignal}, leadWaiter: readWaiter{wakeSignal: w.leadWaiter.wakeSignal}}
 	p.replyWaits.Put(w)
 }
 
@@ -215,43 +215,43 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		reply, done, err := e.replyTurnLocked(ctx, c, w)
+		reply, done, err := e.checkReplyLocked(ctx, c, w)
 		switch {
 		case done:
 			return reply, err
-		case w.granted:
-			w.granted = false
-			e.leadLocked(c, &read)
+		case w.holdsRole:
+			w.holdsRole = false
+			e.readForReply(c, &read)
 		default:
-			e.waitForReplyLocked(ctx, w)
+			e.awaitReplyEvent(ctx, w)
 		}
 	}
 }
 
-// replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
+// checkReplyLocked ends a call that has a reply or waits no longer. Otherwise the call
 // has the role afterwards if it may read.
-func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
+func (e *endpoint) checkReplyLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
 	reply, done, err = c.sender.callTable.callResult(&w.call)
 	if !done {
-		err = e.whyGivenUp(ctx, c, w)
+		err = e.giveUpReasonLocked(ctx, c, w)
 		done = err != nil
 	}
 	switch {
-	case done && w.granted:
-		w.granted = false
+	case done && w.holdsRole:
+		w.holdsRole = false
 		e.releaseRoleLocked()
-	case done || w.granted:
+	case done || w.holdsRole:
 	case e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited:
 		e.readRole.acquire()
-		w.granted = true
+		w.holdsRole = true
 	}
 	return reply, done, err
 }
 
-// whyGivenUp returns why a call waits no longer, or nil. A request that was not sent
+// giveUpReasonLocked returns why a call waits no longer, or nil. A request that was not sent
 // yet is taken back.
-func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) error {
-	if ctx.Err() == nil && !w.late {
+func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *replyWait) error {
+	if ctx.Err() == nil && !w.timedOut {
 		return nil
 	}
 	unsent := c.sender.withdrawRequest(&w.call)
@@ -270,20 +270,20 @@ func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) 
 	return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
 }
 
-// leadLocked reads for a call that holds the role, until its reply has come, or once
+// readForReply reads for a call that holds the role, until its reply has come, or once
 // into the queue. It releases mu meanwhile.
-func (e *endpoint) leadLocked(c *connection, read *readCall) {
+func (e *endpoint) readForReply(c *connection, read *readCall) {
 	read.destination = destination{maxSize: e.queueRoomLocked()}
 	e.mu.Unlock()
 	var m Message // on the stack: mostly the reply comes
 	err := c.receive(read, &m)
 	read.endWatching()
 	e.mu.Lock()
-	e.ledLocked(c, read, &m, err)
+	e.finishReplyReadLocked(c, read, &m, err)
 }
 
-// ledLocked gives the role up with the result of one receive.
-func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err error) {
+// finishReplyReadLocked gives the role up with the result of one receive.
+func (e *endpoint) finishReplyReadLocked(c *connection, read *readCall, m *Message, err error) {
 	e.readRole.readCount++
 	switch _, interrupted := err.(*interruption); {
 	case err == nil:
@@ -302,34 +302,34 @@ func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err erro
 	}
 }
 
-// waitForReplyLocked waits until the call has ended, until it gets the role, or until
+// awaitReplyEvent waits until the call has ended, until it gets the role, or until
 // the reasons to wait have changed. It releases mu meanwhile.
-func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
+func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
 	var late <-chan time.Time
 	if e.readRole.state == roleStopped {
-		if w.stop != e.readRole.stopCount {
-			w.stop, w.since = e.readRole.stopCount, time.Now()
-			if !w.begun.IsZero() {
-				w.since = e.readRole.stoppedSince(w.begun)
+		if w.stopCount != e.readRole.stopCount {
+			w.stopCount, w.stopTime = e.readRole.stopCount, time.Now()
+			if !w.sendWaitStart.IsZero() {
+				w.stopTime = e.readRole.stoppedSince(w.sendWaitStart)
 			}
 		}
-		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
+		timer := time.NewTimer(max(time.Until(w.stopTime.Add(stoppedReadTimeout)), 1))
 		defer timer.Stop()
 		late = timer.C
 	}
-	e.readRole.addReplyWaiter(&w.turn)
+	e.readRole.addReplyWaiter(&w.leadWaiter)
 	e.mu.Unlock()
 	timedOut := false
 	select {
-	case <-w.turn.wakeSignal:
+	case <-w.leadWaiter.wakeSignal:
 	case <-w.call.doneSignal:
 	case <-ctx.Done():
 	case <-late:
 		timedOut = true
 	}
 	e.mu.Lock()
-	w.granted = e.readRole.removeReplyWaiter(&w.turn)
-	w.late = timedOut && e.readRole.state == roleStopped && e.readRole.stopCount == w.stop
+	w.holdsRole = e.readRole.removeReplyWaiter(&w.leadWaiter)
+	w.timedOut = timedOut && e.readRole.state == roleStopped && e.readRole.stopCount == w.stopCount
 }
 
 // sendReply sends the reply to a request that came on the given connection.
@@ -339,8 +339,8 @@ func (e *endpoint) sendReply(conn, number uint64, msgType int, data []byte) erro
 		return err
 	}
 	header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
-	sending := e.beginSending(context.Background(), c, nil)
-	err = sending.result(c.sender.writeFrame(sending, header, data, false))
-	sending.end()
+	sending := e.newSendContext(context.Background(), c, nil)
+	err = sending.callResult(c.sender.writeFrame(sending, header, data, false))
+	sending.release()
 	return e.noteFailure(c, err)
 }

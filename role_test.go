@@ -111,7 +111,7 @@ func skipStatus(t *testing.T, e interface {
 	t.Helper()
 	for range n {
 		m, err := e.ReadTimed(10 * time.Second)
-		if err != nil || m.MsgType != internalType || m == TimeoutMessage {
+		if err != nil || m.MsgType != statusType || m == TimeoutMessage {
 			t.Fatalf("got %v, %v; want a status message", m, err)
 		}
 	}
@@ -172,7 +172,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 				done := make(chan error, 1)
 				go func() {
 					m, err := c.ReadContext(ctx)
-					if err == nil && m.MsgType == internalType {
+					if err == nil && m.MsgType == statusType {
 						err = errors.New(m.Status)
 					}
 					done <- err

@@ -28,11 +28,11 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	if c.closeHandshake.peerClosed && c.closeHandshake.protocolErr == nil {
 		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
-		e.deliveries.addQueued(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+		e.deliveries.addQueuedLosses(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
 	// Nothing is accepted any more: not before, as a first message might come between.
 	if c.sender.acceptedCount() > 0 {
-		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+		c.delivery.unconfirmedErr = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
 	c.sender.callTable.endAllCalls(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
@@ -42,8 +42,8 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 		go e.hooks.reconnect(c)
 	}
 	e.settings.log.Info("connection over", "id", c.id, "err", cause)
-	c.delivery.notice = &Message{Err: cause, Conn: c.id}
-	e.announceStatusLocked(c.delivery.notice, gone)
+	c.delivery.lossNotice = &Message{Err: cause, Conn: c.id}
+	e.announceStatusLocked(c.delivery.lossNotice, gone)
 	e.drainingConns = append(e.drainingConns, c)
 	e.goroutines.Add(1)
 	go e.teardown(c, e.lifecycle.abortContext()) // which owns the connection from here on
@@ -74,9 +74,9 @@ func (e *endpoint) teardown(c *connection, cut context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.drainingConns = slices.DeleteFunc(e.drainingConns, func(o *connection) bool { return o == c })
-	e.deliveries.addQueued(lost)
+	e.deliveries.addQueuedLosses(lost)
 	if confirmed {
-		c.delivery.unconfirmed = nil
+		c.delivery.unconfirmedErr = nil
 	}
 	e.notifyConnectionEndLocked()
 }
@@ -120,9 +120,9 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	e.mu.Lock()
 	if c != nil {
 		e.currentConn.Store(nil)
-		c.delivery.unconfirmed = unconfirmed
+		c.delivery.unconfirmedErr = unconfirmed
 	}
-	err := e.deliveries.result()
+	err := e.deliveries.closeResult()
 	e.settings.log.Info("closed", "err", err)
 	e.lifecycle.setStatus(Closed)
 	e.lifecycle.closeDone.trigger()
@@ -173,7 +173,7 @@ func (e *endpoint) endReading() *connection {
 		e.queueArrivedLocked(c)
 	}
 	if e.lifecycle.finalErr == nil {
-		e.deliverOrQueueLocked(&Message{MsgType: internalType, Status: Closed.String()})
+		e.deliverOrQueueLocked(&Message{MsgType: statusType, Status: Closed.String()})
 		e.setFinalErrLocked(ErrClosed)
 	}
 	return c
@@ -210,7 +210,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	c.closeGracefully(limit)
 	if err == nil {
 		e.mu.Lock()
-		e.deliveries.addQueued(lost)
+		e.deliveries.addQueuedLosses(lost)
 		e.mu.Unlock()
 	}
 	return err

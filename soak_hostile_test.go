@@ -506,7 +506,7 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 	var said sync.Map
 	go func() {
 		serving <- server.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-			if m.MsgType == internalType {
+			if m.MsgType == statusType {
 				if m.Status == Disconnected.String() {
 					said.Delete(srv)
 				}
@@ -566,9 +566,9 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 				switch {
 				case err != nil || m == TimeoutMessage:
 					y.wrong(missing, "%s: no answer to message %d after %v: %v", name, n, time.Since(start), err)
-				case m.MsgType == internalType && m.Err == nil && (m.Status == Connecting.String() || m.Status == Connected.String()):
+				case m.MsgType == statusType && m.Err == nil && (m.Status == Connecting.String() || m.Status == Connected.String()):
 					continue
-				case m.MsgType == internalType:
+				case m.MsgType == statusType:
 					y.wrong(missing, "%s: %s before the answer to message %d: %v", name, m.Status, n, m.Err)
 				default:
 					if got := a.arrived(m); got != n {

@@ -637,7 +637,7 @@ func soakChild() {
 			}
 			if server, err = StartServer(&ServerConfig{Name: "soak", Network: "unix", Address: path, MultiClient: true}); err == nil {
 				go server.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-					if m.MsgType != internalType {
+					if m.MsgType != statusType {
 						srv.Write(m.MsgType, append(binary.BigEndian.AppendUint32(nil, life), m.Data...))
 					}
 				})
@@ -939,7 +939,7 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 			case err != nil || m == TimeoutMessage:
 				y.wrong(besides, "the other side reads %v, and was not told of the end", err)
 				return
-			case m.MsgType != internalType:
+			case m.MsgType != statusType:
 				sent.arrived(m)
 			case m.Status == Disconnected.String() || m.Status == ReConnecting.String():
 				return
@@ -952,7 +952,7 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 			if err != nil || m == TimeoutMessage {
 				return
 			}
-			if m.MsgType != internalType {
+			if m.MsgType != statusType {
 				answers.arrived(m)
 			}
 		}

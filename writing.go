@@ -85,9 +85,9 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 // noteFailure notes that a call has reported the loss of the connection that it used,
 // if there was one.
 func (e *endpoint) noteFailure(c *connection, err error) error {
-	if c != nil && isDeliveryError(err) && !isOwnLimit(err) && c.sender.isBroken() {
+	if c != nil && isDeliveryError(err) && !isCallerTimeout(err) && c.sender.isBroken() {
 		e.mu.Lock()
-		e.deliveries.callFailed(c.delivery)
+		e.deliveries.noteCallFailed(c.delivery)
 		e.mu.Unlock()
 	}
 	return err
@@ -103,7 +103,7 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 		return nil, contextError("write", ctx)
 	}
 	for {
-		if c := e.currentConn.Load(); c != nil && (conn == 0 || conn == c.id) && !e.deliveries.pending.Load() {
+		if c := e.currentConn.Load(); c != nil && (conn == 0 || conn == c.id) && !e.deliveries.queuedLossPending.Load() {
 			return c, nil
 		}
 		changed, status, err := e.notWritable(conn)
@@ -128,8 +128,8 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 	defer e.mu.Unlock()
 	status = e.lifecycle.status
 	switch c := e.currentConn.Load(); {
-	case e.deliveries.pending.Load():
-		return nil, status, e.deliveries.reportQueued(e.lifecycle.finalErr)
+	case e.deliveries.queuedLossPending.Load():
+		return nil, status, e.deliveries.reportQueuedLosses(e.lifecycle.finalErr)
 	case e.lifecycle.finalErr != nil:
 		return nil, status, e.lifecycle.finalErr
 	case e.closing.Load():
@@ -137,10 +137,10 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 	case c != nil && (conn == 0 || conn == c.id): // since a moment
 		return nil, status, nil
 	case conn != 0:
-		e.deliveries.refused(conn)
+		e.deliveries.noteRefusedCall(conn)
 		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
 	case c == nil && status != Listening && status != Connecting:
-		e.deliveries.refused(0)
+		e.deliveries.noteRefusedCall(0)
 		return nil, status, fail(ErrNotConnected, e.lifecycle.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
 	return e.lifecycle.statusChanged.waitChannel(), status, nil
