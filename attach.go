@@ -53,17 +53,17 @@ func (e *endpoint) onReaderIdle() {
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
 	c := &connection{netConn: opened.stream, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
 		source:         transport.NewSource(opened.stream),
-		decoder:        &decoder{cipher: agreed.in, maxDataSize: e.settings.limit, buffers: e.buffers},
+		decoder:        &decoder{cipher: agreed.receiveCipher, maxDataSize: e.settings.maxDataSize, buffers: e.buffers},
 		closeHandshake: new(closeHandshake), delivery: new(delivery),
 		heartbeat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
 	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.sendReply(id, number, msgType, data) }
-	c.decoder.preload(agreed.rest)
+	c.decoder.preload(agreed.trailingBytes)
 	var progress func()
 	if c.heartbeat.interval > 0 {
 		progress = c.heartbeat.noteActivity // no ping fits into a long frame: that it moves has to do
 	}
 	sink := transport.NewSink(opened.stream, func() { e.onWriteStalled(c) }, progress)
-	c.sender = newSender(sink, agreed.limit, e.buffers, agreed.out, &e.goroutines, func(err error) { e.onSendFailure(c, err) })
+	c.sender = newSender(sink, agreed.peerMaxDataSize, e.buffers, agreed.sendCipher, &e.goroutines, func(err error) { e.onSendFailure(c, err) })
 	return c
 }
 

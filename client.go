@@ -331,17 +331,17 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 // handshake is the client's part, in time.
 func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
 	conn.SetLimit(helloTime)
-	key := newKey
+	key := newECDHKey
 	if c.settings.encrypt { // made while the server makes its own
-		private, err := newKey()
+		private, err := newECDHKey()
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}
-	hello, err := clientHello(conn, &c.settings.terms, clientSide{key: key})
+	hello, err := clientHello(conn, &c.settings.handshakeConfig, clientSide{newKey: key})
 	if err != nil {
 		return nil, err
 	}
 	if !conn.Expired() {
 		conn.SetLimit(helloTime)
 	}
-	return hello.finish()
+	return hello.readFinish()
 }

@@ -149,7 +149,7 @@ type Peer struct {
 // settings is a checked copy of a config with every default filled in: all
 // that the ends work from. Nothing changes it afterwards.
 type settings struct {
-	terms
+	handshakeConfig
 	network, address string        // in full
 	socketBase       string        // the directory of derived sockets; "" is /tmp
 	places           []socketPlace // where the unix socket can be
@@ -172,7 +172,7 @@ func (c *ServerConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
-	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
+	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
 		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "server", c.Name), upgrade: c.Upgrade,
 		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
 		listener: c.Listener}).complete(c.Encryption, c.Secrets)
@@ -182,7 +182,7 @@ func (c *ClientConfig) settings() (*settings, error) {
 	if c == nil {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
-	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
+	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
 		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "client", c.Name), upgrade: c.Upgrade,
 		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption, nil)
 }
@@ -199,7 +199,7 @@ func newLog(logger *slog.Logger, role, name string) *eventlog.Log {
 // of config has is zero, and passes.
 func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings, error) {
 	s.encrypt, s.hybrid = e == EncryptionOn, true
-	s.limit = cmp.Or(s.limit, defaultMsgSize)
+	s.maxDataSize = cmp.Or(s.maxDataSize, defaultMsgSize)
 	s.retry = cmp.Or(s.retry, time.Second)
 	s.network = cmp.Or(s.network, sys.DefaultNetwork)
 	secret, name := s.secret != nil, s.name
@@ -218,7 +218,7 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
 		{len(secrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(secrets)), "give 256 at most: every handshake tries all of them"},
 		{len(secrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
-		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
+		{s.maxDataSize < minMsgSize || s.maxDataSize > maxMsgSize, "MaxMsgSize", s.maxDataSize, "0 is 3145728, else give 1024 to 1073741824 bytes"},
 		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
 		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
 		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
@@ -288,14 +288,14 @@ func (s *settings) addHolders(secrets map[string][]byte) error {
 			return fieldError(field, "the same as "+owner, "give each holder a secret of its own")
 		}
 		owners[string(secret)] = field
-		h, err := newHolder(identity, secret)
+		h, err := newSecretHolder(identity, secret)
 		if err != nil {
 			return err
 		}
 		s.holders = append(s.holders, h)
 	}
 	if s.secret != nil && len(s.holders) > 0 {
-		own, err := newHolder("", s.secret)
+		own, err := newSecretHolder("", s.secret)
 		if err != nil {
 			return err
 		}

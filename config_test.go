@@ -56,7 +56,7 @@ func TestConfigDefaults(t *testing.T) {
 		path = fmt.Sprintf("/tmp/gipc-%d/n.sock", os.Geteuid())
 	}
 	for which, s := range map[string]*settings{"server": server, "client": client} {
-		if !s.encrypt || s.secret != nil || s.limit != 3145728 || s.busyPoll != 0 || s.log == nil {
+		if !s.encrypt || s.secret != nil || s.maxDataSize != 3145728 || s.busyPoll != 0 || s.log == nil {
 			t.Errorf("%s: %+v", which, s)
 		}
 		if s.network != "unix" || runtime.GOOS != "windows" && s.address != path {
@@ -485,7 +485,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 			}
 		}
 		l := c.currentConn.Load()
-		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.secret), bytes.Clone(l.sender.cipher.secret)
+		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.trafficSecret), bytes.Clone(l.sender.cipher.trafficSecret)
 		switch round {
 		case 0:
 			c.Close()

@@ -453,12 +453,12 @@ func malformedLayer(err error) string {
 
 // ---- Both roles' handshakes, and frames
 
-func (v *vector) serverTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), hybrid: v.fields["kem_seed"] != "-", limit: int(v.number(t, "server_limit"))}
+func (v *vector) serverTerms(t testing.TB) *handshakeConfig {
+	return &handshakeConfig{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), hybrid: v.fields["kem_seed"] != "-", maxDataSize: int(v.number(t, "server_limit"))}
 }
 
-func (v *vector) clientTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), hybrid: v.fields["kem_randomness"] != "-", limit: int(v.number(t, "client_limit"))}
+func (v *vector) clientTerms(t testing.TB) *handshakeConfig {
+	return &handshakeConfig{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), hybrid: v.fields["kem_randomness"] != "-", maxDataSize: int(v.number(t, "client_limit"))}
 }
 
 // fullHello is how long a hybrid ServerHello is, and ClientHello before its confirmation.
@@ -474,8 +474,8 @@ func (v *vector) key(t testing.TB, field string) func() (*ecdh.PrivateKey, error
 
 // serverSide is the server that a vector describes.
 func (v *vector) serverSide(t testing.TB, admit byte) serverSide {
-	return serverSide{key: v.key(t, "server_private"), admit: func() byte { return admit }, work: workNow,
-		kemKey: func() (*mlkem.DecapsulationKey1024, error) {
+	return serverSide{newKey: v.key(t, "server_private"), admit: func() byte { return admit }, compute: workNow,
+		newKEMKey: func() (*mlkem.DecapsulationKey1024, error) {
 			return mlkem.NewDecapsulationKey1024(v.bytes(t, "kem_seed"))
 		}}
 }
@@ -484,7 +484,7 @@ func (v *vector) serverSide(t testing.TB, admit byte) serverSide {
 // not every version of the standard library takes the randomness: what the server makes
 // of the ciphertext shows that it is right.
 func (v *vector) clientSide(t testing.TB) clientSide {
-	return clientSide{key: v.key(t, "client_private"), encapsulate: func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
+	return clientSide{newKey: v.key(t, "client_private"), encapsulate: func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
 		return v.bytes(t, "kem_secret"), v.bytes(t, "kem_ciphertext")
 	}}
 }
@@ -527,29 +527,29 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	toClient := &script{sends: slices.Concat(v.bytes(t, "server_hello"), finish), end: errTooFar, chunk: chunk}
 	half, err := clientHello(toClient, v.clientTerms(t), v.clientSide(t))
 	fatal(err)
-	client, err := half.finish()
+	client, err := half.readFinish()
 	fatal(err)
 	if got := toClient.got.Bytes(); !bytes.Equal(got, clientHelloBytes) {
 		t.Errorf("the client writes\n%x, want\n%x", got, clientHelloBytes)
 	}
-	if len(server.rest)+len(client.rest)+len(toServer.sends)+len(toClient.sends) > 0 {
+	if len(server.trailingBytes)+len(client.trailingBytes)+len(toServer.sends)+len(toClient.sends) > 0 {
 		t.Error("bytes are left")
 	}
 	serverLimit, clientLimit := int(v.number(t, "server_limit")), int(v.number(t, "client_limit"))
-	if server.limit != clientLimit || client.limit != serverLimit {
-		t.Errorf("the limits are %d and %d", server.limit, client.limit)
+	if server.peerMaxDataSize != clientLimit || client.peerMaxDataSize != serverLimit {
+		t.Errorf("the limits are %d and %d", server.peerMaxDataSize, client.peerMaxDataSize)
 	}
 
 	rekeyAt := v.number(t, "rekey_at")
-	for _, c := range []*recordCipher{server.in, server.out, client.in, client.out} {
+	for _, c := range []*recordCipher{server.receiveCipher, server.sendCipher, client.receiveCipher, client.sendCipher} {
 		if c != nil {
-			c.rekeyAt = rekeyAt
+			c.rekeyLimit = rekeyAt
 		}
 	}
 	cs, ss := v.bytes(t, "client_traffic"), v.bytes(t, "server_traffic")
 	ways := map[string]*way{
-		"client": {client.out, newReceiver(server.in, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}},
-		"server": {server.out, newReceiver(client.in, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}},
+		"client": {client.sendCipher, newReceiver(server.receiveCipher, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}},
+		"server": {server.sendCipher, newReceiver(client.receiveCipher, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}},
 	}
 	if len(v.lines) < 4 {
 		t.Fatal("less than two frames each way")
@@ -612,7 +612,7 @@ func (v *vector) derived(t *testing.T) {
 	same("shared_x", z)
 	hello := v.bytes(t, "client_hello")
 	if hybrid := hello[1]&flagHybrid != 0; hybrid {
-		private, err := v.serverSide(t, 0).kemKey()
+		private, err := v.serverSide(t, 0).newKEMKey()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -626,16 +626,16 @@ func (v *vector) derived(t *testing.T) {
 	}
 	th := transcript(string(v.bytes(t, "name")), v.bytes(t, "server_hello"), hello[:len(hello)-hashLen])
 	same("transcript_hash", th)
-	k, err := newKeys(v.bytes(t, "secret"), z, th)
+	k, err := newSessionKeys(v.bytes(t, "secret"), z, th)
 	if err != nil {
 		t.Fatal(err)
 	}
-	same("client_confirm_key", k.clientConfirm)
-	same("server_confirm_key", k.serverConfirm)
-	same("client_traffic", k.clientTraffic)
-	same("server_traffic", k.serverTraffic)
-	same("client_key", (&chain{secret: k.clientTraffic}).expand("gipc/3 key", 32))
-	same("server_key", (&chain{secret: k.serverTraffic}).expand("gipc/3 key", 32))
+	same("client_confirm_key", k.clientConfirmKey)
+	same("server_confirm_key", k.serverConfirmKey)
+	same("client_traffic", k.clientTrafficSecret)
+	same("server_traffic", k.serverTrafficSecret)
+	same("client_key", (&chain{secret: k.clientTrafficSecret}).expand("gipc/3 key", 32))
+	same("server_key", (&chain{secret: k.serverTrafficSecret}).expand("gipc/3 key", 32))
 }
 
 // checkHandshake compares how one side's handshake has ended.
@@ -656,7 +656,7 @@ func (v *vector) checkHandshake(t *testing.T, s *session, err error, p *script, 
 	fmt.Sscan(expect, &layer, &how, &reason)
 	switch how {
 	case "": // ok
-		if got, want := slices.Concat(s.rest, p.sends), v.bytes(t, "rest"); !bytes.Equal(got, want) {
+		if got, want := slices.Concat(s.trailingBytes, p.sends), v.bytes(t, "rest"); !bytes.Equal(got, want) {
 			t.Errorf("the rest is %x, want %x", got, want)
 		}
 	case "refuse":
@@ -716,7 +716,7 @@ func TestVectorsClient(t *testing.T) {
 				var s *session
 				c, err := clientHello(p, v.clientTerms(t), v.clientSide(t))
 				if err == nil {
-					s, err = c.finish()
+					s, err = c.readFinish()
 				}
 				v.checkHandshake(t, s, err, p, "client_writes")
 			}
@@ -734,7 +734,7 @@ func (v *vector) receiver(t testing.TB) *connection {
 		if c, err = newRecordCipher(secret); err != nil {
 			t.Fatal(err)
 		}
-		c.sequence, c.rekeyAt = v.number(t, "sequence"), v.number(t, "rekey_at")
+		c.sequence, c.rekeyLimit = v.number(t, "sequence"), v.number(t, "rekey_at")
 	}
 	l := newReceiver(c, int(v.number(t, "limit")))
 	l.closeHandshake.sentClose = v.choice(t, "sent_close", "yes", "no")
@@ -900,7 +900,7 @@ func TestVectorsRecord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				return &recordCipher{aead: aead, secret: make([]byte, hashLen), sequence: v.number(t, "sequence"), rekeyAt: rekeyAfter}
+				return &recordCipher{aead: aead, trafficSecret: make([]byte, hashLen), sequence: v.number(t, "sequence"), rekeyLimit: rekeyAfter}
 			}
 			record := v.bytes(t, "sealed")
 			plain, err := direction().open(nil, record[lengthSize:])
@@ -1000,10 +1000,10 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &session{limit: limit}
+		s := &session{peerMaxDataSize: limit}
 		var ierr, oerr error
-		s.in, ierr = newRecordCipher(in)
-		s.out, oerr = newRecordCipher(out)
+		s.receiveCipher, ierr = newRecordCipher(in)
+		s.sendCipher, oerr = newRecordCipher(out)
 		if err := errors.Join(ierr, oerr); err != nil {
 			t.Fatal(err)
 		}

@@ -323,7 +323,7 @@ func fuzzCipher(t *testing.T) *recordCipher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.rekeyAt = 100
+	c.rekeyLimit = 100
 	return c
 }
 
@@ -609,13 +609,13 @@ func FuzzRecords(f *testing.F) {
 // ---- Handshakes
 
 // fuzzedTerms are the terms that a byte says.
-func fuzzedTerms(b byte) *terms {
-	t := &terms{name: "weather", limit: defaultMsgSize, encrypt: b&1 != 0}
+func fuzzedTerms(b byte) *handshakeConfig {
+	t := &handshakeConfig{name: "weather", maxDataSize: defaultMsgSize, encrypt: b&1 != 0}
 	if b&2 != 0 {
 		t.secret = bytes.Clone(vectorSecret)
 	}
 	if b&4 != 0 {
-		t.limit = minMsgSize
+		t.maxDataSize = minMsgSize
 	}
 	t.hybrid = b&8 != 0
 	return t
@@ -666,7 +666,7 @@ func (r *handshakeRun) same(o *handshakeRun) bool {
 	if (r.err == nil) != (o.err == nil) || r.err != nil && r.err.Error() != o.err.Error() || !bytes.Equal(r.wrote, o.wrote) {
 		return false
 	}
-	return r.s == nil && o.s == nil || r.s != nil && o.s != nil && r.s.limit == o.s.limit && bytes.Equal(r.unread, o.unread)
+	return r.s == nil && o.s == nil || r.s != nil && o.s != nil && r.s.peerMaxDataSize == o.s.peerMaxDataSize && bytes.Equal(r.unread, o.unread)
 }
 
 func runRole(input []byte, piece int, role func(io.ReadWriter) (*session, error)) *handshakeRun {
@@ -675,7 +675,7 @@ func runRole(input []byte, piece int, role func(io.ReadWriter) (*session, error)
 	r.s, r.err = role(p)
 	r.wrote, r.unread = p.got.Bytes(), p.sends
 	if r.s != nil {
-		r.unread = slices.Concat(r.s.rest, p.sends)
+		r.unread = slices.Concat(r.s.trailingBytes, p.sends)
 	}
 	return r
 }
@@ -694,7 +694,7 @@ func checkRun(t *testing.T, input []byte, size byte, bit uint32, role func(io.Re
 	if o := runRole(input, 1+int(size), role); !r.same(o) {
 		t.Fatalf("in one piece %v %x %v, in pieces of %d %v %x %v", r.s, r.wrote, r.err, 1+int(size), o.s, o.wrote, o.err)
 	}
-	if r.err == nil && r.s.in != nil {
+	if r.err == nil && r.s.receiveCipher != nil {
 		taken := len(input) - len(r.unread)
 		changed := bytes.Clone(input)
 		at := int(bit % uint32(8*taken))
@@ -720,8 +720,8 @@ func FuzzHandshakeServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte, how, admit, size byte, bit uint32) {
 		own := fuzzedTerms(how)
 		admitted := 0
-		side := serverSide{key: withKey(key), kemKey: fixedKEM, admit: func() byte { admitted++; return admit }, work: workNow}
-		hello, _, _ := side.hello(own)
+		side := serverSide{newKey: withKey(key), newKEMKey: fixedKEM, admit: func() byte { admitted++; return admit }, compute: workNow}
+		hello, _, _ := side.newHello(own)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
 			return serverHandshake(rw, own, side)
 		})
@@ -738,13 +738,13 @@ func FuzzHandshakeServer(f *testing.F) {
 		}
 		// What was taken is what a client's hello with this limit is.
 		taken := input[:len(input)-len(r.unread)]
-		flags := own.offer()
+		flags := own.offeredFlags()
 		if !r.s.security.Hybrid {
 			flags &^= flagHybrid
 		}
-		head := helloHead(0, flags, r.s.limit)
-		if own.flags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.flags() == 0] {
-			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.limit, said)
+		head := newHelloHead(0, flags, r.s.peerMaxDataSize)
+		if own.requiredFlags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.requiredFlags() == 0] {
+			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.peerMaxDataSize, said)
 		}
 	})
 }
@@ -760,24 +760,24 @@ func FuzzHandshakeClient(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte, how, size byte, bit uint32) {
 		own := fuzzedTerms(how)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
-			c, err := clientHello(rw, own, clientSide{key: withKey(key), encapsulate: fixedCiphertext})
+			c, err := clientHello(rw, own, clientSide{newKey: withKey(key), encapsulate: fixedCiphertext})
 			if err != nil {
 				return nil, err
 			}
-			return c.finish()
+			return c.readFinish()
 		})
 		switch n := len(r.wrote); {
 		case n == 1 && (r.err == nil || r.wrote[0] == 0 || len(input) == 0 || input[0] == 0):
 			t.Fatalf("it writes %x to %x", r.wrote, input)
-		case n > 1 && !(n == 6 && own.flags() == 0 || n == 151 || n == 151+mlkem.CiphertextSize1024 && own.hybrid) || n > 1 && r.wrote[0] != 0:
+		case n > 1 && !(n == 6 && own.requiredFlags() == 0 || n == 151 || n == 151+mlkem.CiphertextSize1024 && own.hybrid) || n > 1 && r.wrote[0] != 0:
 			t.Fatalf("its hello is %x", r.wrote)
 		}
 		if r.err != nil {
 			return
 		}
 		flags := input[1]
-		if flags&own.flags() != own.flags() || (flags&2 != 0) != (own.flags()&2 != 0) || r.s.limit != int(binary.BigEndian.Uint32(input[2:])) {
-			t.Fatalf("with flags %d it follows a server with %x and limit %d", own.flags(), input[:6], r.s.limit)
+		if flags&own.requiredFlags() != own.requiredFlags() || (flags&2 != 0) != (own.requiredFlags()&2 != 0) || r.s.peerMaxDataSize != int(binary.BigEndian.Uint32(input[2:])) {
+			t.Fatalf("with flags %d it follows a server with %x and limit %d", own.requiredFlags(), input[:6], r.s.peerMaxDataSize)
 		}
 	})
 }

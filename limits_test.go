@@ -31,11 +31,11 @@ func rawClient(t *testing.T, l *pipeListener, name string) (net.Conn, *session) 
 	t.Helper()
 	near, far := net.Pipe()
 	l.conns <- far
-	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize}, clientSide{key: newKey})
+	hello, err := clientHello(near, &handshakeConfig{name: name, maxDataSize: defaultMsgSize}, clientSide{newKey: newECDHKey})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := hello.finish()
+	s, err := hello.readFinish()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func readFrame(t *testing.T, conn net.Conn, s *session) (typ uint32, data []byte
 	if _, err := io.ReadFull(conn, body); err != nil {
 		return 0, nil, err
 	}
-	plain, err := s.in.open(nil, body)
+	plain, err := s.receiveCipher.open(nil, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func readFrame(t *testing.T, conn net.Conn, s *session) (typ uint32, data []byte
 // writeFrame seals and writes one frame.
 func writeFrame(t *testing.T, conn net.Conn, s *session, typ byte, data ...byte) {
 	t.Helper()
-	if _, err := conn.Write(appendFrame(s.out, uint32(typ), data)); err != nil {
+	if _, err := conn.Write(appendFrame(s.sendCipher, uint32(typ), data)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -414,7 +414,7 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		if _, err := io.ReadFull(conn, hello); err != nil {
 			t.Fatalf("after a long wait in the server's line: %v", err)
 		}
-		key, err := newKey()
+		key, err := newECDHKey()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -605,15 +605,15 @@ type talks struct {
 func (c *crowd) enter(behind ...byte) *talks {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
+	hello, err := clientHello(&appended{conn, behind}, &handshakeConfig{name: "many", maxDataSize: 1 << 20, encrypt: c.s.settings.encrypt}, clientSide{newKey: newECDHKey})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s, err := hello.finish()
+	s, err := hello.readFinish()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return &talks{conn, io.MultiReader(bytes.NewReader(s.rest), conn), c.t, s}
+	return &talks{conn, io.MultiReader(bytes.NewReader(s.trailingBytes), conn), c.t, s}
 }
 
 // appended adds to a write.
@@ -631,10 +631,10 @@ func (l *appended) Write(b []byte) (int, error) {
 func (k *talks) frame(typ uint32, data []byte) []byte {
 	k.t.Helper()
 	plain := append(appendFrameHeader(nil, frameHeader{frameType: typ, dataSize: len(data)}), data...)
-	if k.session.out == nil {
+	if k.session.sendCipher == nil {
 		return plain
 	}
-	sealed, err := k.session.out.seal(nil, plain)
+	sealed, err := k.session.sendCipher.seal(nil, plain)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -656,7 +656,7 @@ func (k *talks) pinged(behind ...byte) {
 func (k *talks) announces(size int) {
 	k.t.Helper()
 	plain := appendFrameHeader(appendControl(nil, kindPing, make([]byte, 8)...), frameHeader{frameType: 1, dataSize: size})
-	record, err := k.session.out.seal(nil, plain)
+	record, err := k.session.sendCipher.seal(nil, plain)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -669,7 +669,7 @@ func (k *talks) announces(size int) {
 func (k *talks) pong() {
 	k.t.Helper()
 	n := headerSize + 9
-	if k.session.in != nil {
+	if k.session.receiveCipher != nil {
 		n += lengthSize + sealOverhead
 	}
 	if _, err := io.ReadFull(k.in, make([]byte, n)); err != nil {
@@ -699,7 +699,7 @@ func TestBoundsOfThoseWhoStop(t *testing.T) {
 		{"a hello without its confirmation", true, func(c *crowd) {
 			conn := c.dial()
 			io.ReadFull(conn, make([]byte, fullHello))
-			hello := append(helloHead(0, flagEncrypted|flagHybrid, most), testKey(1).PublicKey().Bytes()...)
+			hello := append(newHelloHead(0, flagEncrypted|flagHybrid, most), testKey(1).PublicKey().Bytes()...)
 			conn.Write(append(hello, make([]byte, mlkem.CiphertextSize1024)...))
 		}},
 		{"a frame of a GiB announced, with its type, in the handshake", false, func(c *crowd) { c.enter(append(append(ping, prefix...), 0, 0, 0, 1)...).pong() }},

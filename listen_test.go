@@ -846,7 +846,7 @@ func derivedSettings(t *testing.T, unmask bool) (base string, server, client *se
 		t.Fatal(err)
 	}
 	complete := func(s *settings) *settings {
-		s.terms, s.network, s.socketBase = terms{name: "n"}, "unix", base
+		s.handshakeConfig, s.network, s.socketBase = handshakeConfig{name: "n"}, "unix", base
 		s, err := s.complete(EncryptionOn, nil)
 		if err != nil {
 			t.Fatal(err)

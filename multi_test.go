@@ -165,9 +165,9 @@ func (c *crowd) member() (*Client, *Server) {
 func (c *crowd) raw() net.Conn {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(conn, &terms{name: "many", limit: defaultMsgSize, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
+	hello, err := clientHello(conn, &handshakeConfig{name: "many", maxDataSize: defaultMsgSize, encrypt: c.s.settings.encrypt}, clientSide{newKey: newECDHKey})
 	if err == nil {
-		_, err = hello.finish()
+		_, err = hello.readFinish()
 	}
 	if err != nil {
 		c.t.Fatal(err)

@@ -194,7 +194,7 @@ func resultOf(err error) string {
 		err  error
 	}{
 		{"unsent", ErrNotConnected}, {"unconfirmed", ErrUnconfirmed}, {"too large", ErrTooLarge}, {"canceled", context.Canceled},
-		{"sink", errSink}, {"reason", errReason}, {"cause", errCause}, {"exhausted", errSequenceSpent},
+		{"sink", errSink}, {"reason", errReason}, {"cause", errCause}, {"exhausted", errSequenceExhausted},
 	} {
 		if errors.Is(err, known.err) {
 			names = append(names, known.name)
@@ -469,7 +469,7 @@ func (t *senderTest) decoder() *decoder {
 	d := &decoder{maxDataSize: senderLimit, buffers: feedMemory}
 	if t.encrypted {
 		d.cipher, _ = newRecordCipher(senderSecret)
-		d.cipher.sequence, d.cipher.rekeyAt = t.first, t.s.cipher.rekeyAt
+		d.cipher.sequence, d.cipher.rekeyLimit = t.first, t.s.cipher.rekeyLimit
 	}
 	return d
 }
@@ -1849,7 +1849,7 @@ func TestSenderSequenceExhausted(t *testing.T) {
 			left := func(t *senderTest, n uint64) {
 				t.first = lastSequence + 1 - n
 				t.s.cipher.sequence = t.first
-				t.failure = errSequenceSpent
+				t.failure = errSequenceExhausted
 			}
 			t.Run("after the last record", func(t *testing.T) {
 				kind.test(t, func(t *senderTest) {
@@ -1954,7 +1954,7 @@ func TestSenderTotals(t *testing.T) {
 			}
 		}
 		if t.encrypted {
-			t.s.cipher.rekeyAt = 100
+			t.s.cipher.rekeyLimit = 100
 		}
 		t.write('A', 10)
 		want(1, 10, 0)
@@ -2124,7 +2124,7 @@ func TestSenderResultsAreTrue(t *testing.T) {
 
 func (c *writerGroup) run(end groupEnd) {
 	if c.encrypted {
-		c.s.cipher.rekeyAt = 100_000
+		c.s.cipher.rekeyLimit = 100_000
 	}
 	c.running.Store(writerCount)
 	for w := range writerCount {

@@ -385,7 +385,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
 	}
 	work := func(f func() error) error { return s.compute(conn, f) }
-	agreed, err := serverHandshake(conn, &s.settings.terms, serverSide{key: newKey, admit: admit, work: work})
+	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: work})
 	if err == nil {
 		opened.peer.Identity = agreed.identity
 	}
