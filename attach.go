@@ -38,7 +38,7 @@ func (e *endpoint) attachConnection(c *connection) bool {
 	if e.readRole.state == roleFree && e.readRole.readCount == 0 && !e.readRole.deferBackground {
 		e.readRole.startBackground()
 	}
-	e.settings.log.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
+	e.settings.eventLog.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
 	return true
 }
 

@@ -540,7 +540,7 @@ func BenchmarkQueue(b *testing.B) {
 	for _, encrypted := range []bool{false, true} {
 		b.Run(map[bool]string{false: "plain", true: "encrypted"}[encrypted], func(b *testing.B) {
 			e := new(endpoint)
-			e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+			e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
 			var cipher *recordCipher
 			if encrypted {
 				cipher, _ = newRecordCipher(make([]byte, hashLen))
@@ -558,7 +558,7 @@ func BenchmarkQueue(b *testing.B) {
 // BenchmarkReadInto is the receiving half without a kernel: 64 B in plaintext.
 func BenchmarkReadInto(b *testing.B) {
 	e := new(endpoint)
-	e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+	e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
 	var stream []byte
 	for len(stream) < 64<<10 {
 		stream = append(stream, appendFrame(nil, 1, make([]byte, 64))...)

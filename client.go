@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	helloTime  = 30 * time.Second // for each message of the server: thousands may be before this client
-	firstPause = time.Millisecond // before the second attempt
+	helloTimeout    = 30 * time.Second // for each message of the server: thousands may be before this client
+	firstRetryDelay = time.Millisecond // before the second attempt
 )
 
 // A Client is the dialing side of a connection. It reconnects automatically. Its
@@ -26,9 +26,9 @@ const (
 type Client struct {
 	endpoint
 	// The dial loop's:
-	pause time.Duration   // before the next attempt
-	made  uint64          // connections
-	hung  <-chan struct{} // is closed when the Dial or Upgrade that took too long has returned; nil without one
+	retryDelay time.Duration   // before the next attempt
+	connCount  uint64          // connections
+	hungDial   <-chan struct{} // is closed when the Dial or Upgrade that took too long has returned; nil without one
 }
 
 // StartClient connects to a server and returns when messages can flow. It retries
@@ -60,7 +60,7 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 	c.mu.Lock()
 	c.announceStatusLocked(&Message{}, Connecting)
 	c.mu.Unlock()
-	if err := c.connect(ctx, true); err != nil {
+	if err := c.connectWithRetry(ctx, true); err != nil {
 		hooks.cancelBase()
 		return nil, err
 	}
@@ -89,15 +89,15 @@ func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, cl
 // reconnect makes the connection that follows the given one.
 func (c *Client) reconnect(lost *connection) {
 	defer c.goroutines.Done()
-	if time.Since(lost.heartbeat.startTime) > c.settings.retry {
-		c.pause = 0
+	if time.Since(lost.heartbeat.startTime) > c.settings.maxRetryDelay {
+		c.retryDelay = 0
 	}
-	err := c.connect(c.hooks.baseCtx, false)
+	err := c.connectWithRetry(c.hooks.baseCtx, false)
 	if err == nil || c.hooks.baseCtx.Err() != nil {
 		return
 	}
 	status := Timeout
-	if isFinalDialError(err) {
+	if isPermanentDialError(err) {
 		status = Error
 	}
 	c.mu.Lock()
@@ -105,25 +105,25 @@ func (c *Client) reconnect(lost *connection) {
 	if c.announceStatusLocked(&Message{Err: err}, status) {
 		c.setFinalErrLocked(err)
 	}
-	c.settings.log.Err("connecting ended", "err", err)
+	c.settings.eventLog.Err("connecting ended", "err", err)
 }
 
-// connect tries until there is a connection, until that is impossible, or until
+// connectWithRetry tries until there is a connection, until that is impossible, or until
 // the time has passed.
-func (c *Client) connect(ctx context.Context, first bool) error {
+func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 	limited := ctx
-	if c.settings.timeout > 0 {
+	if c.settings.totalTimeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, c.settings.timeout)
+		limited, cancel = context.WithTimeout(ctx, c.settings.totalTimeout)
 		defer cancel()
 	}
 	for {
-		c.sleep(limited)
-		if err := c.expired(ctx, limited); err != nil {
+		c.awaitRetryDelay(limited)
+		if err := c.giveUpReason(ctx, limited); err != nil {
 			return err
 		}
-		c.pause = min(max(2*c.pause, firstPause), c.settings.retry)
-		made, err := c.dial(limited)
+		c.retryDelay = min(max(2*c.retryDelay, firstRetryDelay), c.settings.maxRetryDelay)
+		made, err := c.connectOnce(limited)
 		if err == nil {
 			if c.attachConnection(made) {
 				return nil
@@ -131,19 +131,19 @@ func (c *Client) connect(ctx context.Context, first bool) error {
 			closeTransport(ctx, made.netConn)
 			return ErrClosed
 		}
-		if isFinalDialError(err) || first && hopeless(err) {
+		if isPermanentDialError(err) || first && isPermanent(err) {
 			return err
 		}
-		c.noteAttempt(ctx, limited, err)
+		c.noteFailedAttempt(ctx, limited, err)
 	}
 }
 
-// sleep waits for the time between two attempts.
-func (c *Client) sleep(ctx context.Context) {
-	if c.pause == 0 {
+// awaitRetryDelay waits for the time between two attempts.
+func (c *Client) awaitRetryDelay(ctx context.Context) {
+	if c.retryDelay == 0 {
 		return
 	}
-	timer := time.NewTimer(c.pause/2 + rand.N(c.pause/2+1))
+	timer := time.NewTimer(c.retryDelay/2 + rand.N(c.retryDelay/2+1))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -151,13 +151,13 @@ func (c *Client) sleep(ctx context.Context) {
 	}
 }
 
-// expired returns why no more attempts are made. It wraps the cause of the last
+// giveUpReason returns why no more attempts are made. It wraps the cause of the last
 // attempt.
-func (c *Client) expired(ctx, limited context.Context) error {
+func (c *Client) giveUpReason(ctx, limited context.Context) error {
 	c.mu.Lock()
 	last := c.lifecycle.dialErr
 	c.mu.Unlock()
-	switch timeout := c.settings.timeout; {
+	switch timeout := c.settings.totalTimeout; {
 	case ctx.Err() != nil:
 		return fail(contextError("connect", ctx), last, "")
 	case limited == ctx || limited.Err() == nil:
@@ -169,9 +169,9 @@ func (c *Client) expired(ctx, limited context.Context) error {
 	}
 }
 
-// noteAttempt logs a failed attempt, and keeps its cause unless the attempt itself
+// noteFailedAttempt logs a failed attempt, and keeps its cause unless the attempt itself
 // was cut by the time.
-func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
+func (c *Client) noteFailedAttempt(ctx, limited context.Context, err error) {
 	c.mu.Lock()
 	last := c.lifecycle.dialErr
 	end, hasEnd := limited.Deadline() // a dial ends then, perhaps before the context does
@@ -182,9 +182,9 @@ func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
 		}
 	}
 	c.mu.Unlock()
-	events := c.settings.log
+	events := c.settings.eventLog
 	switch {
-	case hopeless(err), isForeignError(err):
+	case isPermanent(err), isForeignError(err):
 		events.Warn("connection attempt failed; retrying", "err", err)
 	case last == nil:
 		events.Info("connection attempt failed; retrying", "err", err)
@@ -193,53 +193,53 @@ func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
 	}
 }
 
-// A finalDialError is an error of Dial that says that there will be no other
+// A permanentDialError is an error of Dial that says that there will be no other
 // connection.
-type finalDialError struct{ error }
+type permanentDialError struct{ error }
 
-func (e *finalDialError) Unwrap() error { return e.error }
+func (e *permanentDialError) Unwrap() error { return e.error }
 
-func isFinalDialError(err error) bool {
-	var final *finalDialError
+func isPermanentDialError(err error) bool {
+	var final *permanentDialError
 	return errors.As(err, &final)
 }
 
-// hopeless reports whether another attempt with the same configuration ends the
+// isPermanent reports whether another attempt with the same configuration ends the
 // same way.
-func hopeless(err error) bool {
+func isPermanent(err error) bool {
 	var attempt *attemptError
 	if errors.As(err, &attempt) {
-		return attempt.final
+		return attempt.permanent
 	}
 	kinds := []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer}
 	reason, _ := refusalReason(err)
 	return reason == reasonUnauthorized || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// open makes one connection, ready for the handshake. Dial and Upgrade are user
+// openConn makes one connection, ready for the handshake. Dial and Upgrade are user
 // code: when ctx is done nobody waits for them, and what they return is closed.
-func (c *Client) open(ctx context.Context) (*openedConn, error) {
+func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel() // not before the result is taken: it would look as if the time had passed
-	if c.settings.dial == nil && c.settings.upgrade == nil {
-		return c.openNow(ctx)
+	if c.settings.dialFunc == nil && c.settings.upgradeFunc == nil {
+		return c.openAndUpgrade(ctx)
 	}
 	type result struct {
 		opened *openedConn
 		err    error
 	}
 	late := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
-	if c.hung != nil { // one at a time: else each attempt would leave a goroutine
+	if c.hungDial != nil { // one at a time: else each attempt would leave a goroutine
 		select {
-		case <-c.hung:
-			c.hung = nil
+		case <-c.hungDial:
+			c.hungDial = nil
 		case <-ctx.Done():
 			return nil, late
 		}
 	}
 	results := make(chan result, 1)
 	go func() {
-		opened, err := c.openNow(ctx)
+		opened, err := c.openAndUpgrade(ctx)
 		results <- result{opened, err}
 	}()
 	select {
@@ -248,7 +248,7 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 	case <-ctx.Done():
 	}
 	hung := make(chan struct{})
-	c.hung = hung
+	c.hungDial = hung
 	go func() {
 		r := <-results
 		close(hung)
@@ -259,23 +259,23 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 	return nil, late
 }
 
-func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
-	server, err := c.settings.connect(ctx)
+func (c *Client) openAndUpgrade(ctx context.Context) (*openedConn, error) {
+	server, err := c.settings.dialServer(ctx)
 	if err != nil {
-		if c.settings.dial != nil && errors.Is(err, net.ErrClosed) {
-			err = &finalDialError{err}
+		if c.settings.dialFunc != nil && errors.Is(err, net.ErrClosed) {
+			err = &permanentDialError{err}
 		}
 		return nil, err
 	}
 	conn := server.conn
 	opened := &openedConn{*server, conn}
-	if c.settings.upgrade == nil {
+	if c.settings.upgradeFunc == nil {
 		return opened, nil
 	}
 	limited := transport.Limit(conn)
-	limited.SetLimit(helloTime)
+	limited.SetLimit(helloTimeout)
 	defer context.AfterFunc(ctx, limited.Expire)()
-	if opened.stream, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.Release() {
+	if opened.stream, err = callUpgrade(c.settings.upgradeFunc, conn); err == nil && !limited.Release() {
 		opened.stream.Close()
 		err = contextError("upgrade", ctx)
 	}
@@ -286,8 +286,8 @@ func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
 	return opened, nil
 }
 
-// upgraded calls the Upgrade of a config.
-func upgraded(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
+// callUpgrade calls the Upgrade of a config.
+func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
 	over, err := upgrade(conn)
 	if err == nil && over == nil {
 		err = errors.New("neither a connection nor an error")
@@ -298,9 +298,9 @@ func upgraded(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn
 	return over, nil
 }
 
-// dial makes one connection.
-func (c *Client) dial(ctx context.Context) (*connection, error) {
-	opened, err := c.open(ctx)
+// connectOnce makes one connection.
+func (c *Client) connectOnce(ctx context.Context) (*connection, error) {
+	opened, err := c.openConn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -317,8 +317,8 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		err = contextError("connect", ctx)
 	}
 	if err == nil {
-		c.made++
-		return c.newConnection(opened, agreed, c.made), nil
+		c.connCount++
+		return c.newConnection(opened, agreed, c.connCount), nil
 	}
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
 		lingerAndClose(opened.stream) // the server has yet to read the reason
@@ -330,7 +330,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 
 // handshake is the client's part, in time.
 func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
-	conn.SetLimit(helloTime)
+	conn.SetLimit(helloTimeout)
 	key := newECDHKey
 	if c.settings.encrypt { // made while the server makes its own
 		private, err := newECDHKey()
@@ -341,7 +341,7 @@ func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
 		return nil, err
 	}
 	if !conn.Expired() {
-		conn.SetLimit(helloTime)
+		conn.SetLimit(helloTimeout)
 	}
 	return hello.readFinish()
 }

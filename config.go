@@ -152,20 +152,20 @@ type settings struct {
 	handshakeConfig
 	network, address string        // in full
 	socketBase       string        // the directory of derived sockets; "" is /tmp
-	places           []socketPlace // where the unix socket can be
+	socketPlaces     []socketPlace // where the unix socket can be
 	heartbeat        time.Duration // as configured; ask heartbeatFor
 	busyPoll         time.Duration
-	log              *eventlog.Log // never nil
-	upgrade          func(net.Conn) (net.Conn, error)
+	eventLog         *eventlog.Log // never nil
+	upgradeFunc      func(net.Conn) (net.Conn, error)
 
-	unmask, multi bool // server
-	maxClients    int
-	authorize     func(Peer) error
-	listener      net.Listener
+	unmaskSocket, multiClient bool // server
+	maxClients                int
+	authorizeFunc             func(Peer) error
+	listener                  net.Listener
 
-	timeout, retry time.Duration // client
-	anyUser        bool
-	dial           func(context.Context) (net.Conn, error)
+	totalTimeout, maxRetryDelay time.Duration // client
+	allowAnyUser                bool
+	dialFunc                    func(context.Context) (net.Conn, error)
 }
 
 func (c *ServerConfig) settings() (*settings, error) {
@@ -173,9 +173,9 @@ func (c *ServerConfig) settings() (*settings, error) {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
 	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "server", c.Name), upgrade: c.Upgrade,
-		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		listener: c.Listener}).complete(c.Encryption, c.Secrets)
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, eventLog: newLog(c.Logger, "server", c.Name), upgradeFunc: c.Upgrade,
+		unmaskSocket: c.UnmaskPermissions, multiClient: c.MultiClient, maxClients: c.MaxClients, authorizeFunc: c.Authorize,
+		listener: c.Listener}).applyDefaults(c.Encryption, c.Secrets)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
@@ -183,8 +183,8 @@ func (c *ClientConfig) settings() (*settings, error) {
 		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
 	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "client", c.Name), upgrade: c.Upgrade,
-		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption, nil)
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, eventLog: newLog(c.Logger, "client", c.Name), upgradeFunc: c.Upgrade,
+		totalTimeout: c.Timeout, maxRetryDelay: c.RetryTimer, allowAnyUser: c.AllowAnyUser, dialFunc: c.Dial}).applyDefaults(c.Encryption, nil)
 }
 
 // newLog returns the log of a server or a client: every record names the two.
@@ -195,12 +195,12 @@ func newLog(logger *slog.Logger, role, name string) *eventlog.Log {
 	return &eventlog.Log{Logger: logger, Attrs: []any{"role", role, "name", name}}
 }
 
-// complete checks a config and fills in the defaults. What only the other kind
+// applyDefaults checks a config and fills in the defaults. What only the other kind
 // of config has is zero, and passes.
-func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings, error) {
+func (s *settings) applyDefaults(e Encryption, secrets map[string][]byte) (*settings, error) {
 	s.encrypt, s.hybrid = e == EncryptionOn, true
 	s.maxDataSize = cmp.Or(s.maxDataSize, defaultMsgSize)
-	s.retry = cmp.Or(s.retry, time.Second)
+	s.maxRetryDelay = cmp.Or(s.maxRetryDelay, time.Second)
 	s.network = cmp.Or(s.network, sys.DefaultNetwork)
 	secret, name := s.secret != nil, s.name
 	for _, check := range []struct {
@@ -213,19 +213,19 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
 		{s.network != "unix" && s.network != "tcp", "Network", fmt.Sprintf("%q", s.network), `use "unix" or "tcp"`},
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
-		{secret && badSecret(s.secret) != "", "Secret", badSecret(s.secret), adviceSecret + ", or nil for none"},
+		{secret && secretProblem(s.secret) != "", "Secret", secretProblem(s.secret), adviceSecret + ", or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
 		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
 		{len(secrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(secrets)), "give 256 at most: every handshake tries all of them"},
 		{len(secrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
 		{s.maxDataSize < minMsgSize || s.maxDataSize > maxMsgSize, "MaxMsgSize", s.maxDataSize, "0 is 3145728, else give 1024 to 1073741824 bytes"},
 		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
-		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
+		{s.maxClients > 0 && !s.multiClient, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
 		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
 		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "0 is off, else give a positive time"},
-		{s.timeout < 0, "Timeout", s.timeout, "0 is forever, else give a positive time"},
-		{s.retry < 0, "RetryTimer", s.retry, "0 is 1 s, else give a positive time"},
-		{s.retry < time.Millisecond, "RetryTimer", s.retry, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
+		{s.totalTimeout < 0, "Timeout", s.totalTimeout, "0 is forever, else give a positive time"},
+		{s.maxRetryDelay < 0, "RetryTimer", s.maxRetryDelay, "0 is 1 s, else give a positive time"},
+		{s.maxRetryDelay < time.Millisecond, "RetryTimer", s.maxRetryDelay, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
 	} {
 		if check.bad {
 			return nil, fieldError(check.field, check.value, check.advice)
@@ -239,13 +239,13 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 	case s.listener != nil:
 		a := s.listener.Addr()
 		s.network, s.address = a.Network(), a.String()
-	case s.dial != nil:
+	case s.dialFunc != nil:
 		s.network, s.address = "dial", "(the config's Dial)"
 	case s.network == "tcp":
 		s.address, err = tcpAddress(s.address)
 	default:
-		if s.places, err = socketPlaces(s.name, s.address, s.socketBase, s.unmask); err == nil {
-			s.address = s.places[0].path
+		if s.socketPlaces, err = socketPlaces(s.name, s.address, s.socketBase, s.unmaskSocket); err == nil {
+			s.address = s.socketPlaces[0].path
 		}
 	}
 	if err != nil {
@@ -259,8 +259,8 @@ const (
 	adviceSecret = "give 32 random bytes or more"
 )
 
-// badSecret says what is wrong with a secret without showing it, or "".
-func badSecret(secret []byte) string {
+// secretProblem says what is wrong with a secret without showing it, or "".
+func secretProblem(secret []byte) string {
 	switch {
 	case len(secret) < 32:
 		return fmt.Sprintf("%d bytes long", len(secret))
@@ -281,7 +281,7 @@ func (s *settings) addHolders(secrets map[string][]byte) error {
 		if identity == "" {
 			return fieldError("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
 		}
-		if bad := badSecret(secret); bad != "" {
+		if bad := secretProblem(secret); bad != "" {
 			return fieldError(field, bad, adviceSecret)
 		}
 		if owner := owners[string(secret)]; owner != "" {

@@ -56,20 +56,20 @@ func TestConfigDefaults(t *testing.T) {
 		path = fmt.Sprintf("/tmp/gipc-%d/n.sock", os.Geteuid())
 	}
 	for which, s := range map[string]*settings{"server": server, "client": client} {
-		if !s.encrypt || s.secret != nil || s.maxDataSize != 3145728 || s.busyPoll != 0 || s.log == nil {
+		if !s.encrypt || s.secret != nil || s.maxDataSize != 3145728 || s.busyPoll != 0 || s.eventLog == nil {
 			t.Errorf("%s: %+v", which, s)
 		}
 		if s.network != "unix" || runtime.GOOS != "windows" && s.address != path {
 			t.Errorf("%s: address %s %s", which, s.network, s.address)
 		}
-		if s.log.Logger != nil {
+		if s.eventLog.Logger != nil {
 			t.Errorf("%s: the default logger is not silent", which)
 		}
 	}
-	if server.unmask || server.multi || server.maxClients != 0 || server.authorize != nil || server.listener != nil {
+	if server.unmaskSocket || server.multiClient || server.maxClients != 0 || server.authorizeFunc != nil || server.listener != nil {
 		t.Errorf("server: %+v", server)
 	}
-	if client.retry != time.Second || client.timeout != 0 || client.anyUser || client.dial != nil {
+	if client.maxRetryDelay != time.Second || client.totalTimeout != 0 || client.allowAnyUser || client.dialFunc != nil {
 		t.Errorf("client: %+v", client)
 	}
 	if s, err := (&ServerConfig{Name: "n"}).settings(); err != nil || s.network != sys.DefaultNetwork {
@@ -313,7 +313,7 @@ func TestDebugWords(t *testing.T) {
 		want   bool
 	}{{nil, true}, {mine, false}} {
 		s, err := (&ClientConfig{Name: "n", Logger: c.logger}).settings()
-		if err != nil || (s.log.Logger.Handler() != mine.Handler()) != c.want {
+		if err != nil || (s.eventLog.Logger.Handler() != mine.Handler()) != c.want {
 			t.Errorf("GIPC_DEBUG with logger %v: %v", c.logger, err)
 		}
 	}

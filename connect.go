@@ -33,7 +33,7 @@ type dialedServer struct {
 // further attempts are of use.
 type attemptError struct {
 	error
-	final bool // no further attempt can succeed
+	permanent bool // no further attempt can succeed
 }
 
 func (e *attemptError) Unwrap() error { return e.error }
@@ -42,7 +42,7 @@ func (e *attemptError) Unwrap() error { return e.error }
 // of another user at the place of the server. The client logs a warning and goes on.
 func isForeignError(err error) bool {
 	var attempt *attemptError
-	return errors.As(err, &attempt) && !attempt.final
+	return errors.As(err, &attempt) && !attempt.permanent
 }
 
 // handshakeError returns the error of a handshake with this server. That of a
@@ -58,12 +58,12 @@ func (d *dialedServer) handshakeError(s *settings, err error) error {
 	return &attemptError{error: fail(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
 }
 
-// connect makes one connection to the server. It takes at most connectTimeout.
-func (s *settings) connect(ctx context.Context) (*dialedServer, error) {
+// dialServer makes one connection to the server. It takes at most connectTimeout.
+func (s *settings) dialServer(ctx context.Context) (*dialedServer, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	switch {
-	case s.dial != nil:
+	case s.dialFunc != nil:
 		return s.connectByDial(ctx)
 	case s.network == "tcp":
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", s.address)
@@ -73,14 +73,14 @@ func (s *settings) connect(ctx context.Context) (*dialedServer, error) {
 		if err != nil {
 			return nil, s.dialError(err)
 		}
-		return &dialedServer{conn: c, peer: peerOf(c)}, nil
+		return &dialedServer{conn: c, peer: peerOfConn(c)}, nil
 	}
 	return s.connectUnix(ctx)
 }
 
 // connectByDial has the config's Dial make the connection.
 func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
-	c, err := s.dial(ctx)
+	c, err := s.dialFunc(ctx)
 	switch {
 	case err != nil:
 	case c == nil:
@@ -94,7 +94,7 @@ func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf(errorPrefix+"the config's Dial: %w", err)
 	}
-	return &dialedServer{conn: c, peer: peerOf(c)}, nil
+	return &dialedServer{conn: c, peer: peerOfConn(c)}, nil
 }
 
 // checkStream returns ErrConfig for a connection that keeps message boundaries.
@@ -122,20 +122,20 @@ func rejectSelf(c net.Conn) error {
 // not refuse.
 func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	var failed []error
-	for i, place := range s.places {
+	for i, place := range s.socketPlaces {
 		server, err := s.connectPlace(ctx, place)
 		if err == nil {
 			return server, nil
 		}
 		failed = append(failed, err)
-		if i == len(s.places)-1 || !isAbsent(err) || ctx.Err() != nil {
+		if i == len(s.socketPlaces)-1 || !isAbsent(err) || ctx.Err() != nil {
 			break
 		}
 	}
 	last := failed[len(failed)-1]
 	foreign := errors.Is(last, ErrUntrustedServer) || errors.Is(last, fs.ErrPermission)
 	err := error(&placesError{failed[:len(failed)-1], s.dialError(last)})
-	if derived := s.places[0].derived; foreign && (derived || !errors.Is(last, ErrUntrustedServer)) {
+	if derived := s.socketPlaces[0].derived; foreign && (derived || !errors.Is(last, ErrUntrustedServer)) {
 		err = &attemptError{err, !derived}
 	}
 	return nil, err
@@ -179,18 +179,18 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 			return nil, err
 		}
 	}
-	proven := s.secret != nil || s.anyUser // or not needed
+	proven := s.secret != nil || s.allowAnyUser // or not needed
 	route := routeTo(place.path)
-	if route.err != nil && !proven {
-		return nil, route.err
+	if route.linkErr != nil && !proven {
+		return nil, route.linkErr
 	}
-	c, err := route.dial(ctx)
+	c, err := route.dialTarget(ctx)
 	if err != nil {
 		return nil, err
 	}
-	server := &dialedServer{conn: c, peer: peerOf(c)}
+	server := &dialedServer{conn: c, peer: peerOfConn(c)}
 	server.peer.Addr = &net.UnixAddr{Name: place.path, Net: "unix"}
-	if runtime.GOOS == "windows" || s.anyUser && s.secret == nil && !place.derived {
+	if runtime.GOOS == "windows" || s.allowAnyUser && s.secret == nil && !place.derived {
 		return server, nil
 	}
 	if err := route.checkServer(server.peer); err != nil {
@@ -221,9 +221,9 @@ func (s *settings) dialError(err error) error {
 	return fmt.Errorf(errorPrefix+"%w", err)
 }
 
-// permissionTime is how long permission may be missing: a server that has just
+// permissionDelay is how long permission may be missing: a server that has just
 // started sets the mode of its socket in less.
-const permissionTime = 50 * time.Millisecond
+const permissionDelay = 50 * time.Millisecond
 
 const maxLinks = 40 // symbolic links on one path, as on Linux
 
@@ -232,10 +232,10 @@ const hintTrust = "set the same Secret on both sides, or AllowAnyUser here"
 
 // socketRoute is a path of a socket and where it leads to.
 type socketRoute struct {
-	path   string
-	target string      // path without symbolic links, or path if it leads nowhere
-	info   os.FileInfo // of the file there, or nil
-	err    error       // a symbolic link on the path cannot be trusted
+	path     string
+	target   string      // path without symbolic links, or path if it leads nowhere
+	fileInfo os.FileInfo // of the file there, or nil
+	linkErr  error       // a symbolic link on the path cannot be trusted
 }
 
 // routeTo follows the symbolic links of a path.
@@ -248,9 +248,9 @@ func routeTo(path string) *socketRoute {
 	switch {
 	case err == nil:
 		r.target = target
-		r.info, _ = os.Lstat(target)
+		r.fileInfo, _ = os.Lstat(target)
 	case errors.Is(err, ErrUntrustedServer):
-		r.err = err
+		r.linkErr = err
 	}
 	return r
 }
@@ -291,10 +291,10 @@ func followLinks(path string) (string, error) {
 // isTrusted reports whether a client trusts a server, or a link, of the user.
 func isTrusted(user int) bool { return user == 0 || user >= 0 && user == os.Geteuid() }
 
-// dial connects to the target, since the path itself may lead elsewhere by now. A
+// dialTarget connects to the target, since the path itself may lead elsewhere by now. A
 // permission that is missing is looked for once more: a server that has just
 // started may be about to give it.
-func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
+func (r *socketRoute) dialTarget(ctx context.Context) (net.Conn, error) {
 	target := r.target
 	if len(target) > sys.MaxSocketPath {
 		target = r.path
@@ -302,7 +302,7 @@ func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unix", target)
 	if errors.Is(err, fs.ErrPermission) {
 		select {
-		case <-time.After(permissionTime):
+		case <-time.After(permissionDelay):
 			c, err = new(net.Dialer).DialContext(ctx, "unix", target)
 		case <-ctx.Done():
 		}
@@ -313,21 +313,21 @@ func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
 // checkServer returns an error unless the server is this user's or root's: by the
 // credentials from the kernel, otherwise by the owner of the socket file.
 func (r *socketRoute) checkServer(peer Peer) error {
-	if r.err != nil {
-		return r.err
+	if r.linkErr != nil {
+		return r.linkErr
 	}
 	user := peer.UID
 	after := routeTo(r.path)
 	switch {
-	case after.err != nil:
-		return after.err
+	case after.linkErr != nil:
+		return after.linkErr
 	case after.target != r.target:
 		return fmt.Errorf(errorPrefix+"unix %s was replaced while this client connected to it", r.path)
 	case peer.Known:
-	case r.info == nil || !os.SameFile(r.info, after.info):
+	case r.fileInfo == nil || !os.SameFile(r.fileInfo, after.fileInfo):
 		return fmt.Errorf(errorPrefix+"unix %s was replaced while this client connected to it", r.path)
 	default:
-		user = sys.OwnerOf(after.info)
+		user = sys.OwnerOf(after.fileInfo)
 	}
 	if !isTrusted(user) {
 		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
@@ -335,8 +335,8 @@ func (r *socketRoute) checkServer(peer Peer) error {
 	return nil
 }
 
-// peerOf returns who is at the other end of c.
-func peerOf(c net.Conn) Peer {
+// peerOfConn returns who is at the other end of c.
+func peerOfConn(c net.Conn) Peer {
 	p := Peer{UID: -1, GID: -1, PID: -1, Addr: c.RemoteAddr()}
 	if sc, ok := c.(syscall.Conn); ok && p.Addr != nil && p.Addr.Network() == "unix" {
 		if c, ok := sys.PeerCredentials(sc); ok {

@@ -1256,7 +1256,7 @@ func (x *roleWalk) endless(i int) bool {
 // walk reaches every state.
 func (x *roleWalk) walk(mode *roleMode) {
 	w := &roleWorld{roleMode: mode, e: new(endpoint)}
-	w.e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), nil)
+	w.e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), nil)
 	w.e.readRole.deferBackground, w.e.readRole.fanIn = mode.single, mode.holds
 	x.add(w.clone(), 0, roleStep{})
 	for i := 0; i < len(x.states); i++ {

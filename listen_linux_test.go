@@ -49,7 +49,7 @@ func modeChild() {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		l, err := s.listen()
+		l, err := s.openListener()
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -83,7 +83,7 @@ func TestUnixCredentials(t *testing.T) {
 	path := tempSocket(t)
 	l := mustListenAt(t, path)
 	client := clientSettings(t, &ClientConfig{Network: "unix", Address: path})
-	c, err := client.connect(t.Context())
+	c, err := client.dialServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestUnixCredentials(t *testing.T) {
 	if server.Addr.String() != path || server.Addr.Network() != "unix" {
 		t.Errorf("the server's Addr is %v", server.Addr)
 	}
-	for _, got := range []Peer{server, peerOf(a)} {
+	for _, got := range []Peer{server, peerOfConn(a)} {
 		if got.Addr == nil {
 			t.Error("no Addr")
 		}
@@ -109,7 +109,7 @@ func TestUnixCredentials(t *testing.T) {
 	one, two := net.Pipe()
 	defer one.Close()
 	defer two.Close()
-	if got := peerOf(one); got.Known || got.UID != -1 || got.GID != -1 || got.PID != -1 || got.Addr == nil {
+	if got := peerOfConn(one); got.Known || got.UID != -1 || got.GID != -1 || got.PID != -1 || got.Addr == nil {
 		t.Errorf("a pipe's: %+v", got)
 	}
 }
@@ -219,7 +219,7 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	c.ask("ok", "listen %s", path)
 	before := openFDs(t)
-	conn, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path}).connect(t.Context())
+	conn, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path}).dialServer(t.Context())
 	if after := openFDs(t); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
@@ -228,7 +228,7 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 	}
 	for _, config := range []*ClientConfig{{AllowAnyUser: true}, {Secret: testSecret}} {
 		config.Network, config.Address = "unix", path
-		conn, err := clientSettings(t, config).connect(t.Context())
+		conn, err := clientSettings(t, config).dialServer(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestUnixNameOfAnotherUser(t *testing.T) {
 	path := tempSocket(t)
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	unmasked := serverSettings(t, &ServerConfig{Network: "unix", Address: path, UnmaskPermissions: true})
-	l, err := unmasked.listen()
+	l, err := unmasked.openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,7 +376,7 @@ func tryOnce(config *ClientConfig) error {
 	if err != nil {
 		return err
 	}
-	conn, err := set.connect(context.Background())
+	conn, err := set.dialServer(context.Background())
 	if err == nil {
 		conn.conn.Close()
 	}
@@ -856,7 +856,7 @@ func TestPermissionAtAddressIsFinal(t *testing.T) {
 	path := tempSocket(t)
 	client := startChild(t, "gate", asNobody(t, filepath.Dir(path)))
 	s := serverSettings(t, &ServerConfig{Network: "unix", Address: path})
-	l, err := s.listen()
+	l, err := s.openListener()
 	noError(t, err)
 	defer l.Close()
 	start := time.Now()

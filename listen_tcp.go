@@ -31,7 +31,7 @@ func (s *settings) listenTCP() (net.Listener, error) {
 // checkExposure refuses to serve strangers by accident: beyond loopback somebody has
 // to say who is welcome.
 func (s *settings) checkExposure(addr net.Addr) error {
-	if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsLoopback() && !s.hasSecret() && s.authorize == nil {
+	if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsLoopback() && !s.hasSecret() && s.authorizeFunc == nil {
 		return fail(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret or Secrets, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
 	}
 	return nil

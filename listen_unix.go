@@ -20,19 +20,19 @@ import (
 
 const maxLockAttempts = 100 // an attempt fails only if another process interferes
 
-// listen opens the server's listener. Its Close removes all files that listen made.
-func (s *settings) listen() (net.Listener, error) {
+// openListener opens the server's listener. Its Close removes all files that listen made.
+func (s *settings) openListener() (net.Listener, error) {
 	switch {
 	case s.listener != nil:
-		return s.listener, s.acceptListener(s.listener)
+		return s.listener, s.useListener(s.listener)
 	case s.network == "tcp":
 		return s.listenTCP()
 	}
 	return s.listenUnix()
 }
 
-// acceptListener checks the config's Listener and takes over its socket file.
-func (s *settings) acceptListener(l net.Listener) error {
+// useListener checks the config's Listener and takes over its socket file.
+func (s *settings) useListener(l net.Listener) error {
 	if network := l.Addr().Network(); keepsBoundaries(network) {
 		return fieldError("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
 	}
@@ -41,8 +41,8 @@ func (s *settings) acceptListener(l net.Listener) error {
 }
 
 func (s *settings) listenUnix() (net.Listener, error) {
-	place := s.places[0]
-	if err := place.prepare(s.log); err != nil {
+	place := s.socketPlaces[0]
+	if err := place.prepare(s.eventLog); err != nil {
 		return nil, err
 	}
 	lock, err := lockPath(place.path)
@@ -62,7 +62,7 @@ func (s *settings) listenUnix() (net.Listener, error) {
 
 // socketMode returns the mode of the socket file: who may connect.
 func (s *settings) socketMode() os.FileMode {
-	if s.unmask {
+	if s.unmaskSocket {
 		return 0o777
 	}
 	return 0o600

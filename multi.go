@@ -108,7 +108,7 @@ func (p *ConnectionPool) room(claim bool) bool {
 	defer p.mu.Unlock()
 	settings := p.server.settings
 	open := settings.maxClients == 0 || p.claimed+len(p.members)-p.departed.count < settings.maxClients
-	if !settings.multi {
+	if !settings.multiClient {
 		open = p.claimed == 0 && p.server.currentConn.Load() == nil
 	}
 	if open && claim {
@@ -127,7 +127,7 @@ func (p *ConnectionPool) unclaim() {
 func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
 	top := p.server
 	s, id := top, top.host.ids.Add(1)
-	if top.settings.multi {
+	if top.settings.multiClient {
 		s = &Server{Connections: p}
 		s.init(top.settings, top.buffers, &endpointHooks{noReconnect: true})
 		p.hook(s)
@@ -172,7 +172,7 @@ func (p *ConnectionPool) consumed(s *Server) {
 func (p *ConnectionPool) boundLocked() {
 	for d := p.departed.nextEviction(); d != nil && len(p.serving) == 0; d = p.departed.nextEviction() {
 		p.totals.Dropped++
-		p.server.settings.log.Warn("client removed before its messages were read")
+		p.server.settings.eventLog.Warn("client removed before its messages were read")
 		p.removeLocked(d.server, true)
 		if d.connEnded && d.unreported {
 			p.unreported++

@@ -80,13 +80,13 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener, err := set.listen()
+	listener, err := set.openListener()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{host: newHost(listener)}
 	_, onlyOne := listener.(*connListener)
-	hooks := &endpointHooks{multiClient: set.multi, noReconnect: onlyOne && !set.multi}
+	hooks := &endpointHooks{multiClient: set.multiClient, noReconnect: onlyOne && !set.multiClient}
 	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
@@ -97,7 +97,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 		defer close(s.host.accepted)
 		s.accept()
 	}()
-	s.settings.log.Info("listening", "address", listener.Addr())
+	s.settings.eventLog.Info("listening", "address", listener.Addr())
 	return s, nil
 }
 
@@ -226,7 +226,7 @@ func (s *Server) accept() {
 		}
 		h.refused.Add(1)
 		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.settings.log.Warn("accept failed; retrying", "err", err, "pause", pause)
+		s.settings.eventLog.Warn("accept failed; retrying", "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
 		case <-s.hooks.baseCtx.Done():
@@ -237,7 +237,7 @@ func (s *Server) accept() {
 // stopAccepting ends a server whose listener somebody else has closed. A client
 // that is connected stays.
 func (s *Server) stopAccepting(err error) {
-	s.settings.log.Err("accept failed for good", "err", err)
+	s.settings.eventLog.Err("accept failed for good", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announceStatusLocked(&Message{Err: err}, Error) {
@@ -252,14 +252,14 @@ func (s *Server) stopAccepting(err error) {
 // slots of all others: enter returns nil for a connection of a user who has too many.
 func (s *Server) enter(conn net.Conn) *pendingConn {
 	h := s.host
-	peer := peerOf(conn)
+	peer := peerOfConn(conn)
 	limited := &pendingConn{transport.Limit(conn), peer, foreignUser(peer)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if limited.user >= 0 && h.foreign[limited.user] >= h.most {
 		h.refused.Add(1)
-		s.settings.log.Warn("connection rejected", "user", limited.user, "err", "this user has too many handshakes on their way")
-		if s.settings.upgrade == nil {
+		s.settings.eventLog.Warn("connection rejected", "user", limited.user, "err", "this user has too many handshakes on their way")
+		if s.settings.upgradeFunc == nil {
 			writeRefusal(conn, reasonBusy) // into an empty buffer
 		}
 		conn.Close()
@@ -346,7 +346,7 @@ func (s *Server) greet(limited *pendingConn) {
 		pool.unclaim()
 	}
 	s.host.refused.Add(1)
-	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
+	s.settings.eventLog.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	lingerAndClose(opened.stream)
 	if s.hooks.noReconnect {
 		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
@@ -360,17 +360,17 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 	if err := checkStream(conn.Conn); err != nil {
 		return opened, nil, err
 	}
-	if ask := s.settings.authorize; ask != nil {
+	if ask := s.settings.authorizeFunc; ask != nil {
 		if err := ask(opened.peer); err != nil {
-			if s.settings.upgrade == nil { // else the peer does not expect our bytes yet
+			if s.settings.upgradeFunc == nil { // else the peer does not expect our bytes yet
 				writeRefusal(conn, reasonUnauthorized)
 			}
 			return opened, nil, fail(ErrRefused, err, "Authorize")
 		}
 	}
-	if s.settings.upgrade != nil {
+	if s.settings.upgradeFunc != nil {
 		conn.SetGreeted(true) // what comes in Upgrade is not seen here
-		over, err := upgraded(s.settings.upgrade, conn.Conn)
+		over, err := callUpgrade(s.settings.upgradeFunc, conn.Conn)
 		conn.SetGreeted(false)
 		if err != nil {
 			return opened, nil, err

@@ -41,7 +41,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 		e.goroutines.Add(1)
 		go e.hooks.reconnect(c)
 	}
-	e.settings.log.Info("connection over", "id", c.id, "err", cause)
+	e.settings.eventLog.Info("connection over", "id", c.id, "err", cause)
 	c.delivery.lossNotice = &Message{Err: cause, Conn: c.id}
 	e.announceStatusLocked(c.delivery.lossNotice, gone)
 	e.drainingConns = append(e.drainingConns, c)
@@ -123,12 +123,12 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 		c.delivery.unconfirmedErr = unconfirmed
 	}
 	err := e.deliveries.closeResult()
-	e.settings.log.Info("closed", "err", err)
+	e.settings.eventLog.Info("closed", "err", err)
 	e.lifecycle.setStatus(Closed)
 	e.lifecycle.closeDone.trigger()
 	e.notifyConnectionEndLocked()
 	e.mu.Unlock()
-	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
+	e.settings.eventLog.Flush(limit) // ctx is done: nothing is to be sent any more
 	return err
 }
 
@@ -144,7 +144,7 @@ func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) 
 			return contextError("close", ctx)
 		}
 	}
-	e.settings.log.Flush(ctx)
+	e.settings.eventLog.Flush(ctx)
 	return nil
 }
 
