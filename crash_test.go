@@ -390,9 +390,9 @@ func TestClientsKilled(t *testing.T) {
 		}
 		victim.kill()
 		eventually(t, "the server knows it", func() bool {
-			c.s.host.mu.Lock()
-			defer c.s.host.mu.Unlock()
-			return c.s.Connections.Len() == 1 && len(c.s.host.pending) == 0
+			c.s.listenerState.mu.Lock()
+			defer c.s.listenerState.mu.Unlock()
+			return c.s.Connections.Len() == 1 && len(c.s.listenerState.pendingConns) == 0
 		})
 		good.goOn(t, 10)
 	}

@@ -310,8 +310,8 @@ func TestSilentHandshakeEnds(t *testing.T) {
 		if err != nil || len(b) != fullHello {
 			t.Fatal(len(b), err)
 		}
-		if d := time.Since(start); d != greetTime {
-			t.Errorf("ended after %v, want %v", d, greetTime)
+		if d := time.Since(start); d != handshakeTimeout {
+			t.Errorf("ended after %v, want %v", d, handshakeTimeout)
 		}
 		near.Close()
 		if err := s.Close(); err != nil {
@@ -391,13 +391,13 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		defer s.Close()
 		takeAll := func() {
-			for range cap(s.host.working) {
-				s.host.working <- struct{}{}
+			for range cap(s.listenerState.computeSlots) {
+				s.listenerState.computeSlots <- struct{}{}
 			}
 		}
 		giveAll := func() {
-			for range cap(s.host.working) {
-				<-s.host.working
+			for range cap(s.listenerState.computeSlots) {
+				<-s.listenerState.computeSlots
 			}
 		}
 		begin := func() net.Conn {
@@ -408,7 +408,7 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		takeAll()
 		conn := begin()
 		defer conn.Close()
-		<-time.After(3 * greetTime)
+		<-time.After(3 * handshakeTimeout)
 		giveAll()
 		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(conn, hello); err != nil {
@@ -420,15 +420,15 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		}
 		clientHello := append([]byte{0, hello[1] &^ flagHybrid, 0, 0, 16, 0}, key.PublicKey().Bytes()...)
 		takeAll()
-		<-time.After(greetTime / 2) // these are charged
+		<-time.After(handshakeTimeout / 2) // these are charged
 		if _, err := conn.Write(clientHello); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(3 * greetTime)
+		<-time.After(3 * handshakeTimeout)
 		giveAll()
 		start := time.Now()
-		if _, err := conn.Read(hello); err == nil || time.Since(start) != greetTime/2 {
-			t.Errorf("a client without a confirmation has %v after %v, want an end after %v", err, time.Since(start), greetTime/2)
+		if _, err := conn.Read(hello); err == nil || time.Since(start) != handshakeTimeout/2 {
+			t.Errorf("a client without a confirmation has %v after %v, want an end after %v", err, time.Since(start), handshakeTimeout/2)
 		}
 	})
 }
@@ -437,8 +437,8 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 func TestCloseWithHandshakesInLine(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
-		for range cap(s.host.working) {
-			s.host.working <- struct{}{}
+		for range cap(s.listenerState.computeSlots) {
+			s.listenerState.computeSlots <- struct{}{}
 		}
 		near, far := net.Pipe()
 		defer near.Close()
@@ -736,12 +736,12 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 		enter(c)
 	}
 	gone := func() bool {
-		c.s.host.mu.Lock()
-		defer c.s.host.mu.Unlock()
-		pending := len(c.s.host.pending)
-		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > greetTime
+		c.s.listenerState.mu.Lock()
+		defer c.s.listenerState.mu.Unlock()
+		pending := len(c.s.listenerState.pendingConns)
+		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > handshakeTimeout
 	}
-	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > greetTime })
+	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > handshakeTimeout })
 	if !g.holds(gone, int64(n), before, known, int64(n)*28<<10, int64(n)+20) {
 		return false
 	}

@@ -462,9 +462,9 @@ func TestUserFloodsHandshakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	s.host.mu.Lock()
-	s.host.most = 20
-	s.host.mu.Unlock()
+	s.listenerState.mu.Lock()
+	s.listenerState.foreignLimit = 20
+	s.listenerState.mu.Unlock()
 	flooder := startChild(t, "gate", as(user, nobody))
 	flooder.say("flood %s", path)
 	flooder.expect("refused 10")
@@ -477,9 +477,9 @@ func TestUserFloodsHandshakes(t *testing.T) {
 		guest.expect(": <nil>")
 	}
 	eventually(t, "the places are given back", func() bool {
-		s.host.mu.Lock()
-		defer s.host.mu.Unlock()
-		return len(s.host.foreign) == 0 && len(s.host.pending) == 0
+		s.listenerState.mu.Lock()
+		defer s.listenerState.mu.Unlock()
+		return len(s.listenerState.foreignCounts) == 0 && len(s.listenerState.pendingConns) == 0
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const broadcastTime = time.Second // where the context of Broadcast has no deadline
+const broadcastTimeout = time.Second // where the context of Broadcast has no deadline
 
 // ConnectionPool is the set of a server's clients: [Server].Connections.
 // Without MultiClient it holds the server alone. Its methods are safe for
@@ -38,203 +38,203 @@ type ConnectionPool struct {
 
 	// mu guards what follows. It may be acquired while holding the mu of a client,
 	// never the other way round.
-	mu         sync.Mutex
-	news       *sync.Cond       // a client, a message, or the end has come, or a time has passed
-	claimed    int              // handshakes that have a slot and are not done
-	members    map[*Server]bool // connected, or not read to the end
-	ending     map[*Server]bool // no members any more, but their connections are not over; true if evicted
-	departed   departedClients
-	totals     Stats                   // of all whose connections are over
-	unreported int                     // evicted clients that may not have received everything
-	closed     bool                    // no client comes any more
-	serving    map[*func(*Server)]bool // what calls of Serve do for each client
-	fanIn      bool                    // somebody has begun to read from all at once
-	ready      []*Server               // clients that have something, first come first
+	mu              sync.Mutex
+	changedCond     *sync.Cond       // a client, a message, or the end has come, or a time has passed
+	reservedSlots   int              // handshakes that have a slot and are not done
+	members         map[*Server]bool // connected, or not read to the end
+	endingClients   map[*Server]bool // no members any more, but their connections are not over; true if evicted
+	departed        departedClients
+	endedTotals     Stats                   // of all whose connections are over
+	unreportedCount int                     // evicted clients that may not have received everything
+	closed          bool                    // no client comes any more
+	serveStarts     map[*func(*Server)]bool // what calls of Serve do for each client
+	fanIn           bool                    // somebody has begun to read from all at once
+	readyClients    []*Server               // clients that have something, first come first
 }
 
 // A poolMember is what the pool knows of one client.
 type poolMember struct {
-	departure *departure // nil while it is connected
-	listed    bool       // it is in ready
+	departure   *departure // nil while it is connected
+	inReadyList bool       // it is in ready
 }
 
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]bool{}, ending: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
+	p := &ConnectionPool{server: s, members: map[*Server]bool{}, endingClients: map[*Server]bool{}, serveStarts: map[*func(*Server)]bool{}}
 	p.departed.maxBytes = maxDeparted
-	p.news = sync.NewCond(&p.mu)
-	p.hook(s)
+	p.changedCond = sync.NewCond(&p.mu)
+	p.setHooks(s)
 	if !s.hooks.multiClient {
-		p.claimed = 1 // add gives it back
-		p.add(s)
+		p.reservedSlots = 1 // add gives it back
+		p.addClient(s)
 	}
 	return p
 }
 
-// hook has a server tell the pool what it has to read. Each hook is called with
+// setHooks has a server tell the pool what it has to read. Each hook is called with
 // the server's lock held.
-func (p *ConnectionPool) hook(s *Server) {
-	s.hooks.onReadable = func() { p.list(s) }
-	s.hooks.onConsumed = func() { p.consumed(s) }
-	s.hooks.onFinished = p.close
-	if s.host == nil {
-		s.hooks.onFinished = func() { p.leave(s) }
-		s.hooks.onConnectionEnd = func() { p.connectionOver(s) }
+func (p *ConnectionPool) setHooks(s *Server) {
+	s.hooks.onReadable = func() { p.markReady(s) }
+	s.hooks.onConsumed = func() { p.noteConsumed(s) }
+	s.hooks.onFinished = p.refuseClients
+	if s.listenerState == nil {
+		s.hooks.onFinished = func() { p.noteDeparture(s) }
+		s.hooks.onConnectionEnd = func() { p.noteConnectionEnd(s) }
 		s.hooks.readsPaused = p.departed.atLimit.Load
 	}
 }
 
-// add makes a client a member, before it has its connection.
-func (p *ConnectionPool) add(s *Server) bool {
+// addClient makes a client a member, before it has its connection.
+func (p *ConnectionPool) addClient(s *Server) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claimed-- // the slot is its own now
+	p.reservedSlots-- // the slot is its own now
 	if p.closed {
 		return false
 	}
-	s.readRole.deferBackground = len(p.serving) > 0
+	s.readRole.deferBackground = len(p.serveStarts) > 0
 	s.readRole.fanIn = p.fanIn
 	p.members[s] = true
-	for start := range p.serving {
+	for start := range p.serveStarts {
 		(*start)(s)
 	}
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 	return true
 }
 
-// room reports whether one more client may come, and claims its slot if claim is
+// reserveSlot reports whether one more client may come, and claims its slot if claim is
 // set: once the client's confirmation is authentic.
-func (p *ConnectionPool) room(claim bool) bool {
+func (p *ConnectionPool) reserveSlot(claim bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	settings := p.server.settings
-	open := settings.maxClients == 0 || p.claimed+len(p.members)-p.departed.count < settings.maxClients
+	open := settings.maxClients == 0 || p.reservedSlots+len(p.members)-p.departed.count < settings.maxClients
 	if !settings.multiClient {
-		open = p.claimed == 0 && p.server.currentConn.Load() == nil
+		open = p.reservedSlots == 0 && p.server.currentConn.Load() == nil
 	}
 	if open && claim {
-		p.claimed++
+		p.reservedSlots++
 	}
 	return open
 }
 
-func (p *ConnectionPool) unclaim() {
+func (p *ConnectionPool) releaseSlot() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claimed--
+	p.reservedSlots--
 }
 
-// admit makes a client of a connection that has its slot.
-func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
+// admitClient makes a client of a connection that has its slot.
+func (p *ConnectionPool) admitClient(opened *openedConn, agreed *session) {
 	top := p.server
-	s, id := top, top.host.ids.Add(1)
+	s, id := top, top.listenerState.lastID.Add(1)
 	if top.settings.multiClient {
 		s = &Server{Connections: p}
 		s.init(top.settings, top.buffers, &endpointHooks{noReconnect: true})
-		p.hook(s)
+		p.setHooks(s)
 	} else {
-		defer p.unclaim()
+		defer p.releaseSlot()
 	}
-	if s != top && !p.add(s) || !s.attachConnection(s.newConnection(opened, agreed, id)) {
+	if s != top && !p.addClient(s) || !s.attachConnection(s.newConnection(opened, agreed, id)) {
 		lingerAndClose(opened.stream)
 	}
 }
 
-// leave notes, under its mu, that a client has left.
-func (p *ConnectionPool) leave(s *Server) {
+// noteDeparture notes, under its mu, that a client has left.
+func (p *ConnectionPool) noteDeparture(s *Server) {
 	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.member.departure = &departure{server: s, connLost: lost}
-	p.departed.add(s.member.departure, departureSize(s.unreadQueue))
-	p.boundLocked()
-	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
-		go p.server.stopAccepting(fail(ErrClosed, nil, "the only connection is over"))
+	s.poolMember.departure = &departure{server: s, connLost: lost}
+	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
+	p.evictExcessLocked()
+	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
+		go p.server.endAccepting(fail(ErrClosed, nil, "the only connection is over"))
 	}
 }
 
-// consumed notes, under its mu, that a client that has left has been read further.
+// noteConsumed notes, under its mu, that a client that has left has been read further.
 // Nothing of it is kept once it is read to the end.
-func (p *ConnectionPool) consumed(s *Server) {
+func (p *ConnectionPool) noteConsumed(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch d := s.member.departure; {
+	switch d := s.poolMember.departure; {
 	case !p.members[s]: // evicted
 	case len(s.unreadQueue.messages) == 0:
-		p.removeLocked(s, false)
+		p.removeClientLocked(s, false)
 	case d != nil:
 		p.departed.shrink(d, departureSize(s.unreadQueue))
 	}
-	p.boundLocked()
+	p.evictExcessLocked()
 }
 
-// boundLocked evicts clients that have left too much. Those of Serve stay: it reads
+// evictExcessLocked evicts clients that have left too much. Those of Serve stay: it reads
 // each to the end.
-func (p *ConnectionPool) boundLocked() {
-	for d := p.departed.nextEviction(); d != nil && len(p.serving) == 0; d = p.departed.nextEviction() {
-		p.totals.Dropped++
+func (p *ConnectionPool) evictExcessLocked() {
+	for d := p.departed.nextEviction(); d != nil && len(p.serveStarts) == 0; d = p.departed.nextEviction() {
+		p.endedTotals.Dropped++
 		p.server.settings.eventLog.Warn("client removed before its messages were read")
-		p.removeLocked(d.server, true)
+		p.removeClientLocked(d.server, true)
 		if d.connEnded && d.unreported {
-			p.unreported++
+			p.unreportedCount++
 		}
 	}
 	if p.departed.updateLimit() {
-		go p.resume() // which needs the locks of all clients
+		go p.resumeClients() // which needs the locks of all clients
 	}
 }
 
-// resume has the clients read on that were held back.
-func (p *ConnectionPool) resume() {
-	for _, s := range p.snapshot() {
+// resumeClients has the clients read on that were held back.
+func (p *ConnectionPool) resumeClients() {
+	for _, s := range p.readableClients() {
 		s.resumeReading()
 	}
 }
 
-// connectionOver notes, under its mu, that the connection of a client is over: its
+// noteConnectionEnd notes, under its mu, that the connection of a client is over: its
 // totals are final.
-func (p *ConnectionPool) connectionOver(s *Server) {
+func (p *ConnectionPool) noteConnectionEnd(s *Server) {
 	total, unreported := s.statsLocked(), s.deliveries.hasUnreported()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := s.member.departure
+	d := s.poolMember.departure
 	if d == nil || d.connEnded {
 		return
 	}
 	d.connEnded, d.unreported = true, unreported
-	p.totals.add(total)
-	if p.ending[s] && unreported {
-		p.unreported++
+	p.endedTotals.add(total)
+	if p.endingClients[s] && unreported {
+		p.unreportedCount++
 	}
-	delete(p.ending, s)
+	delete(p.endingClients, s)
 }
 
-// removeLocked takes out a client that was read to the end, or evicted.
-func (p *ConnectionPool) removeLocked(s *Server, evicted bool) {
+// removeClientLocked takes out a client that was read to the end, or evicted.
+func (p *ConnectionPool) removeClientLocked(s *Server, evicted bool) {
 	delete(p.members, s)
-	if i := slices.Index(p.ready, s); i >= 0 {
-		p.ready = slices.Delete(p.ready, i, i+1)
+	if i := slices.Index(p.readyClients, s); i >= 0 {
+		p.readyClients = slices.Delete(p.readyClients, i, i+1)
 	}
-	if d := s.member.departure; d != nil {
+	if d := s.poolMember.departure; d != nil {
 		p.departed.remove(d)
 		if !d.connEnded {
-			p.ending[s] = evicted
+			p.endingClients[s] = evicted
 		}
 	}
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
-// wake has calls that wait for news look at their time.
-func (p *ConnectionPool) wake() {
+// wakeWaiters has calls that wait for news look at their time.
+func (p *ConnectionPool) wakeWaiters() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
-// overLocked reports whether nothing will come any more and everything is read.
-func (p *ConnectionPool) overLocked() bool { return p.closed && len(p.members) == 0 }
+// isDrainedLocked reports whether nothing will come any more and everything is read.
+func (p *ConnectionPool) isDrainedLocked() bool { return p.closed && len(p.members) == 0 }
 
-// snapshot returns the clients that can be read, connected or not.
-func (p *ConnectionPool) snapshot() []*Server {
+// readableClients returns the clients that can be read, connected or not.
+func (p *ConnectionPool) readableClients() []*Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.members))
@@ -243,10 +243,10 @@ func (p *ConnectionPool) snapshot() []*Server {
 // addStats adds what all clients of a multi-client server have done.
 func (p *ConnectionPool) addStats(total *Stats) {
 	p.mu.Lock()
-	total.add(p.totals)
-	now := slices.Collect(maps.Keys(p.ending))
+	total.add(p.endedTotals)
+	now := slices.Collect(maps.Keys(p.endingClients))
 	for s := range p.members {
-		if d := s.member.departure; s != p.server && (d == nil || !d.connEnded) {
+		if d := s.poolMember.departure; s != p.server && (d == nil || !d.connEnded) {
 			now = append(now, s)
 		}
 	}
@@ -256,23 +256,23 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	}
 }
 
-// close admits no client any more.
-func (p *ConnectionPool) close() {
+// refuseClients admits no client any more.
+func (p *ConnectionPool) refuseClients() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
 // shutdown closes every client at the same time.
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
-	p.close()
+	p.refuseClients()
 	p.mu.Lock()
-	ending := maps.Clone(p.ending)
+	ending := maps.Clone(p.endingClients)
 	clients := slices.AppendSeq(slices.Collect(maps.Keys(p.members)), maps.Keys(ending))
 	p.mu.Unlock()
 	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
-	err := forEach(clients, func(s *Server) error {
+	err := forEachClient(clients, func(s *Server) error {
 		err := s.shutdown(ctx, closedByShutdown)
 		if evicted, gone := ending[s]; gone && !evicted {
 			return nil // the application has read its end
@@ -281,9 +281,9 @@ func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.unreported > 0 {
-		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreported))
-		p.unreported = 0 // reported once
+	if p.unreportedCount > 0 {
+		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
+		p.unreportedCount = 0 // reported once
 	}
 	return err
 }
@@ -301,8 +301,8 @@ func (e *ClientError) Error() string {
 // Unwrap returns Err.
 func (e *ClientError) Unwrap() error { return e.Err }
 
-// forEach calls f for many clients at once and joins the errors.
-func forEach(clients []*Server, f func(*Server) error) error {
+// forEachClient calls f for many clients at once and joins the errors.
+func forEachClient(clients []*Server, f func(*Server) error) error {
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup
 	for i, s := range clients {
@@ -319,7 +319,7 @@ func forEach(clients []*Server, f func(*Server) error) error {
 // All returns the clients that are connected now, in no order.
 func (p *ConnectionPool) All() iter.Seq[*Server] {
 	return func(yield func(*Server) bool) {
-		for _, s := range p.snapshot() {
+		for _, s := range p.readableClients() {
 			if s.currentConn.Load() != nil && !s.closing.Load() && !yield(s) {
 				return
 			}
@@ -346,9 +346,9 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := withDefaultTimeout(ctx, broadcastTime)
+	ctx, cancel := withDefaultTimeout(ctx, broadcastTimeout)
 	defer cancel()
-	return forEach(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+	return forEachClient(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 }
 
 // ReadTimed calls callback once for each client, concurrently for different ones,
@@ -360,14 +360,14 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 	until := time.Now().Add(d)
 	p.mu.Lock()
 	if len(p.members) == 0 {
-		p.awaitLocked(until, func() bool { return len(p.members) > 0 })
+		p.awaitCondition(until, func() bool { return len(p.members) > 0 })
 	}
-	clients, over := slices.Collect(maps.Keys(p.members)), p.overLocked()
+	clients, over := slices.Collect(maps.Keys(p.members)), p.isDrainedLocked()
 	p.mu.Unlock()
 	if over {
 		callback(p.server, nil, ErrClosed)
 	}
-	forEach(clients, func(s *Server) error {
+	forEachClient(clients, func(s *Server) error {
 		if m, err := s.ReadTimed(time.Until(until)); err == nil {
 			callback(s, m, nil)
 		} // else another reader took the last message
@@ -375,12 +375,12 @@ func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, m
 	})
 }
 
-// awaitLocked waits until a condition holds, until the pool is over, or until a
+// awaitCondition waits until a condition holds, until the pool is over, or until a
 // time. It releases mu meanwhile.
-func (p *ConnectionPool) awaitLocked(until time.Time, condition func() bool) {
-	defer time.AfterFunc(max(time.Until(until), 1), p.wake).Stop()
-	for !condition() && !p.overLocked() && time.Now().Before(until) {
-		p.news.Wait()
+func (p *ConnectionPool) awaitCondition(until time.Time, condition func() bool) {
+	defer time.AfterFunc(max(time.Until(until), 1), p.wakeWaiters).Stop()
+	for !condition() && !p.isDrainedLocked() && time.Now().Before(until) {
+		p.changedCond.Wait()
 	}
 }
 
@@ -416,22 +416,22 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 	}
 	// One watch over ctx, instead of one for every read of every client.
 	defer context.AfterFunc(ctx, func() {
-		p.wake()
-		for _, s := range p.snapshot() {
+		p.wakeWaiters()
+		for _, s := range p.readableClients() {
 			if c := s.currentConn.Load(); c != nil {
 				c.interrupt()
 			}
 		}
 	})()
 	p.mu.Lock()
-	p.serving[&start] = true
+	p.serveStarts[&start] = true
 	for s := range p.members {
 		start(s)
 	}
-	for ctx.Err() == nil && !p.overLocked() {
-		p.news.Wait()
+	for ctx.Err() == nil && !p.isDrainedLocked() {
+		p.changedCond.Wait()
 	}
-	delete(p.serving, &start)
+	delete(p.serveStarts, &start)
 	p.mu.Unlock()
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -449,20 +449,20 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 		if ctx == nil {
 			return
 		}
-		p.readAll()
-		defer context.AfterFunc(ctx, p.wake)()
+		p.startFanIn()
+		defer context.AfterFunc(ctx, p.wakeWaiters)()
 		for {
 			p.mu.Lock()
-			for len(p.ready) == 0 && !p.overLocked() && ctx.Err() == nil {
-				p.news.Wait()
+			for len(p.readyClients) == 0 && !p.isDrainedLocked() && ctx.Err() == nil {
+				p.changedCond.Wait()
 			}
-			if len(p.ready) == 0 || ctx.Err() != nil {
+			if len(p.readyClients) == 0 || ctx.Err() != nil {
 				p.mu.Unlock()
 				return
 			}
-			s := p.nextLocked()
+			s := p.nextReadyLocked()
 			p.mu.Unlock()
-			if m := p.pop(s); m != nil && !yield(s, m) {
+			if m := p.popMessage(s); m != nil && !yield(s, m) {
 				return
 			}
 		}
@@ -477,41 +477,41 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 // clients are returned by the next call.
 func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
-	p.readAll()
+	p.startFanIn()
 	for {
 		p.mu.Lock()
-		if len(p.ready) == 0 {
-			p.awaitLocked(until, func() bool { return len(p.ready) > 0 })
+		if len(p.readyClients) == 0 {
+			p.awaitCondition(until, func() bool { return len(p.readyClients) > 0 })
 		}
-		over := p.overLocked()
-		if len(p.ready) == 0 {
+		over := p.isDrainedLocked()
+		if len(p.readyClients) == 0 {
 			p.mu.Unlock()
 			if over {
 				callback(p.server, nil, ErrClosed)
 			} else {
-				p.timeOut(callback)
+				p.reportTimeout(callback)
 			}
 			return
 		}
-		s := p.nextLocked()
+		s := p.nextReadyLocked()
 		p.mu.Unlock()
-		if m := p.pop(s); m != nil {
+		if m := p.popMessage(s); m != nil {
 			callback(s, m, nil)
 			return
 		} // else another reader was faster
 	}
 }
 
-// timeOut calls back for each client, with TimeoutMessage.
-func (p *ConnectionPool) timeOut(callback func(srv *Server, message *Message, err error)) {
-	for _, s := range p.snapshot() {
+// reportTimeout calls back for each client, with TimeoutMessage.
+func (p *ConnectionPool) reportTimeout(callback func(srv *Server, message *Message, err error)) {
+	for _, s := range p.readableClients() {
 		callback(s, TimeoutMessage, nil)
 	}
 }
 
-// readAll has the background readers of all clients read, now and from here on:
+// startFanIn has the background readers of all clients read, now and from here on:
 // somebody waits for all of them at once.
-func (p *ConnectionPool) readAll() {
+func (p *ConnectionPool) startFanIn() {
 	p.mu.Lock()
 	begun := p.fanIn
 	p.fanIn = true
@@ -519,36 +519,36 @@ func (p *ConnectionPool) readAll() {
 	if begun {
 		return
 	}
-	for _, s := range p.snapshot() {
+	for _, s := range p.readableClients() {
 		s.enableFanIn()
 		if s.unreadQueue.length.Load() > 0 {
-			p.list(s)
+			p.markReady(s)
 		}
 	}
 }
 
-// list notes that a client has something to read.
-func (p *ConnectionPool) list(s *Server) {
+// markReady notes that a client has something to read.
+func (p *ConnectionPool) markReady(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fanIn && p.members[s] && !s.member.listed {
-		s.member.listed = true
-		p.ready = append(p.ready, s)
-		p.news.Broadcast()
+	if p.fanIn && p.members[s] && !s.poolMember.inReadyList {
+		s.poolMember.inReadyList = true
+		p.readyClients = append(p.readyClients, s)
+		p.changedCond.Broadcast()
 	}
 }
 
-// nextLocked takes the client that has waited longest off the list.
-func (p *ConnectionPool) nextLocked() *Server {
-	s := p.ready[0]
-	p.ready = p.ready[1:]
-	s.member.listed = false
+// nextReadyLocked takes the client that has waited longest off the list.
+func (p *ConnectionPool) nextReadyLocked() *Server {
+	s := p.readyClients[0]
+	p.readyClients = p.readyClients[1:]
+	s.poolMember.inReadyList = false
 	return s
 }
 
-// pop takes a message that a client has, and lists the client again if it has
+// popMessage takes a message that a client has, and lists the client again if it has
 // more.
-func (p *ConnectionPool) pop(s *Server) *Message {
+func (p *ConnectionPool) popMessage(s *Server) *Message {
 	m := new(Message)
 	s.mu.Lock()
 	ok := s.popQueuedLocked(&readCall{}, m)
@@ -557,7 +557,7 @@ func (p *ConnectionPool) pop(s *Server) *Message {
 		return nil
 	}
 	if s.unreadQueue.length.Load() > 0 {
-		p.list(s)
+		p.markReady(s)
 	}
 	return m
 }

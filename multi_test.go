@@ -65,7 +65,7 @@ func gather(t *testing.T, server ServerConfig, client ClientConfig) *crowd {
 		t.Fatal(err)
 	}
 	if server.Network == "tcp" {
-		client.Network, client.Address = "tcp", s.host.listener.Addr().String()
+		client.Network, client.Address = "tcp", s.listenerState.listener.Addr().String()
 	}
 	c := &crowd{t: t, s: s, client: client}
 	t.Cleanup(c.end)
@@ -146,7 +146,7 @@ func (c *crowd) joinMany(n int) []*Client {
 // Connected it has read. Nobody else may read or join meanwhile.
 func (c *crowd) member() (*Client, *Server) {
 	c.t.Helper()
-	before := c.s.Connections.snapshot()
+	before := c.s.Connections.readableClients()
 	one := c.join()
 	var srv *Server
 	eventually(c.t, "the server has the new client", func() bool {
@@ -1223,7 +1223,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 	eventually(t, "everybody has left and was read", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return len(p.members) == 0 && p.claimed == 0
+		return len(p.members) == 0 && p.reservedSlots == 0
 	})
 	c.s.Close()
 	<-served
@@ -1243,7 +1243,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := p.departed.count + len(p.ready); n > 0 {
+	if n := p.departed.count + len(p.readyClients); n > 0 {
 		t.Errorf("%d clients are still held by a list", n)
 	}
 	t.Logf("%d visitors, %d visits", visitors.Load(), len(visits))
@@ -1545,7 +1545,7 @@ func TestTooManyHandshakes(t *testing.T) {
 		if s := c.s.Stats(); s.Refused != 1 {
 			t.Errorf("%d refused, want 1", s.Refused)
 		}
-		<-time.After(greetTime + 2*time.Second)
+		<-time.After(handshakeTimeout + 2*time.Second)
 		synctest.Wait()
 		if s := c.s.Stats(); s.Refused != maxPending || !ended(conns[1]) {
 			t.Errorf("after 10 s %d refused, want %d", s.Refused, maxPending)
@@ -1585,12 +1585,12 @@ func TestAcceptErrors(t *testing.T) {
 			near, far := net.Pipe()
 			defer near.Close()
 			pipes.conns <- far // taken after the last failure
-			want := acceptPause
+			want := firstAcceptDelay
 			for i := 1; i < len(l.at); i++ {
 				if got := l.at[i].Sub(l.at[i-1]); got != want {
 					t.Errorf("pause %d was %v, want %v", i, got, want)
 				}
-				want = min(2*want, acceptLimit)
+				want = min(2*want, maxAcceptDelay)
 			}
 			if n := s.Stats().Refused; len(l.at) != 12 || n != 12 {
 				t.Errorf("%d failures, %d counted, want 12", len(l.at), n)
@@ -2065,7 +2065,7 @@ func wantNothingKept(t *testing.T, p *ConnectionPool) {
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.members) + len(p.ending) + p.departed.count + p.departed.keptBytes + len(p.ready); n > 0 {
+	if n := len(p.members) + len(p.endingClients) + p.departed.count + p.departed.keptBytes + len(p.readyClients); n > 0 {
 		t.Errorf("%d places are still held: %+v", n, &p.departed)
 	}
 }
@@ -2084,10 +2084,10 @@ func TestEmptyDeparturesAreBounded(t *testing.T) {
 			}
 			synctest.Wait() // it has left: they go in the order in which they do
 		}
-		if s := c.s.Stats(); s.Dropped != more || p.Len() != 0 || len(p.snapshot()) != maxEmpty {
-			t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, more, len(p.snapshot()), maxEmpty)
+		if s := c.s.Stats(); s.Dropped != more || p.Len() != 0 || len(p.readableClients()) != maxEmpty {
+			t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, more, len(p.readableClients()), maxEmpty)
 		}
-		for _, srv := range p.snapshot() {
+		for _, srv := range p.readableClients() {
 			if srv.ID() <= more {
 				t.Errorf("client %d is kept, one of the oldest %d", srv.ID(), more)
 			}
@@ -2137,7 +2137,7 @@ func TestDeparturesHoldBack(t *testing.T) {
 // held back.
 func waitIdle(p *ConnectionPool) {
 	synctest.Wait()
-	for _, s := range p.snapshot() {
+	for _, s := range p.readableClients() {
 		s.mu.Lock()
 		c := s.latestConn
 		s.mu.Unlock()
@@ -2171,10 +2171,10 @@ func TestLostClientsMakeRoom(t *testing.T) {
 					conn.Close()
 					synctest.Wait()
 				}
-				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.snapshot()) != fit-1 || p.departed.atLimit.Load() {
-					t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, clients-fit+1, len(p.snapshot()), fit-1)
+				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.readableClients()) != fit-1 || p.departed.atLimit.Load() {
+					t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, clients-fit+1, len(p.readableClients()), fit-1)
 				}
-				for _, srv := range p.snapshot() {
+				for _, srv := range p.readableClients() {
 					if srv.ID() <= clients-fit+1 {
 						t.Errorf("client %d is kept, one of the oldest", srv.ID())
 					}

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	maxPending  = 4096             // handshakes on their way
-	maxForeign  = maxPending / 4   // of them for one user on a unix socket who is neither root nor the server's own
-	greetTime   = 10 * time.Second // for a handshake
-	acceptPause = 5 * time.Millisecond
-	acceptLimit = time.Second
+	maxPending       = 4096             // handshakes on their way
+	maxForeign       = maxPending / 4   // of them for one user on a unix socket who is neither root nor the server's own
+	handshakeTimeout = 10 * time.Second // for a handshake
+	firstAcceptDelay = 5 * time.Millisecond
+	maxAcceptDelay   = time.Second
 )
 
 // A Server accepts connections. Without MultiClient it is also the server's
@@ -31,40 +31,40 @@ const (
 // concurrent use.
 type Server struct {
 	endpoint
-	Connections *ConnectionPool // the clients; never nil
-	host        *host           // nil for a client of a multi-client server
-	member      poolMember      // guarded by the lock of Connections
+	Connections   *ConnectionPool // the clients; never nil
+	listenerState *listenerState  // nil for a client of a multi-client server
+	poolMember    poolMember      // guarded by the lock of Connections
 }
 
-// A host is what a server has and a single connection has not.
-type host struct {
-	listener net.Listener
-	once     sync.Once
-	accepted chan struct{}  // is closed when the accept loop has ended
-	wg       sync.WaitGroup // the handshakes
-	refused  atomic.Uint64
-	ids      atomic.Uint64
-	stopped  chan struct{} // is closed when the listener is
+// A listenerState is what a server has and a single connection has not.
+type listenerState struct {
+	listener       net.Listener
+	stopOnce       sync.Once
+	acceptDone     chan struct{}  // is closed when the accept loop has ended
+	handshakes     sync.WaitGroup // the handshakes
+	refusedCount   atomic.Uint64
+	lastID         atomic.Uint64
+	listenerClosed chan struct{} // is closed when the listener is
 
-	working chan struct{} // has a place for each handshake that may compute at once
+	computeSlots chan struct{} // has a place for each handshake that may compute at once
 
-	mu      sync.Mutex
-	pending map[*pendingConn]bool
-	foreign map[int]int // how many of them another user has
-	most    int         // of these; tests lower it
-	changed *sync.Cond  // pending has changed, or the server ends, or a time has passed
+	mu            sync.Mutex
+	pendingConns  map[*pendingConn]bool
+	foreignCounts map[int]int // how many of them another user has
+	foreignLimit  int         // of these; tests lower it
+	slotChanged   *sync.Cond  // pending has changed, or the server ends, or a time has passed
 }
 
 // A pendingConn is a connection whose handshake is on its way.
 type pendingConn struct {
 	*transport.LimitedConn
-	peer Peer
-	user int // of a foreign user on a unix socket, else -1
+	peer        Peer
+	foreignUser int // of a foreign user on a unix socket, else -1
 }
 
-func newHost(listener net.Listener) *host {
-	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*pendingConn]bool{}, foreign: map[int]int{}, most: maxForeign, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
-	h.changed = sync.NewCond(&h.mu)
+func newListenerState(listener net.Listener) *listenerState {
+	h := &listenerState{listenerClosed: make(chan struct{}), acceptDone: make(chan struct{}), listener: listener, pendingConns: map[*pendingConn]bool{}, foreignCounts: map[int]int{}, foreignLimit: maxForeign, computeSlots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h.slotChanged = sync.NewCond(&h.mu)
 	return h
 }
 
@@ -84,7 +84,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{host: newHost(listener)}
+	s := &Server{listenerState: newListenerState(listener)}
 	_, onlyOne := listener.(*connListener)
 	hooks := &endpointHooks{multiClient: set.multiClient, noReconnect: onlyOne && !set.multiClient}
 	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
@@ -94,8 +94,8 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	s.lifecycle.setStatus(Listening)
 	s.mu.Unlock()
 	go func() {
-		defer close(s.host.accepted)
-		s.accept()
+		defer close(s.listenerState.acceptDone)
+		s.acceptLoop()
 	}()
 	s.settings.eventLog.Info("listening", "address", listener.Addr())
 	return s, nil
@@ -122,16 +122,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	if s.host == nil {
+	if s.listenerState == nil {
 		return s.shutdown(ctx, closedByUser)
 	}
 	ctx, cancel := withDefaultTimeout(ctx, closeTimeout)
 	defer cancel()
-	s.stop(ctx)
+	s.stopListening(ctx)
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
 	settled := make(chan struct{})
 	go func() {
-		s.host.wg.Wait()
+		s.listenerState.handshakes.Wait()
 		close(settled)
 	}()
 	select {
@@ -146,50 +146,50 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // the system has chosen. A client of a multi-client server returns that of its
 // server.
 func (s *Server) Addr() net.Addr {
-	return s.Connections.server.host.listener.Addr()
+	return s.Connections.server.listenerState.listener.Addr()
 }
 
 // Stats returns the totals of this endpoint. Those of a multi-client server are the
 // sums over all clients that it ever had.
 func (s *Server) Stats() Stats {
 	total := s.endpoint.Stats()
-	if s.host != nil {
-		total.Refused += s.host.refused.Load()
+	if s.listenerState != nil {
+		total.Refused += s.listenerState.refusedCount.Load()
 		s.Connections.addStats(&total)
 	}
 	return total
 }
 
-// stop ends the listening, which frees the name, and the handshakes. The Close of a
+// stopListening ends the listening, which frees the name, and the handshakes. The Close of a
 // user's listener may block, and is awaited for a moment.
-func (s *Server) stop(ctx context.Context) {
-	h := s.host
-	h.once.Do(func() {
+func (s *Server) stopListening(ctx context.Context) {
+	h := s.listenerState
+	h.stopOnce.Do(func() {
 		s.hooks.cancelBase()
 		if s.settings.listener == nil {
 			h.listener.Close()
-			close(h.stopped)
+			close(h.listenerClosed)
 		} else {
 			go func() {
 				h.listener.Close()
-				close(h.stopped)
+				close(h.listenerClosed)
 			}()
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for conn := range h.pending {
-			h.removeLocked(conn)
+		for conn := range h.pendingConns {
+			h.removePendingLocked(conn)
 			go conn.Conn.Close() // it may be the user's
 		}
-		h.changed.Broadcast()
+		h.slotChanged.Broadcast()
 	})
 	if s.settings.listener == nil {
-		<-h.accepted // at once: the socket is closed when Accept has returned
+		<-h.acceptDone // at once: the socket is closed when Accept has returned
 		return
 	}
 	late := time.NewTimer(abortTimeout) // the methods of a user's listener may block
 	defer late.Stop()
-	for _, done := range []chan struct{}{h.stopped, h.accepted} {
+	for _, done := range []chan struct{}{h.listenerClosed, h.acceptDone} {
 		select {
 		case <-done:
 		case <-late.C:
@@ -200,10 +200,10 @@ func (s *Server) stop(ctx context.Context) {
 	}
 }
 
-// accept hands every connection to a handshake of its own. Errors that may pass,
+// acceptLoop hands every connection to a handshake of its own. Errors that may pass,
 // such as too many open files, slow it down and do not end it.
-func (s *Server) accept() {
-	h := s.host
+func (s *Server) acceptLoop() {
+	h := s.listenerState
 	for pause := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
@@ -216,16 +216,16 @@ func (s *Server) accept() {
 			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
 			pause = 0
-			if slot := s.enter(conn); slot != nil {
-				h.wg.Go(func() { s.greet(slot) })
+			if slot := s.trackPending(conn); slot != nil {
+				h.handshakes.Go(func() { s.serveHandshake(slot) })
 			}
 			continue
 		case errors.Is(err, net.ErrClosed):
-			s.stopAccepting(err)
+			s.endAccepting(err)
 			return
 		}
-		h.refused.Add(1)
-		pause = min(max(2*pause, acceptPause), acceptLimit)
+		h.refusedCount.Add(1)
+		pause = min(max(2*pause, firstAcceptDelay), maxAcceptDelay)
 		s.settings.eventLog.Warn("accept failed; retrying", "err", err, "pause", pause)
 		select {
 		case <-time.After(pause):
@@ -234,9 +234,9 @@ func (s *Server) accept() {
 	}
 }
 
-// stopAccepting ends a server whose listener somebody else has closed. A client
+// endAccepting ends a server whose listener somebody else has closed. A client
 // that is connected stays.
-func (s *Server) stopAccepting(err error) {
+func (s *Server) endAccepting(err error) {
 	s.settings.eventLog.Err("accept failed for good", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -246,36 +246,36 @@ func (s *Server) stopAccepting(err error) {
 	s.hooks.noReconnect = true
 }
 
-// enter gives a handshake a slot. If there is none, a silent peer gives up its own;
+// trackPending gives a handshake a slot. If there is none, a silent peer gives up its own;
 // if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
 // that has sent something keeps its slot. One user on a unix socket cannot take the
 // slots of all others: enter returns nil for a connection of a user who has too many.
-func (s *Server) enter(conn net.Conn) *pendingConn {
-	h := s.host
+func (s *Server) trackPending(conn net.Conn) *pendingConn {
+	h := s.listenerState
 	peer := peerOfConn(conn)
 	limited := &pendingConn{transport.Limit(conn), peer, foreignUser(peer)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if limited.user >= 0 && h.foreign[limited.user] >= h.most {
-		h.refused.Add(1)
-		s.settings.eventLog.Warn("connection rejected", "user", limited.user, "err", "this user has too many handshakes on their way")
+	if limited.foreignUser >= 0 && h.foreignCounts[limited.foreignUser] >= h.foreignLimit {
+		h.refusedCount.Add(1)
+		s.settings.eventLog.Warn("connection rejected", "user", limited.foreignUser, "err", "this user has too many handshakes on their way")
 		if s.settings.upgradeFunc == nil {
 			writeRefusal(conn, reasonBusy) // into an empty buffer
 		}
 		conn.Close()
 		return nil
 	}
-	for len(h.pending) >= maxPending && s.hooks.baseCtx.Err() == nil && !h.evictLocked() {
-		timer := time.AfterFunc(transport.SilentAfter/10, h.changed.Broadcast)
-		h.changed.Wait()
+	for len(h.pendingConns) >= maxPending && s.hooks.baseCtx.Err() == nil && !h.evictSilentLocked() {
+		timer := time.AfterFunc(transport.SilentAfter/10, h.slotChanged.Broadcast)
+		h.slotChanged.Wait()
 		timer.Stop()
 	}
 	if s.hooks.baseCtx.Err() != nil {
 		conn.Close()
 	}
-	h.pending[limited] = true
-	if limited.user >= 0 {
-		h.foreign[limited.user]++
+	h.pendingConns[limited] = true
+	if limited.foreignUser >= 0 {
+		h.foreignCounts[limited.foreignUser]++
 	}
 	return limited
 }
@@ -289,25 +289,25 @@ func foreignUser(peer Peer) int {
 	return peer.UID
 }
 
-// removeLocked takes a slot back, and reports whether the handshake had it.
-func (h *host) removeLocked(conn *pendingConn) bool {
-	if !h.pending[conn] {
+// removePendingLocked takes a slot back, and reports whether the handshake had it.
+func (h *listenerState) removePendingLocked(conn *pendingConn) bool {
+	if !h.pendingConns[conn] {
 		return false
 	}
-	delete(h.pending, conn)
-	if conn.user >= 0 {
-		if h.foreign[conn.user]--; h.foreign[conn.user] == 0 {
-			delete(h.foreign, conn.user)
+	delete(h.pendingConns, conn)
+	if conn.foreignUser >= 0 {
+		if h.foreignCounts[conn.foreignUser]--; h.foreignCounts[conn.foreignUser] == 0 {
+			delete(h.foreignCounts, conn.foreignUser)
 		}
 	}
 	return true
 }
 
-// evictLocked closes a silent peer, and reports whether there is one.
-func (h *host) evictLocked() bool {
-	for conn := range h.pending {
+// evictSilentLocked closes a silent peer, and reports whether there is one.
+func (h *listenerState) evictSilentLocked() bool {
+	for conn := range h.pendingConns {
 		if conn.Silent() {
-			h.removeLocked(conn)
+			h.removePendingLocked(conn)
 			go conn.Conn.Close()
 			return true
 		}
@@ -315,41 +315,41 @@ func (h *host) evictLocked() bool {
 	return false
 }
 
-// exit gives the slot up. It returns false if it was taken, and the connection
+// untrackPending gives the slot up. It returns false if it was taken, and the connection
 // closed with it.
-func (s *Server) exit(conn *pendingConn) bool {
-	h := s.host
+func (s *Server) untrackPending(conn *pendingConn) bool {
+	h := s.listenerState
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	defer h.changed.Broadcast()
-	return h.removeLocked(conn)
+	defer h.slotChanged.Broadcast()
+	return h.removePendingLocked(conn)
 }
 
-// greet takes one connection through the handshake, in at most greetTime
+// serveHandshake takes one connection through the handshake, in at most greetTime
 // altogether, and admits it.
-func (s *Server) greet(limited *pendingConn) {
-	defer s.exit(limited)
+func (s *Server) serveHandshake(limited *pendingConn) {
+	defer s.untrackPending(limited)
 	pool := s.Connections
-	limited.SetLimit(greetTime)
+	limited.SetLimit(handshakeTimeout)
 	admitted := false
 	opened, agreed, err := s.handshake(limited, func() byte {
-		if admitted = pool.room(true); !admitted {
+		if admitted = pool.reserveSlot(true); !admitted {
 			return reasonBusy
 		}
 		return 0
 	})
-	if open := limited.Release(); err == nil && open && s.exit(limited) {
-		pool.admit(opened, agreed)
+	if open := limited.Release(); err == nil && open && s.untrackPending(limited) {
+		pool.admitClient(opened, agreed)
 		return
 	}
 	if admitted {
-		pool.unclaim()
+		pool.releaseSlot()
 	}
-	s.host.refused.Add(1)
+	s.listenerState.refusedCount.Add(1)
 	s.settings.eventLog.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	lingerAndClose(opened.stream)
 	if s.hooks.noReconnect {
-		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
+		s.endAccepting(fail(ErrClosed, err, "the only connection was rejected"))
 	}
 }
 
@@ -377,14 +377,14 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 		}
 		opened.stream = over
 		conn = conn.Over(over)
-		conn.SetLimit(greetTime)
+		conn.SetLimit(handshakeTimeout)
 		defer conn.Release()
 	}
-	if !s.Connections.room(false) {
+	if !s.Connections.reserveSlot(false) {
 		writeRefusal(conn, reasonBusy)
 		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
 	}
-	work := func(f func() error) error { return s.compute(conn, f) }
+	work := func(f func() error) error { return s.computeInTurn(conn, f) }
 	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: work})
 	if err == nil {
 		opened.peer.Identity = agreed.identity
@@ -392,26 +392,26 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 	return opened, agreed, err
 }
 
-// compute does what takes processor time in a handshake. As many handshakes compute
+// computeInTurn does what takes processor time in a handshake. As many handshakes compute
 // at once as there are processors. The others wait in the order in which they came,
 // as the channel serves them, and the peer's time stops while they wait.
-func (s *Server) compute(conn *transport.LimitedConn, f func() error) error {
+func (s *Server) computeInTurn(conn *transport.LimitedConn, f func() error) error {
 	select {
-	case s.host.working <- struct{}{}: // no wait, so no deadline has to move
+	case s.listenerState.computeSlots <- struct{}{}: // no wait, so no deadline has to move
 	default:
-		if err := s.awaitTurn(conn); err != nil {
+		if err := s.awaitComputeSlot(conn); err != nil {
 			return err
 		}
 	}
-	defer func() { <-s.host.working }()
+	defer func() { <-s.listenerState.computeSlots }()
 	return f()
 }
 
-func (s *Server) awaitTurn(conn *transport.LimitedConn) error {
+func (s *Server) awaitComputeSlot(conn *transport.LimitedConn) error {
 	conn.Pause()
 	defer conn.Resume()
 	select {
-	case s.host.working <- struct{}{}:
+	case s.listenerState.computeSlots <- struct{}{}:
 		return nil
 	case <-s.hooks.baseCtx.Done():
 		return ErrClosed

@@ -151,7 +151,7 @@ func (h *stranger) breathe(d time.Duration) {
 // stay does nothing, for about as long as a handshake may take. It does not read.
 func (h *stranger) stay() {
 	h.there()
-	h.breathe(time.Duration(1+h.r.IntN(30)) * greetTime / 20)
+	h.breathe(time.Duration(1+h.r.IntN(30)) * handshakeTimeout / 20)
 }
 
 // garbage are bytes that no length prefix begins with.
@@ -465,7 +465,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 					}
 				}
 				// Twice the time that a silent handshake is given.
-				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*greetTime, often*2*time.Second, 0)
+				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*handshakeTimeout, often*2*time.Second, 0)
 				kept.check(y)
 				return y
 			})
@@ -647,7 +647,7 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 		}
 	}
 	y.count = visits.Load()
-	eventually(t, "the end of all visits, and Serve has read it", func() bool { return len(server.Connections.snapshot()) == 0 })
+	eventually(t, "the end of all visits, and Serve has read it", func() bool { return len(server.Connections.readableClients()) == 0 })
 	begun := time.Now()
 	if err := server.Close(); err != nil {
 		y.wrong(missing, "closing the server: %v", err)
