@@ -528,7 +528,7 @@ func (s *endlessSource) Receive(d transport.Buffer) (int, error) {
 	s.at += n
 	return n, nil
 }
-func (s *endlessSource) Look(d transport.Buffer, _ bool) (int, bool, error) {
+func (s *endlessSource) TryRead(d transport.Buffer, _ bool) (int, bool, error) {
 	n, err := s.Receive(d)
 	return n, true, err
 }

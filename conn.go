@@ -272,7 +272,7 @@ func (c *connection) endReason(call *readCall) (done bool, err error) {
 		}
 		// A process that was stopped may see only now what came meanwhile.
 		if c.heartbeat.lastActivity.Load() == loss.lastActivity {
-			n, ok, err := c.source.Look(c.decoder, false)
+			n, ok, err := c.source.TryRead(c.decoder, false)
 			if !ok {
 				return false, loss.cause
 			}
@@ -289,7 +289,7 @@ func (c *connection) endReason(call *readCall) (done bool, err error) {
 
 // tryRead takes what is there, even though the time of the call has passed.
 func (c *connection) tryRead(patient bool) error {
-	_, ok, err := c.source.Look(c.decoder, patient)
+	_, ok, err := c.source.TryRead(c.decoder, patient)
 	if !ok {
 		return &interruption{ErrTimeout}
 	}
@@ -300,7 +300,7 @@ func (c *connection) tryRead(patient bool) error {
 // is true if bytes have come.
 func (c *connection) pollSource(call *readCall) (done bool, err error) {
 	for end := time.Now().Add(c.busyPoll); time.Now().Before(end) && !call.deadlinePassed(); {
-		if _, ok, err := c.source.Look(c.decoder, false); ok {
+		if _, ok, err := c.source.TryRead(c.decoder, false); ok {
 			return true, c.noteRead(err)
 		}
 		if done, err := c.endReason(call); done || err != nil {

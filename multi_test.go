@@ -1064,7 +1064,7 @@ func TestBroadcastStopsInMidFrame(t *testing.T) {
 		}
 	}
 	skipStatus(t, stuck, 1)
-	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*transport.WidenSize))
+	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*transport.SendBufferSize))
 	var failed *ClientError
 	if !errors.As(err, &failed) || failed.Server != stuck || !errors.Is(err, ErrUnconfirmed) {
 		t.Errorf("%v, want a ClientError of the stuck client", err)

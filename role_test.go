@@ -36,8 +36,8 @@ func (h *hooked) Receive(b transport.Buffer) (int, error) {
 	return transport.SocketSource{Conn: h.Conn}.Receive(b)
 }
 
-func (h *hooked) Look(b transport.Buffer, patient bool) (int, bool, error) {
-	return transport.SocketSource{Conn: h.Conn}.Look(b, patient)
+func (h *hooked) TryRead(b transport.Buffer, patient bool) (int, bool, error) {
+	return transport.SocketSource{Conn: h.Conn}.TryRead(b, patient)
 }
 
 func (h *hooked) End() {}

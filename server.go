@@ -266,7 +266,7 @@ func (s *Server) trackPending(conn net.Conn) *pendingConn {
 		return nil
 	}
 	for len(h.pendingConns) >= maxPending && s.hooks.baseCtx.Err() == nil && !h.evictSilentLocked() {
-		timer := time.AfterFunc(transport.SilentAfter/10, h.slotChanged.Broadcast)
+		timer := time.AfterFunc(transport.SilentTimeout/10, h.slotChanged.Broadcast)
 		h.slotChanged.Wait()
 		timer.Stop()
 	}
@@ -369,14 +369,14 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 		}
 	}
 	if s.settings.upgradeFunc != nil {
-		conn.SetGreeted(true) // what comes in Upgrade is not seen here
+		conn.SetHelloSent(true) // what comes in Upgrade is not seen here
 		over, err := callUpgrade(s.settings.upgradeFunc, conn.Conn)
-		conn.SetGreeted(false)
+		conn.SetHelloSent(false)
 		if err != nil {
 			return opened, nil, err
 		}
 		opened.stream = over
-		conn = conn.Over(over)
+		conn = conn.Wrap(over)
 		conn.SetLimit(handshakeTimeout)
 		defer conn.Release()
 	}

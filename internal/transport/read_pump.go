@@ -10,23 +10,23 @@ import (
 )
 
 const (
-	pumpIdle = 4 << 10  // bytes that a pump holds while nothing comes
-	pumpBusy = 64 << 10 // bytes that it reads at once after a read has filled that
+	idlePumpSize = 4 << 10  // bytes that a pump holds while nothing comes
+	busyPumpSize = 64 << 10 // bytes that it reads at once after a read has filled that
 )
 
-const lookTime = time.Millisecond // how long a look waits if it cannot do without
+const tryReadWait = time.Millisecond // how long a look waits if it cannot do without
 
 // A readPump reads conn in a goroutine of its own, one read ahead, so that a
 // reader can stop waiting though conn knows no deadlines. The goroutine ends when
 // a read of conn fails, as it does when conn is closed, and at end.
 type readPump struct {
-	conn  net.Conn
-	full  chan struct{} // receives once when a read is done
-	empty chan struct{} // receives once when its bytes are taken
-	bytes []byte        // of the last read; owned by the side that was signalled last
-	err   error         // of the last read
-	ended chan struct{} // closed when nobody will read any more
-	held  bool          // the reader owns bytes and err
+	conn       net.Conn
+	readDone   chan struct{} // receives once when a read is done
+	bytesTaken chan struct{} // receives once when its bytes are taken
+	pending    []byte        // of the last read; owned by the side that was signalled last
+	readErr    error         // of the last read
+	readerDone chan struct{} // closed when nobody will read any more
+	readerOwns bool          // the reader owns bytes and err
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -35,29 +35,29 @@ type readPump struct {
 }
 
 func newReadPump(conn net.Conn) *readPump {
-	return &readPump{conn: conn, full: make(chan struct{}, 1), empty: make(chan struct{}, 1), ended: make(chan struct{}), expired: make(chan struct{})}
+	return &readPump{conn: conn, readDone: make(chan struct{}, 1), bytesTaken: make(chan struct{}, 1), readerDone: make(chan struct{}), expired: make(chan struct{})}
 }
 
 // pump reads until conn fails.
 func (p *readPump) pump() {
-	buffer := make([]byte, pumpIdle)
+	buffer := make([]byte, idlePumpSize)
 	for {
 		n, err := p.conn.Read(buffer)
-		p.bytes, p.err = buffer[:n], err
-		p.full <- struct{}{}
+		p.pending, p.readErr = buffer[:n], err
+		p.readDone <- struct{}{}
 		if err != nil {
 			return
 		}
 		select {
-		case <-p.empty:
-		case <-p.ended:
+		case <-p.bytesTaken:
+		case <-p.readerDone:
 			return
 		}
 		switch size := len(buffer); {
-		case n == size && size < pumpBusy:
-			buffer = make([]byte, pumpBusy)
-		case n < pumpIdle && size > pumpIdle:
-			buffer = make([]byte, pumpIdle)
+		case n == size && size < busyPumpSize:
+			buffer = make([]byte, busyPumpSize)
+		case n < idlePumpSize && size > idlePumpSize:
+			buffer = make([]byte, idlePumpSize)
 		}
 	}
 }
@@ -82,63 +82,63 @@ func (p *readPump) Receive(b Buffer) (n int, err error) {
 
 func (p *readPump) readOnce(b Buffer) (int, error) {
 	expired := p.start()
-	if !p.held {
+	if !p.readerOwns {
 		select { // a deadline that has passed comes first, as with a socket
 		case <-expired:
 			return 0, os.ErrDeadlineExceeded
 		default:
 		}
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		case <-expired:
 			return 0, os.ErrDeadlineExceeded
 		}
 	}
-	return p.take(b)
+	return p.moveBytes(b)
 }
 
-func (p *readPump) Look(b Buffer, patient bool) (int, bool, error) {
+func (p *readPump) TryRead(b Buffer, patient bool) (int, bool, error) {
 	p.start()
-	if !p.held && !patient {
+	if !p.readerOwns && !patient {
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		default:
 			return 0, false, nil
 		}
 	}
-	if !p.held {
-		wait := time.NewTimer(lookTime)
+	if !p.readerOwns {
+		wait := time.NewTimer(tryReadWait)
 		defer wait.Stop()
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		case <-wait.C:
 			return 0, false, nil
 		}
 	}
-	n, err := p.take(b)
+	n, err := p.moveBytes(b)
 	return n, n > 0 || err != nil, err
 }
 
 // end ends the goroutine once its read is done. Nobody reads any more.
-func (p *readPump) End() { close(p.ended) }
+func (p *readPump) End() { close(p.readerDone) }
 
-// take moves bytes of the last read to d. Its error comes behind them.
-func (p *readPump) take(b Buffer) (int, error) {
-	if len(p.bytes) == 0 && p.err != nil {
-		return 0, p.err
+// moveBytes moves bytes of the last read to d. Its error comes behind them.
+func (p *readPump) moveBytes(b Buffer) (int, error) {
+	if len(p.pending) == 0 && p.readErr != nil {
+		return 0, p.readErr
 	}
 	n := 0
-	if len(p.bytes) > 0 {
-		n = copy(b.Space(), p.bytes)
+	if len(p.pending) > 0 {
+		n = copy(b.Space(), p.pending)
 		b.Received(n)
-		p.bytes = p.bytes[n:]
+		p.pending = p.pending[n:]
 	}
-	if len(p.bytes) == 0 && p.err == nil {
-		p.held = false
-		p.empty <- struct{}{}
+	if len(p.pending) == 0 && p.readErr == nil {
+		p.readerOwns = false
+		p.bytesTaken <- struct{}{}
 	}
 	return n, nil
 }

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	stallAfter   = 10 * time.Millisecond // a write that is blocked for so long is reported
-	progressSize = 64 << 10              // bytes of one blocking write, so that progress is seen
-	WidenFrom    = 128 << 10             // a write of so many bytes asks for a larger send buffer
-	WidenSize    = 1 << 20               // the send buffer that it asks for, in bytes
+	stallDelay         = 10 * time.Millisecond // a write that is blocked for so long is reported
+	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is seen
+	GrowSendBufferFrom = 128 << 10             // a write of so many bytes asks for a larger send buffer
+	SendBufferSize     = 1 << 20               // the send buffer that it asks for, in bytes
 )
 
 // Past is a deadline that has passed whatever the clock says.
@@ -49,7 +49,7 @@ type Source interface {
 	// Look takes what is there into b, even Past a deadline. ok is false if that
 	// is nothing. A source that cannot look without waiting waits for a moment if
 	// patient is set.
-	Look(b Buffer, patient bool) (n int, ok bool, err error)
+	TryRead(b Buffer, patient bool) (n int, ok bool, err error)
 	SetReadDeadline(time.Time) error
 	// End is called when nobody will read any more.
 	End()
@@ -89,68 +89,68 @@ func NewSource(conn net.Conn) Source {
 func NewSink(conn net.Conn, stalled, progress func()) Sink {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-		return &socketSink{conn: conn, raw: sys.RawConn(conn), stalled: stalled, progress: progress}
+		return &socketSink{conn: conn, raw: sys.RawConn(conn), onStall: stalled, onProgress: progress}
 	}
-	return &blockingSink{conn: conn, stalled: stalled, progress: progress}
+	return &blockingSink{conn: conn, onStall: stalled, onProgress: progress}
 }
 
 // A descriptorSource reads the descriptor itself, so it holds no memory while it
 // waits.
 type descriptorSource struct {
 	net.Conn
-	raw     syscall.RawConn
-	buffer  Buffer // of the read in progress
-	tryRead func(fd uintptr) bool
-	tryLook func(fd uintptr)
-	n       int
-	err     error
-	got     bool // n and err are those of this read
+	raw        syscall.RawConn
+	buffer     Buffer // of the read in progress
+	rawRead    func(fd uintptr) bool
+	rawTryRead func(fd uintptr)
+	readLen    int
+	readErr    error
+	readDone   bool // n and err are those of this read
 }
 
 func newDescriptorSource(conn net.Conn, raw syscall.RawConn) *descriptorSource {
 	s := &descriptorSource{Conn: conn, raw: raw}
-	s.tryRead = func(fd uintptr) bool {
+	s.rawRead = func(fd uintptr) bool {
 		n, wait, err := sys.Read(fd, s.buffer.Space())
 		if wait {
 			s.buffer.Release()
 			return false
 		}
-		s.n, s.err, s.got = n, err, true
+		s.readLen, s.readErr, s.readDone = n, err, true
 		return true
 	}
-	s.tryLook = func(fd uintptr) { s.tryRead(fd) }
+	s.rawTryRead = func(fd uintptr) { s.rawRead(fd) }
 	return s
 }
 
 func (s *descriptorSource) End() {}
 
 func (s *descriptorSource) Receive(b Buffer) (int, error) {
-	s.buffer, s.got = b, false
+	s.buffer, s.readDone = b, false
 	b.Space() // not as deep as in tryRead: the stack of an idle reader stays at 2 KiB
-	if err := s.raw.Read(s.tryRead); err != nil {
+	if err := s.raw.Read(s.rawRead); err != nil {
 		b.Release()
 		return 0, err
 	}
-	return s.taken()
+	return s.moveBytes()
 }
 
-func (s *descriptorSource) Look(b Buffer, _ bool) (int, bool, error) {
-	s.buffer, s.got = b, false
-	s.raw.Control(s.tryLook)
-	if !s.got {
+func (s *descriptorSource) TryRead(b Buffer, _ bool) (int, bool, error) {
+	s.buffer, s.readDone = b, false
+	s.raw.Control(s.rawTryRead)
+	if !s.readDone {
 		return 0, false, nil
 	}
-	n, err := s.taken()
+	n, err := s.moveBytes()
 	return n, true, err
 }
 
-// taken hands the bytes of a read to the buffer.
-func (s *descriptorSource) taken() (int, error) {
-	if s.err == nil && s.n == 0 {
+// moveBytes hands the bytes of a read to the buffer.
+func (s *descriptorSource) moveBytes() (int, error) {
+	if s.readErr == nil && s.readLen == 0 {
 		return 0, io.EOF
 	}
-	s.buffer.Received(s.n)
-	return s.n, s.err
+	s.buffer.Received(s.readLen)
+	return s.readLen, s.readErr
 }
 
 // A SocketSource reads a connection with deadlines whose descriptor cannot be tried without waiting.
@@ -160,8 +160,8 @@ func (s SocketSource) End() {}
 
 func (s SocketSource) Receive(b Buffer) (int, error) { return readInto(s.Conn, b) }
 
-func (s SocketSource) Look(b Buffer, _ bool) (int, bool, error) {
-	s.SetReadDeadline(time.Now().Add(lookTime))
+func (s SocketSource) TryRead(b Buffer, _ bool) (int, bool, error) {
+	s.SetReadDeadline(time.Now().Add(tryReadWait))
 	n, err := readInto(s.Conn, b)
 	return n, !errors.Is(err, os.ErrDeadlineExceeded), err
 }
@@ -183,20 +183,20 @@ func readInto(r io.Reader, b Buffer) (n int, err error) {
 // A socketSink writes a socket of the net package, in the goroutine that calls
 // it. An interrupt is a write deadline that has passed.
 type socketSink struct {
-	conn     net.Conn
-	raw      syscall.RawConn // nil if the descriptor cannot be tried without waiting
-	stalled  func()
-	progress func() // nil if nobody needs to know
+	conn       net.Conn
+	raw        syscall.RawConn // nil if the descriptor cannot be tried without waiting
+	onStall    func()
+	onProgress func() // nil if nobody needs to know
 
-	late    *time.Timer           // runs while a write is blocked; nil before the first that is
-	try     func(fd uintptr) bool // writes rest, and waits
-	tryOnce func(fd uintptr) bool // writes rest without waiting
-	rest    []byte
-	taken   int
-	err     error
-	vector  *[2][]byte  // nil before the first write of two slices
-	left    net.Buffers // of vector
-	widened bool        // the send buffer is what large messages need
+	stallTimer      *time.Timer           // runs while a write is blocked; nil before the first that is
+	rawWrite        func(fd uintptr) bool // writes rest, and waits
+	rawWriteOnce    func(fd uintptr) bool // writes rest without waiting
+	rawInput        []byte
+	rawWritten      int
+	rawErr          error
+	vector          *[2][]byte  // nil before the first write of two slices
+	vectorRest      net.Buffers // of vector
+	sendBufferGrown bool        // the send buffer is what large messages need
 }
 
 func (s *socketSink) Interruptible() bool { return true }
@@ -204,8 +204,8 @@ func (s *socketSink) Interruptible() bool { return true }
 func (s *socketSink) Interrupt() { s.conn.SetWriteDeadline(Past) }
 
 func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (n int, err error) {
-	if size := len(b) + len(tail); size >= WidenFrom && !s.widened {
-		s.widen()
+	if size := len(b) + len(tail); size >= GrowSendBufferFrom && !s.sendBufferGrown {
+		s.growSendBuffer()
 	}
 	if s.raw != nil && tail == nil {
 		if n, err = s.writeOnce(b); n == len(b) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -213,7 +213,7 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		}
 	}
 	s.startTimer()
-	defer s.late.Stop()
+	defer s.stallTimer.Stop()
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, s.Interrupt)()
 	}
@@ -235,8 +235,8 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		if n += more; n == len(b)+len(tail) {
 			return n, nil
 		}
-		if more > 0 && s.progress != nil {
-			s.progress()
+		if more > 0 && s.onProgress != nil {
+			s.onProgress()
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, UnwrapOpError(err)
@@ -246,16 +246,16 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 
 // writeOnce writes what the kernel takes of b without waiting.
 func (s *socketSink) writeOnce(b []byte) (int, error) {
-	if s.tryOnce == nil {
-		s.tryOnce = func(fd uintptr) bool {
-			s.taken, _, s.err = sys.Write(fd, s.rest)
+	if s.rawWriteOnce == nil {
+		s.rawWriteOnce = func(fd uintptr) bool {
+			s.rawWritten, _, s.rawErr = sys.Write(fd, s.rawInput)
 			return true
 		}
 	}
-	s.rest, s.taken, s.err = b, 0, nil
-	err := s.raw.Write(s.tryOnce)
-	s.rest = nil
-	return s.taken, errors.Join(err, s.err)
+	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
+	err := s.raw.Write(s.rawWriteOnce)
+	s.rawInput = nil
+	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
 // writeRest writes b, and waits for the kernel.
@@ -263,20 +263,20 @@ func (s *socketSink) writeRest(b []byte) (int, error) {
 	if s.raw == nil {
 		return s.conn.Write(b[:min(len(b), progressSize)])
 	}
-	if s.try == nil {
-		s.try = func(fd uintptr) bool {
-			n, wait, err := sys.Write(fd, s.rest[s.taken:])
-			s.taken, s.err = s.taken+n, err
-			if n > 0 && s.taken < len(s.rest) && s.progress != nil {
-				s.progress()
+	if s.rawWrite == nil {
+		s.rawWrite = func(fd uintptr) bool {
+			n, wait, err := sys.Write(fd, s.rawInput[s.rawWritten:])
+			s.rawWritten, s.rawErr = s.rawWritten+n, err
+			if n > 0 && s.rawWritten < len(s.rawInput) && s.onProgress != nil {
+				s.onProgress()
 			}
-			return err != nil || !wait && s.taken == len(s.rest)
+			return err != nil || !wait && s.rawWritten == len(s.rawInput)
 		}
 	}
-	s.rest, s.taken, s.err = b, 0, nil
-	err := s.raw.Write(s.try)
-	s.rest = nil
-	return s.taken, errors.Join(err, s.err)
+	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
+	err := s.raw.Write(s.rawWrite)
+	s.rawInput = nil
+	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
 // writeBoth writes two slices at once, of the second one a part.
@@ -284,36 +284,36 @@ func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 	if s.vector == nil {
 		s.vector = new([2][]byte)
 	}
-	*s.vector = [2][]byte{b, tail[:min(len(tail), WidenSize)]}
-	s.left = s.vector[:]
-	n, err := s.left.WriteTo(s.conn)
-	*s.vector, s.left = [2][]byte{}, nil
+	*s.vector = [2][]byte{b, tail[:min(len(tail), SendBufferSize)]}
+	s.vectorRest = s.vector[:]
+	n, err := s.vectorRest.WriteTo(s.conn)
+	*s.vector, s.vectorRest = [2][]byte{}, nil
 	return int(n), err
 }
 
 func (s *socketSink) startTimer() {
-	if s.late == nil {
-		s.late = time.AfterFunc(stallAfter, s.stalled)
+	if s.stallTimer == nil {
+		s.stallTimer = time.AfterFunc(stallDelay, s.onStall)
 	} else {
-		s.late.Reset(stallAfter)
+		s.stallTimer.Reset(stallDelay)
 	}
 }
 
-// widen enlarges the send buffer, or two sides that exchange large messages wait
+// growSendBuffer enlarges the send buffer, or two sides that exchange large messages wait
 // for each other. Over TCP the kernel finds the size itself.
-func (s *socketSink) widen() {
-	s.widened = true
+func (s *socketSink) growSendBuffer() {
+	s.sendBufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
-		s.raw.Control(func(fd uintptr) { sys.WidenSendBuffer(fd, WidenSize) })
+		s.raw.Control(func(fd uintptr) { sys.GrowSendBuffer(fd, SendBufferSize) })
 	}
 }
 
 // A blockingSink writes a connection of any type. It sets no deadline, since a
 // write that a deadline has ended ruins some of them (crypto/tls) for good.
 type blockingSink struct {
-	conn     net.Conn
-	stalled  func()
-	progress func()
+	conn       net.Conn
+	onStall    func()
+	onProgress func()
 }
 
 func (s *blockingSink) Interruptible() bool { return false }
@@ -321,7 +321,7 @@ func (s *blockingSink) Interruptible() bool { return false }
 func (s *blockingSink) Interrupt() {}
 
 func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (n int, err error) {
-	defer time.AfterFunc(stallAfter, s.stalled).Stop()
+	defer time.AfterFunc(stallDelay, s.onStall).Stop()
 	for _, part := range [2][]byte{b, tail} {
 		for len(part) > 0 && err == nil {
 			var more int
@@ -330,8 +330,8 @@ func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (
 				err = io.ErrShortWrite
 			}
 			n, part = n+more, part[more:]
-			if more > 0 && len(part) > 0 && s.progress != nil {
-				s.progress()
+			if more > 0 && len(part) > 0 && s.onProgress != nil {
+				s.onProgress()
 			}
 		}
 	}
