@@ -1,24 +1,24 @@
-// What happens while nobody reads: losses are detected and pings answered all the
-// same.
+// The background reader, which reads while no caller does: it detects losses and
+// answers pings.
 
 package gipc
 
 import "time"
 
-const fullQueuePing = time.Second // between the pings of a side whose queue is full
+const fullQueuePing = time.Second // interval of pings while the queue is full
 
-// startBackgroundReader starts the background reader. The read role calls it with the lock
+// startBackgroundReader starts the background reader. readRole calls it with mu
 // held.
 func (e *endpoint) startBackgroundReader() {
 	c := e.currentConn.Load()
 	if c.pendingLoss.Load() == nil {
-		c.heartbeat.noteActivity() // until now nobody listened
+		c.heartbeat.noteActivity() // nothing was read until now, so its age proves nothing
 	}
 	e.goroutines.Add(1)
 	go e.readInBackground(c, e.queueRoomLocked())
 }
 
-// readInBackground reads into the queue until a caller takes the role.
+// readInBackground reads into the queue until it has to release the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
 	defer e.goroutines.Done()
 	call := readCall{anyReply: true, destination: destination{maxSize: room}}
@@ -39,8 +39,9 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 	}
 }
 
-// pausedByPool reports whether the background reader has given up the role, since the
-// pool keeps too much. A blocked write goes on: it might never end otherwise.
+// pausedByPool releases the background reader's role if the pool keeps too many
+// unread messages, and reports whether it did. While a write is blocked it does
+// not, because the write might never end otherwise.
 func (e *endpoint) pausedByPool(c *connection) bool {
 	if e.hooks.readsPaused == nil || !e.hooks.readsPaused() {
 		return false
@@ -54,7 +55,7 @@ func (e *endpoint) pausedByPool(c *connection) bool {
 	return true
 }
 
-// resumeReading has the background reader read again after it was held back.
+// resumeReading starts the background reader again after pausedByPool.
 func (e *endpoint) resumeReading() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -63,8 +64,8 @@ func (e *endpoint) resumeReading() {
 	}
 }
 
-// queueReceivedLocked queues what the background reader has received, and reports whether
-// it goes on. Otherwise it has given up the role.
+// queueReceivedLocked queues what the background reader has received, and reports
+// whether it continues. If not, its role was released.
 func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) bool {
 	switch {
 	case err == nil:
@@ -80,7 +81,7 @@ func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) boo
 		e.stopReadingLocked(c)
 	case err == errReplied && e.readRole.fanIn:
 		return true
-	case err == error(preempted), err == errReplied: // who calls again reads for himself
+	case err == error(preempted), err == errReplied: // the next call is to read by itself
 		e.releasePreemptedLocked(c)
 	default:
 		e.disconnectLocked(c, err)
@@ -88,7 +89,7 @@ func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) boo
 	return false
 }
 
-// releasePreemptedLocked gives up the role of the background reader.
+// releasePreemptedLocked releases the role of the background reader for a caller.
 func (e *endpoint) releasePreemptedLocked(c *connection) {
 	if !e.closing.Load() {
 		c.preemptRequested.Store(false)
@@ -96,9 +97,9 @@ func (e *endpoint) releasePreemptedLocked(c *connection) {
 	e.releaseRoleLocked()
 }
 
-// stopReadingLocked has nobody read, since the next message does not fit into the queue or
-// the pool keeps too much.
-// A connection that is being lost is over at its time all the same.
+// stopReadingLocked stops all reading, because the next message does not fit into
+// the queue or because the pool keeps too many unread messages. A pending loss is
+// reported at its time nevertheless.
 func (e *endpoint) stopReadingLocked(c *connection) {
 	switch loss := c.pendingLoss.Load(); {
 	case e.closing.Load() || len(e.readRole.waiters) > 0:
@@ -112,12 +113,12 @@ func (e *endpoint) stopReadingLocked(c *connection) {
 	default:
 		c.heartbeat.scheduleCheck(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
-	c.preemptRequested.Store(false) // who asked for the role has had a message: callers would hand it around for ever
+	c.preemptRequested.Store(false) // the caller that requested it has its message; otherwise callers would pass the role around forever
 	e.readRole.stopReading()
 }
 
-// wakeReader has the background reader read if nobody does, and whoever reads look at
-// the reasons to end.
+// wakeReader starts the background reader if nobody reads. Otherwise it makes the
+// reader check whether its call has to end.
 func (e *endpoint) wakeReader(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -131,8 +132,7 @@ func (e *endpoint) wakeReader(c *connection) {
 	}
 }
 
-// enableFanIn has the background reader read from here on whenever nobody else
-// does.
+// enableFanIn makes the background reader read whenever no caller does.
 func (e *endpoint) enableFanIn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -142,8 +142,8 @@ func (e *endpoint) enableFanIn() {
 	}
 }
 
-// onWriteStalled has the background reader read while a write waits for the peer;
-// otherwise two sides that both write before they read would wait for each other.
+// onWriteStalled starts the background reader while a write waits for the peer;
+// otherwise two sides that both write before they read would deadlock.
 func (e *endpoint) onWriteStalled(c *connection) {
 	c.sender.noteBlocked()
 	e.mu.Lock()
@@ -153,17 +153,17 @@ func (e *endpoint) onWriteStalled(c *connection) {
 	}
 }
 
-// onSendFailure declares a connection lost to which nothing can be written any more,
-// after what has arrived is read.
+// onSendFailure makes the reader report a connection as lost that can no longer be
+// written to. What has arrived is read first, for 1 s at most.
 func (e *endpoint) onSendFailure(c *connection, cause error) {
 	c.failAt(cause, time.Now().Add(drainTimeout))
 	e.wakeReader(c)
 }
 
-// checkHeartbeat sends a ping to a peer that is idle, and declares one lost from
-// which nothing has come for two intervals. A side whose queue is full cannot
-// judge: it sends pings, so that the peer sees activity, and so that a peer that
-// is gone shows in the write that fails.
+// checkHeartbeat sends a ping to an idle peer, and reports a heartbeat timeout when
+// nothing was received for two intervals. While the queue is full nothing is read,
+// so silence proves nothing. It then only sends pings: they keep the peer from
+// timing this side out, and a failed write reveals that the peer is gone.
 func (e *endpoint) checkHeartbeat(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,7 +176,7 @@ func (e *endpoint) checkHeartbeat(c *connection) {
 		c.sender.queuePing()
 		c.heartbeat.scheduleCheck(fullQueuePing, again)
 	case c.heartbeat.interval == 0:
-	case e.readRole.state == roleFree: // nobody has looked
+	case e.readRole.state == roleFree: // nothing was read, so silence proves nothing yet
 		e.readRole.startBackground()
 		c.heartbeat.scheduleCheck(c.heartbeat.interval, again)
 	default:

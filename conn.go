@@ -1,5 +1,5 @@
-// One live connection: its transport, its two directions, and how it ends. Only
-// the holder of the endpoint's read role calls what receives.
+// One established connection: the receiving half, pending losses, and the end by
+// close handshake. Only the holder of the endpoint's read role receives.
 
 package gipc
 
@@ -15,7 +15,7 @@ import (
 	"example.com/gipc/internal/transport"
 )
 
-// Results of receiving that are no loss of the connection.
+// Results of receiving that do not mean that the connection is lost.
 var (
 	errNeedBytes  = errors.New("more bytes are needed")
 	errNeedRoom   = errors.New("the next message does not fit into the queue")
@@ -24,10 +24,10 @@ var (
 	errReplied    = errors.New("a reply has come")
 )
 
-// errNoReply is what Close leaves to open calls.
+// errNoReply is the result of calls that are open when Close is called.
 var errNoReply = fail(ErrUnconfirmed, ErrClosed, "the reply has not come")
 
-const requestBlockSize = 16 // requests whose memory is made at once
+const requestBlockSize = 16 // requests per allocation
 
 // A connection is one transport after its handshake.
 type connection struct {
@@ -38,52 +38,52 @@ type connection struct {
 	heartbeat *heartbeat
 	peer      Peer
 	id        uint64
-	busyPoll  time.Duration // how long to poll before a wait
+	busyPoll  time.Duration // how long to poll before waiting; 0 is off
 	security  Security
 
-	preemptRequested atomic.Bool                 // the holder of the role is to give it up
-	pendingLoss      atomic.Pointer[pendingLoss] // declared by the holder of the role
-	receiveRekeys    atomic.Uint64               // of the decoder's cipher
+	preemptRequested atomic.Bool                 // the role's holder has to release it
+	pendingLoss      atomic.Pointer[pendingLoss] // nil unless a loss is pending; reported by the role's holder
+	receiveRekeys    atomic.Uint64               // key changes of the decoder's cipher
 
-	freeRequests   []request // the role's: memory for those that come next
+	freeRequests   []request // allocated and not used yet. This and the next fields belong to the role's holder, except sendReply
 	sendReply      func(number uint64, msgType int, data []byte) error
-	closeHandshake *closeHandshake // the role's
-	lastFrame      frame           // the role's: the decoder's last
-	readDeadline   readDeadline    // the role's
-
-	delivery *delivery // guarded by the endpoint's lock
+	closeHandshake *closeHandshake
+	lastFrame      frame // the frame that was decoded last
+	readDeadline   readDeadline
+	delivery       *delivery // guarded by the endpoint's lock
 }
 
-// A readDeadline is that of the source, as far as it is known.
+// A readDeadline records the deadline of the source, to avoid setting it again.
 type readDeadline struct {
 	setTo time.Time
-	stale bool // the source has another one
+	stale bool // an interrupt has replaced the deadline of the source
 }
 
-// A pendingLoss is set before the reader is interrupted: from at on the reader
-// declares the connection lost. The first one counts, except one for silence.
+// A pendingLoss tells the reader to report the connection as lost, no earlier than
+// notBefore. It is set before the reader is interrupted. The first one wins, except
+// that a heartbeat timeout can be replaced or withdrawn.
 type pendingLoss struct {
 	cause            error
 	notBefore        time.Time
-	heartbeatTimeout bool  // nothing came; bytes that were or can be read since disprove it
+	heartbeatTimeout bool  // withdrawn if anything has been received since, or can be read now
 	lastActivity     int64 // the latest activity
 }
 
-// A readCall is what one call wants of the role.
+// A readCall is one request to receive: its limits, its purpose and its memory.
 type readCall struct {
-	ctx          context.Context // nil if it is never done
-	deadline     time.Time       // zero is forever
-	noWait       bool            // look once, do not wait
-	ctxWatched   bool            // somebody else interrupts for ctx
-	skipStatus   bool            // the caller does not see status messages
-	awaitedReply *openCall       // the call ends with this reply
-	anyReply     bool            // the call ends with any reply
-	destination  destination     // where data goes; memory is set for each message
-	stopWatch    func() bool     // ends the watch over ctx
-	holdsRole    bool            // the call holds the role
+	ctx          context.Context // nil if it can never be done
+	deadline     time.Time       // zero: none
+	noWait       bool            // try once, do not wait
+	ctxWatched   bool            // the caller interrupts the reader itself when ctx is done
+	skipStatus   bool            // the caller does not get status messages
+	awaitedReply *openCall       // receiving ends with this reply
+	anyReply     bool            // receiving ends with any reply
+	destination  destination     // its callerMemory is set for each message
+	stopWatch    func() bool     // stops watching ctx; nil if ctx is not watched
+	holdsRole    bool            // the call was granted the role
 }
 
-// endWatching ends the watch over the call's context.
+// endWatching stops watching the call's context.
 func (call *readCall) endWatching() {
 	if call.stopWatch != nil {
 		call.stopWatch()
@@ -91,25 +91,25 @@ func (call *readCall) endWatching() {
 	}
 }
 
-// An interruption is why a call ends while the connection goes on. Without an
-// error the role was preempted.
+// An interruption ends a call while the connection stays usable. err is nil if the
+// role was preempted.
 type interruption struct{ err error }
 
 func (i *interruption) Error() string { return "interrupted" }
 
 var preempted = &interruption{}
 
-// receive fills m with the peer's next message. The error is an *interruption, or
-// errNeedRoom, or why the connection is over.
+// receive sets m to the peer's next message. The error is an *interruption,
+// errNeedRoom, errReplied, or the reason why the connection is over.
 func (c *connection) receive(call *readCall, m *Message) error {
 	for {
-		if !c.decoder.isIdle() { // decoding takes much of a stack
+		if !c.decoder.isIdle() { // decoding needs a large stack, which an idle reader does without
 			if err := c.decodeMessage(call, m); err != errNeedBytes {
 				return err
 			}
 		}
 		ready, err := c.prepareRead(call)
-		if !ready && err == nil { // here, and not deeper: the stack of an idle reader stays at 2 KiB
+		if !ready && err == nil { // not in a helper: each frame counts for the 2 KiB stack of an idle reader
 			if _, err = c.source.Receive(c.decoder); errors.Is(err, os.ErrDeadlineExceeded) {
 				err = c.afterReadTimeout(call)
 			} else {
@@ -123,8 +123,8 @@ func (c *connection) receive(call *readCall, m *Message) error {
 	}
 }
 
-// decodeMessage fills m with the next message that has arrived. The error may also be
-// errNeedBytes or errCloseAcked.
+// decodeMessage sets m to the next message that has arrived in full. Besides the
+// errors of receive it returns errNeedBytes and errCloseAcked.
 func (c *connection) decodeMessage(call *readCall, m *Message) error {
 	to, f := &call.destination, &c.lastFrame
 	to.callerMemory = m.Data
@@ -144,7 +144,7 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 			if err := c.handleControl(f.data); err != nil {
 				return err
 			}
-		case c.closeHandshake.peerClosed: // it is for nobody
+		case c.closeHandshake.peerClosed: // frames behind the close are discarded
 		case f.isReply():
 			answered := c.sender.callTable.deliverReply(f.id&^replyFlag, f.msgType(), f.data, c.id)
 			if f.data = nil; answered != nil && (call.anyReply || answered == call.awaitedReply) {
@@ -160,7 +160,7 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 	}
 }
 
-// newRequest returns what Reply needs. Memory is made for several at once.
+// newRequest returns the request that Reply needs. It allocates several at once.
 func (c *connection) newRequest(number uint64) *request {
 	if len(c.freeRequests) == 0 {
 		c.freeRequests = make([]request, requestBlockSize)
@@ -171,7 +171,7 @@ func (c *connection) newRequest(number uint64) *request {
 	return r
 }
 
-// handleControl obeys a control frame.
+// handleControl processes a control frame. Only close and close-ack return an error.
 func (c *connection) handleControl(data []byte) error {
 	kind, _ := parseControl(data) // checked by the decoder
 	switch kind {
@@ -184,7 +184,7 @@ func (c *connection) handleControl(data []byte) error {
 		}
 	case kindCloseAck:
 		if err := c.closeHandshake.noteAck(data[1]); err != nil {
-			c.decoder.decodeErr = err // no byte behind it is interpreted
+			c.decoder.decodeErr = err // nothing behind the close-ack is decoded
 			return err
 		}
 		c.checkRemainder()
@@ -193,9 +193,9 @@ func (c *connection) handleControl(data []byte) error {
 	return nil
 }
 
-// checkRemainder checks the rest of the record whose close or close-ack was obeyed, and
-// in plaintext what has arrived before this side has sent a close. If something is
-// refused nothing more is written.
+// checkRemainder checks the frames behind a close or close-ack: the rest of its
+// record or, in plaintext, what has arrived, unless this side has sent a close. A
+// violation becomes protocolErr, so that nothing more is written.
 func (c *connection) checkRemainder() {
 	for c.closeHandshake.protocolErr == nil && (c.decoder.hasOpenRecord() || c.decoder.cipher == nil && !c.closeHandshake.sentClose) {
 		var f frame
@@ -212,8 +212,8 @@ func (c *connection) checkRemainder() {
 	}
 }
 
-// prepareRead makes ready for a read of the source that waits. ready is true if
-// bytes have come instead. The error is why the call has to end.
+// prepareRead runs before a blocking read of the source. ready is true if bytes
+// have arrived, so that no read is needed. An error ends the call.
 func (c *connection) prepareRead(call *readCall) (ready bool, err error) {
 	c.updateDeadline(call)
 	if call.ctx != nil && call.stopWatch == nil && !call.ctxWatched {
@@ -231,8 +231,8 @@ func (c *connection) prepareRead(call *readCall) (ready bool, err error) {
 	return false, nil
 }
 
-// afterReadTimeout returns why a call ends whose read the deadline of the source has
-// ended: the deadline is a hint, and the reasons decide.
+// afterReadTimeout runs after the source's deadline has ended a read, and returns
+// why the call has to end, or nil. The deadline itself may be that of an interrupt.
 func (c *connection) afterReadTimeout(call *readCall) error {
 	c.readDeadline.stale = true
 	if _, err := c.endReason(call); err != nil || !call.deadlinePassed() {
@@ -241,9 +241,10 @@ func (c *connection) afterReadTimeout(call *readCall) error {
 	return c.tryRead(false)
 }
 
-// updateDeadline sets the deadline of the source. Who interrupts sets the reason and
-// then the deadline: so the deadline comes first here, then a look at the reasons,
-// then the read. A deadline that is too early stays: it costs one more turn.
+// updateDeadline sets the deadline of the source for the call. Interrupters first
+// record the reason and then set the deadline; here the deadline is set before the
+// reasons are checked, so that no interrupt is lost. A deadline that is too early
+// is not replaced: it only costs one more turn of the loop.
 func (c *connection) updateDeadline(call *readCall) {
 	target := call.deadline
 	if loss := c.pendingLoss.Load(); loss != nil && (target.IsZero() || loss.notBefore.Before(target)) {
@@ -256,12 +257,13 @@ func (c *connection) updateDeadline(call *readCall) {
 	}
 }
 
-// deadlinePassed reports whether the time of the call has passed.
+// deadlinePassed reports whether the call's deadline has passed.
 func (call *readCall) deadlinePassed() bool {
 	return !call.deadline.IsZero() && !time.Now().Before(call.deadline)
 }
 
-// endReason returns why the call has to end. done is true if bytes have come instead.
+// endReason returns why the call has to end, or nil. done is true if it has
+// received bytes while it checked a heartbeat timeout.
 func (c *connection) endReason(call *readCall) (done bool, err error) {
 	if c.preemptRequested.Load() {
 		return false, preempted
@@ -270,7 +272,7 @@ func (c *connection) endReason(call *readCall) (done bool, err error) {
 		if !loss.heartbeatTimeout {
 			return false, loss.cause
 		}
-		// A process that was stopped may see only now what came meanwhile.
+		// A process that was suspended may have unread input from that time.
 		if c.heartbeat.lastActivity.Load() == loss.lastActivity {
 			n, ok, err := c.source.TryRead(c.decoder, false)
 			if !ok {
@@ -287,7 +289,8 @@ func (c *connection) endReason(call *readCall) (done bool, err error) {
 	return false, nil
 }
 
-// tryRead takes what is there, even though the time of the call has passed.
+// tryRead reads what has arrived, without waiting. It returns an *interruption with
+// ErrTimeout if that is nothing. For patient see transport.Source.
 func (c *connection) tryRead(patient bool) error {
 	_, ok, err := c.source.TryRead(c.decoder, patient)
 	if !ok {
@@ -296,8 +299,8 @@ func (c *connection) tryRead(patient bool) error {
 	return c.noteRead(err)
 }
 
-// pollSource looks again and again for as long as busy, unless the call has to end. done
-// is true if bytes have come.
+// pollSource reads without waiting, repeatedly, for the time of BusyPoll. done is
+// true if bytes have arrived. An error ends the call.
 func (c *connection) pollSource(call *readCall) (done bool, err error) {
 	for end := time.Now().Add(c.busyPoll); time.Now().Before(end) && !call.deadlinePassed(); {
 		if _, ok, err := c.source.TryRead(c.decoder, false); ok {
@@ -310,7 +313,8 @@ func (c *connection) pollSource(call *readCall) (done bool, err error) {
 	return false, nil
 }
 
-// noteRead notes that a read has brought bytes, or why the stream is over.
+// noteRead records the activity of a successful read. For a failed one it returns
+// the reason why the stream is over.
 func (c *connection) noteRead(err error) error {
 	if err != nil {
 		return c.streamEndError(err)
@@ -321,10 +325,10 @@ func (c *connection) noteRead(err error) error {
 	return nil
 }
 
-// interrupt has the reader look at its reasons to end.
+// interrupt makes the reader check whether its call has to end.
 func (c *connection) interrupt() { c.source.SetReadDeadline(transport.Past) }
 
-// streamEndError returns how the stream ended.
+// streamEndError returns the error that describes how the stream ended.
 func (c *connection) streamEndError(err error) error {
 	switch {
 	case !isStreamEnd(err):
@@ -337,14 +341,14 @@ func (c *connection) streamEndError(err error) error {
 	return fail(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
 }
 
-// isFailing reports whether a loss is pending, though what has arrived is still
-// being read.
+// isFailing reports whether a loss is pending that cannot be withdrawn. What has
+// arrived is still being read.
 func (c *connection) isFailing() bool {
 	loss := c.pendingLoss.Load()
 	return loss != nil && !loss.heartbeatTimeout
 }
 
-// failAt has the reader declare the connection lost at the given time.
+// failAt makes the reader report the connection as lost at the given time.
 func (c *connection) failAt(cause error, at time.Time) {
 	loss := &pendingLoss{cause: cause, notBefore: at}
 	for {
@@ -355,31 +359,31 @@ func (c *connection) failAt(cause error, at time.Time) {
 	}
 }
 
-// failInactive has the reader declare the connection lost now, unless something has
-// come since the activity that was checked.
+// failInactive makes the reader report a heartbeat timeout, unless something was
+// received after the given activity.
 func (c *connection) failInactive(activity int64) {
 	idle := time.Since(c.heartbeat.startTime) - time.Duration(activity)
 	err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
 	c.pendingLoss.CompareAndSwap(nil, &pendingLoss{cause: err, notBefore: time.Now(), heartbeatTimeout: true, lastActivity: activity})
 }
 
-// stats returns the totals of this connection, except what was received, which
-// the endpoint counts.
+// stats returns the totals of this connection. The endpoint counts what was
+// received.
 func (c *connection) stats() Stats {
 	messages, bytes, rekeys := c.sender.acceptedTotals()
-	calls, unasked := c.sender.callTable.callCounts()
-	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unasked}
+	calls, unclaimed := c.sender.callTable.callCounts()
+	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unclaimed}
 }
 
-// sendClose has a close sent behind what was accepted. Users' messages are
-// refused with reason from here on.
+// sendClose queues a close behind the accepted messages. Users' later messages are
+// refused with reason.
 func (c *connection) sendClose(reason error, code byte) {
 	c.closeHandshake.sentClose = true
 	c.sender.queueClose(reason, [2]byte{kindClose, code})
 }
 
-// sendCloseAck has the close of the peer answered: with a close, if this side has
-// sent none, and a close-ack. Users' messages are refused with reason from here on.
+// sendCloseAck queues the close-ack for the peer's close and, before it, a close if
+// this side has sent none. Users' later messages are refused with reason.
 func (c *connection) sendCloseAck(reason error) {
 	ack := [2]byte{kindCloseAck, c.closeHandshake.ownAckCode()}
 	c.closeHandshake.sentAck = true
@@ -391,8 +395,8 @@ func (c *connection) sendCloseAck(reason error) {
 	c.sender.queueCloseAck(reason, [2]byte{kindClose, closedByUser}, ack)
 }
 
-// awaitCloseAck reads until the peer's close-ack, and returns what the close means for
-// what was sent. Messages that come before the peer's close are discarded. The
+// awaitCloseAck reads until the peer's close-ack, and returns the delivery result
+// of the close handshake. Messages before the peer's close are discarded. The
 // caller holds the role, and has sent a close.
 func (c *connection) awaitCloseAck(ctx context.Context) error {
 	sent := c.sender.acceptedCount()
@@ -410,7 +414,7 @@ func (c *connection) awaitCloseAck(ctx context.Context) error {
 			return h.deliveryResult(sent, h.protocolErr)
 		case h.peerClosed && !h.sentAck:
 			c.sendCloseAck(ErrClosed)
-			c.sender.callTable.endAllCalls(errNoReply) // none comes behind the peer's close
+			c.sender.callTable.endAllCalls(errNoReply) // no reply follows the peer's close
 			continue
 		case h.ackReceived:
 			return h.deliveryResult(sent, nil)
@@ -425,7 +429,7 @@ func (c *connection) awaitCloseAck(ctx context.Context) error {
 	}
 }
 
-// causeOf returns the error of an interruption, and any other error as it is.
+// causeOf returns the error of an interruption, and any other error unchanged.
 func causeOf(err error) error {
 	if stop, ok := err.(*interruption); ok {
 		return stop.err
@@ -433,8 +437,8 @@ func causeOf(err error) error {
 	return err
 }
 
-// closeContext returns the context for a close: a side that has sent nothing waits
-// only for a moment.
+// closeContext returns ctx with the time limit of a close handshake: 5 s, or 1 s if
+// this side has sent nothing, because then nothing needs to be acknowledged.
 func (c *connection) closeContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.sender.acceptedCount() == 0 {
 		return context.WithTimeout(ctx, drainTimeout)
@@ -442,9 +446,9 @@ func (c *connection) closeContext(ctx context.Context) (context.Context, context
 	return context.WithTimeout(ctx, closeTimeout)
 }
 
-// closeGracefully closes the transport so that the peer gets what was written: it waits
-// for the write in progress, ends the sending half, and reads until the peer has
-// ended its own or until ctx is done.
+// closeGracefully closes the transport without losing what was written. It waits
+// for the flush in progress, shuts down the sending half, and discards input until
+// the peer has shut down its own half, until 1 s has passed, or until ctx is done.
 func (c *connection) closeGracefully(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
@@ -457,7 +461,7 @@ func (c *connection) closeGracefully(ctx context.Context) {
 	c.decoder.releaseMemory()
 }
 
-// discardInput reads, without a check, until the stream is over or ctx is done.
+// discardInput reads without decoding, until the stream is over or ctx is done.
 func (c *connection) discardInput(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.interrupt)()
 	c.decoder.releaseMemory()
@@ -474,8 +478,8 @@ func (c *connection) discardInput(ctx context.Context) {
 	}
 }
 
-// closeTransport closes conn. A connection that is no socket may block, so it is
-// closed by a goroutine of its own, which is awaited for a moment.
+// closeTransport closes conn. The Close of a connection that is not a socket may
+// block, so a goroutine calls it and is awaited for 1 s at most.
 func closeTransport(ctx context.Context, conn net.Conn) {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -487,26 +491,26 @@ func closeTransport(ctx context.Context, conn net.Conn) {
 		conn.Close()
 		close(closed)
 	}()
-	late := time.NewTimer(drainTimeout)
-	defer late.Stop()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
 	select {
 	case <-closed:
-	case <-late.C:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 }
 
-// lingerAndClose ends a connection that has no connection type yet: it ends the
-// sending half and reads until the peer has ended its own, since closing with
-// unread input would reset the connection and destroy what was sent.
+// lingerAndClose closes a transport before its handshake is complete. It shuts down
+// the sending half and reads until the peer has shut down its own, for 1 s at most:
+// closing with unread input would reset the connection and destroy what was sent.
 func lingerAndClose(conn net.Conn) {
 	defer closeTransport(context.Background(), conn)
 	if !transport.EndSending(conn) {
 		return
 	}
 	end := time.Now().Add(drainTimeout)
-	late := time.AfterFunc(drainTimeout, func() { conn.Close() }) // deadlines may be missing
-	defer late.Stop()
+	timer := time.AfterFunc(drainTimeout, func() { conn.Close() }) // conn may not support deadlines
+	defer timer.Stop()
 	var b [512]byte
 	for {
 		conn.SetReadDeadline(end)

@@ -1,4 +1,4 @@
-// What outlives a connection: an endpoint with its status, its queue and its read
+// The endpoint, which outlives its connections: status, unread messages, the read
 // role, and the methods that Server and Client share.
 
 package gipc
@@ -15,37 +15,37 @@ type endpoint struct {
 	settings    *settings
 	buffers     *bufferPool
 	hooks       *endpointHooks
-	closing     atomic.Bool                // Close has begun
-	currentConn atomic.Pointer[connection] // what Write uses
-	goroutines  sync.WaitGroup             // its goroutines
+	closing     atomic.Bool                // Close has been called
+	currentConn atomic.Pointer[connection] // used by Write; nil while disconnected
+	goroutines  sync.WaitGroup             // those of this endpoint
 
-	mu            sync.Mutex // guards what follows; nobody waits while holding it
+	mu            sync.Mutex // guards the fields below; never held while waiting
 	lifecycle     *lifecycle
 	readRole      *readRole
 	unreadQueue   *messageQueue
 	deliveries    *deliveryLedger
-	latestConn    *connection   // the current one, or the one before
-	earlierTotals Stats         // except what the current connection counts
-	drainingConns []*connection // closed by their peers, and not over yet
+	latestConn    *connection   // the current connection or, while disconnected, the last one
+	earlierTotals Stats         // without the counters of latestConn
+	drainingConns []*connection // closed by their peers; teardown is still running
 }
 
-// endpointHooks is what differs between a client, a server and a client of a
-// multi-client server. It does not change after the start, except single.
+// endpointHooks holds what differs between a client, a server and a client of a
+// multi-client server. Only noReconnect changes after the start.
 type endpointHooks struct {
-	noReconnect     bool              // it lives for one connection
-	multiClient     bool              // a multi-client server, which is no end of any connection
-	reconnect       func(*connection) // looks for the next connection; nil if it comes by itself
-	baseCtx         context.Context   // is done when Close begins; nil for a client of a multi-client server
-	cancelBase      func()            // ends ended
-	onReadable      func()            // there is something to read; nil without a pool. Called with the lock held
-	onFinished      func()            // there will be no connection any more; likewise
-	onConsumed      func()            // finished, and what is unread has changed; likewise
-	onConnectionEnd func()            // the connection of a client is over; likewise
-	readsPaused     func() bool       // background readers are to stop; nil without a pool
+	noReconnect     bool              // the endpoint has one connection only
+	multiClient     bool              // a multi-client server, which has no connection of its own
+	reconnect       func(*connection) // makes the next connection, in its own goroutine; nil if the peer dials
+	baseCtx         context.Context   // canceled when Close begins; nil for a client of a multi-client server
+	cancelBase      func()            // cancels baseCtx
+	onReadable      func()            // a message was queued. This hook and the next three are nil without a pool, and called with mu held
+	onFinished      func()            // the final error was set: there will be no further connection
+	onConsumed      func()            // the unread messages have changed after onFinished
+	onConnectionEnd func()            // the teardown of a client's connection is complete
+	readsPaused     func() bool       // reports whether background readers have to stop; nil without a pool
 }
 
-// Status returns the current status as a string; see [Status]. The status
-// messages that Read returns say when it changed.
+// Status returns the current status as a string; see [Status]. Status messages,
+// which Read returns, report each change at its place in the stream.
 func (e *endpoint) Status() string { return e.StatusCode().String() }
 
 // StatusCode returns the current status.
@@ -55,10 +55,10 @@ func (e *endpoint) StatusCode() Status {
 	return e.lifecycle.status
 }
 
-// Done is closed when this endpoint will never be connected again: after Close,
-// after a Client's Timeout, when a Server cannot accept any more, and, for a
-// client of a multi-client server, when that client is gone. Err then returns
-// why.
+// Done returns a channel that is closed when this endpoint will never be
+// connected again: after Close, after a Client's Timeout, when a Server can no
+// longer accept, and, for a client of a multi-client server, when that client has
+// disconnected. Err then returns the reason.
 func (e *endpoint) Done() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -96,7 +96,7 @@ func (e *endpoint) Peer() Peer {
 	return e.latestConn.peer
 }
 
-// Stats returns the totals of this endpoint.
+// Stats returns the totals of this endpoint since its start.
 func (e *endpoint) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -111,8 +111,9 @@ func (e *endpoint) statsLocked() Stats {
 	return s
 }
 
-// WaitConnected returns nil as soon as this endpoint is connected. Its error is
-// that of ctx, or the endpoint's final one.
+// WaitConnected returns nil as soon as this endpoint is connected. It returns
+// early, with an error wrapping ctx.Err(), if ctx is done, with the error of Err
+// once Done is closed, and with ErrMultiClient on a multi-client server.
 func (e *endpoint) WaitConnected(ctx context.Context) error {
 	if e.hooks.multiClient {
 		return ErrMultiClient
@@ -138,15 +139,15 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 	}
 }
 
-// lastDialError returns why the last attempt to connect has failed, or nil.
+// lastDialError returns the error of the last connection attempt, or nil.
 func (e *endpoint) lastDialError() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.lifecycle.dialErr
 }
 
-// Security returns what protects the connection, or has protected the last one. Before
-// the first one it is zero, and so it is for a multi-client server itself.
+// Security returns the protection of the current or most recent connection. It is
+// zero before the first connection, and on a multi-client server itself.
 func (e *endpoint) Security() Security {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -164,7 +165,7 @@ func checkContext(ctx context.Context) error {
 	return nil
 }
 
-// cancelable returns ctx, or nil if it is never done.
+// cancelable returns ctx, or nil if ctx can never be done.
 func cancelable(ctx context.Context) context.Context {
 	if ctx.Done() == nil {
 		return nil
@@ -180,7 +181,8 @@ func (e *endpoint) countReceivedLocked(m *Message) {
 	e.earlierTotals.ReceivedBytes += uint64(len(m.Data))
 }
 
-// popQueuedLocked takes the oldest message of the queue.
+// popQueuedLocked moves the oldest queued message to m, and reports whether there
+// was one. Reading resumes if the full queue had stopped it.
 func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	queued := e.unreadQueue.pop()
 	if queued == nil {
@@ -189,21 +191,21 @@ func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
 	e.notifyConsumedLocked()
 	e.copyToReaderLocked(call, m, queued)
 	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.queuedBytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
-		e.currentConn.Load().heartbeat.noteActivity() // until now nobody listened
+		e.currentConn.Load().heartbeat.noteActivity() // nothing was read until now, so its age proves nothing
 		e.releaseRoleLocked()
 	}
 	return true
 }
 
-// queueRoomLocked returns how large the next message may be that is queued for nobody.
-// A blocked write, an open call and the ways to read from all clients may hold a
-// larger one.
+// queueRoomLocked returns the maximum size of the next message that may be queued
+// without a waiting reader, in bytes. While a write is blocked, a call is open, or
+// the pool reads from all clients, the queue takes one larger message.
 func (e *endpoint) queueRoomLocked() int {
 	c := e.currentConn.Load()
 	return e.unreadQueue.freeBytes(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.hasOpenCalls()))
 }
 
-// copyToReaderLocked gives a queued message to a reader.
+// copyToReaderLocked copies a queued message to a reader's m.
 func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
 	if queued.isStatus() && !call.skipStatus {
 		e.deliveries.noteNoticeRead(queued)
@@ -216,14 +218,15 @@ func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
 	m.Data = data
 }
 
-// notifyConsumedLocked has the pool know what is left to be read at the end.
+// notifyConsumedLocked reports to the pool, after the final error, that the unread
+// messages have changed.
 func (e *endpoint) notifyConsumedLocked() {
 	if e.hooks.onConsumed != nil && e.lifecycle.finalErr != nil {
 		e.hooks.onConsumed()
 	}
 }
 
-// deliverOrQueueLocked hands a message to the first waiting reader, or queues it.
+// deliverOrQueueLocked gives m to the first waiting reader, or queues it.
 func (e *endpoint) deliverOrQueueLocked(m *Message) {
 	if e.readRole.deliverMessage(m) {
 		return
@@ -234,14 +237,14 @@ func (e *endpoint) deliverOrQueueLocked(m *Message) {
 	}
 }
 
-// releaseRoleLocked gives the role up.
+// releaseRoleLocked passes the read role on; see readRole.release.
 func (e *endpoint) releaseRoleLocked() {
 	c := e.currentConn.Load()
 	e.readRole.release(e.closing.Load(), c != nil && c.pendingLoss.Load() != nil)
 }
 
-// announceStatusLocked changes the status, and has readers see that in the stream, as
-// message m. It returns false if the status cannot change so.
+// announceStatusLocked makes the transition to s and puts status message m into
+// the stream. It returns false if the transition is not allowed.
 func (e *endpoint) announceStatusLocked(m *Message, s Status) bool {
 	if !e.lifecycle.setStatus(s) {
 		return false
@@ -251,8 +254,7 @@ func (e *endpoint) announceStatusLocked(m *Message, s Status) bool {
 	return true
 }
 
-// setFinalErrLocked makes err the result of every read from here on, behind what the
-// queue holds.
+// setFinalErrLocked makes err the result of every read once the queue is empty.
 func (e *endpoint) setFinalErrLocked(err error) {
 	if !e.lifecycle.setFinalErr(err) {
 		return

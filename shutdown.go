@@ -1,4 +1,4 @@
-// How an endpoint loses its connection, and how it closes.
+// Loss of a connection, and Close of an endpoint.
 
 package gipc
 
@@ -10,12 +10,12 @@ import (
 	"example.com/gipc/internal/transport"
 )
 
-const abortTimeout = 100 * time.Millisecond // for what Close has cut to end
+const abortTimeout = 100 * time.Millisecond // for goroutines to exit after Close has run out of time
 
-// disconnectLocked ends the connection whose role the caller holds. The cause is
-// errPeerClosed if the peer has closed it.
+// disconnectLocked detaches the connection, whose read role the caller holds, and
+// starts its teardown. The cause is errPeerClosed if the peer has closed it.
 func (e *endpoint) disconnectLocked(c *connection, cause error) {
-	if e.closing.Load() { // Close goes on from here
+	if e.closing.Load() { // endReading takes the role over
 		e.releaseRoleLocked()
 		return
 	}
@@ -30,7 +30,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	} else {
 		e.deliveries.addQueuedLosses(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
-	// Nothing is accepted any more: not before, as a first message might come between.
+	// Counted after the sender refuses messages, so that no message is missed.
 	if c.sender.acceptedCount() > 0 {
 		c.delivery.unconfirmedErr = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
@@ -46,21 +46,21 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	e.announceStatusLocked(c.delivery.lossNotice, gone)
 	e.drainingConns = append(e.drainingConns, c)
 	e.goroutines.Add(1)
-	go e.teardown(c, e.lifecycle.abortContext()) // which owns the connection from here on
+	go e.teardown(c, e.lifecycle.abortContext()) // owns the connection from here on
 	if e.hooks.noReconnect {
 		e.setFinalErrLocked(fail(ErrClosed, cause, "the client is gone"))
 	}
 }
 
-// teardown ends a connection that is over. After the peer's close it sends everything
-// that was accepted, and waits for the close-ack, from which this side learns
-// what the peer has received.
-func (e *endpoint) teardown(c *connection, cut context.Context) {
+// teardown closes a detached connection. After the peer's close it first sends
+// everything that was accepted, and waits for the close-ack, which confirms what
+// the peer has received.
+func (e *endpoint) teardown(c *connection, abort context.Context) {
 	defer e.goroutines.Done()
-	defer context.AfterFunc(cut, func() { c.netConn.Close() })()
+	defer context.AfterFunc(abort, func() { c.netConn.Close() })()
 	confirmed := false
 	if c.closeHandshake.sentAck {
-		ctx, cancel := c.closeContext(cut)
+		ctx, cancel := c.closeContext(abort)
 		defer cancel()
 		err := c.sender.drainAccepted(ctx)
 		if err == nil {
@@ -69,7 +69,7 @@ func (e *endpoint) teardown(c *connection, cut context.Context) {
 		}
 		confirmed = err == nil
 	}
-	c.closeGracefully(cut)
+	c.closeGracefully(abort)
 	lost := c.sender.abandonSending(fail(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -81,15 +81,15 @@ func (e *endpoint) teardown(c *connection, cut context.Context) {
 	e.notifyConnectionEndLocked()
 }
 
-// notifyConnectionEndLocked has the pool know that the connection is over.
+// notifyConnectionEndLocked reports to the pool that the teardown is complete.
 func (e *endpoint) notifyConnectionEndLocked() {
 	if e.hooks.onConnectionEnd != nil {
 		e.hooks.onConnectionEnd()
 	}
 }
 
-// shutdown ends this endpoint for good: readers at once, the connection with a
-// close whose close-ack it waits for until ctx is done.
+// shutdown closes this endpoint. It ends reads at once, sends a close, and waits
+// for the close-ack until ctx is done.
 func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -103,13 +103,13 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 		return e.awaitFirstClose(limit, closed)
 	}
 	c := e.endReading()
-	cut := e.lifecycle.abortContext()
+	abort := e.lifecycle.abortContext()
 	e.mu.Unlock()
 
 	defer context.AfterFunc(limit, e.abortClose)()
 	ctx, giveUp := context.WithCancel(limit)
 	defer giveUp()
-	defer context.AfterFunc(cut, giveUp)() // a later Shutdown may have less time
+	defer context.AfterFunc(abort, giveUp)() // a later Shutdown may have less time
 	var unconfirmed error
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
@@ -128,11 +128,12 @@ func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	e.lifecycle.closeDone.trigger()
 	e.notifyConnectionEndLocked()
 	e.mu.Unlock()
-	e.settings.eventLog.Flush(limit) // ctx is done: nothing is to be sent any more
+	e.settings.eventLog.Flush(limit) // not ctx, which may be canceled already
 	return err
 }
 
-// awaitFirstClose waits for the first Close. If ctx is done before, it shortens that.
+// awaitFirstClose waits for the first call of Close. If ctx is done earlier, it
+// aborts that call.
 func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) error {
 	select {
 	case <-closed:
@@ -148,9 +149,9 @@ func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) 
 	return nil
 }
 
-// endReading takes the role for Close, queues the complete messages that
-// this process holds, and ends all reads behind them. It releases mu meanwhile,
-// and returns the connection, if there is one.
+// endReading acquires the read role for Close, queues the complete messages that
+// have arrived, and ends all reads behind them. It returns the connection, or nil
+// if there is none. The caller holds mu, which endReading releases while it waits.
 func (e *endpoint) endReading() *connection {
 	e.lifecycle.setStatus(Closing)
 	for _, old := range e.drainingConns {
@@ -160,11 +161,11 @@ func (e *endpoint) endReading() *connection {
 		e.hooks.cancelBase()
 	}
 	c := e.currentConn.Load()
-	if yielded := e.readRole.acquireForClose(); yielded != nil {
+	if released := e.readRole.acquireForClose(); released != nil {
 		c.preemptRequested.Store(true)
 		e.mu.Unlock()
 		c.interrupt()
-		<-yielded
+		<-released
 		e.mu.Lock()
 	}
 	e.readRole.finishClose()
@@ -179,7 +180,8 @@ func (e *endpoint) endReading() *connection {
 	return c
 }
 
-// queueArrivedLocked queues what has arrived: it belongs to the application.
+// queueArrivedLocked queues the complete messages that have arrived, so that the
+// application can still read them.
 func (e *endpoint) queueArrivedLocked(c *connection) {
 	call := readCall{destination: destination{maxSize: unlimited}}
 	for {
@@ -192,20 +194,21 @@ func (e *endpoint) queueArrivedLocked(c *connection) {
 	}
 }
 
-// closeConnection closes c, and returns what may not have arrived.
+// closeConnection closes c by a close handshake. It returns nil if the peer has
+// received everything that was sent.
 func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte) error {
 	if ctx.Err() != nil {
 		return e.abortConnection(ctx, c)
 	}
 	defer context.AfterFunc(ctx, func() { c.netConn.Close() })()
 	c.sendClose(ErrClosed, code)
-	limit, cancel := c.closeContext(ctx) // nothing is accepted any more
+	limit, cancel := c.closeContext(ctx) // after sendClose, which ends the count of messages
 	defer cancel()
 	err := c.awaitCloseAck(limit)
 	if c.closeHandshake.sentAck {
 		c.sender.drainAccepted(limit)
 	}
-	lost := c.sender.abandonSending(ErrClosed, ErrClosed) // requests that were not sent end as such
+	lost := c.sender.abandonSending(ErrClosed, ErrClosed) // before endAllCalls: requests not sent fail with ErrClosed alone
 	c.sender.callTable.endAllCalls(errNoReply)
 	c.closeGracefully(limit)
 	if err == nil {
@@ -216,8 +219,8 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 	return err
 }
 
-// abortConnection ends c at once, without a close, and returns an error that wraps
-// that of ctx.
+// abortConnection closes c at once, without a close handshake, and returns an error
+// that wraps ctx.Err().
 func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
 	if c.sender.acceptedCount() > 0 {
@@ -230,8 +233,8 @@ func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	return err
 }
 
-// awaitGoroutines waits for the goroutines of this endpoint. Those that ctx cuts short
-// get a moment to end.
+// awaitGoroutines waits for the goroutines of this endpoint. When ctx is done it
+// aborts them, and waits for 100 ms at most.
 func (e *endpoint) awaitGoroutines(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
@@ -244,15 +247,15 @@ func (e *endpoint) awaitGoroutines(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	e.abortClose()
-	late := time.NewTimer(abortTimeout)
-	defer late.Stop()
+	timer := time.NewTimer(abortTimeout)
+	defer timer.Stop()
 	select {
 	case <-ended:
-	case <-late.C:
+	case <-timer.C:
 	}
 }
 
-// abortClose ends what Close has no more time for.
+// abortClose cancels everything that Close still waits for.
 func (e *endpoint) abortClose() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -260,7 +263,7 @@ func (e *endpoint) abortClose() {
 	e.lifecycle.abort()
 }
 
-// withDefaultTimeout returns ctx with a deadline after d, if it has none.
+// withDefaultTimeout returns ctx with a timeout of d, unless ctx has a deadline.
 func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
