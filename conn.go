@@ -66,7 +66,7 @@ type pendingLoss struct {
 	cause            error
 	notBefore        time.Time
 	heartbeatTimeout bool  // withdrawn if anything has been received since, or can be read now
-	lastActivity     int64 // the latest activity
+	lastActivity     int64 // the heartbeat's activity when it was checked
 }
 
 // A readCall is one request to receive: its limits, its purpose and its memory.

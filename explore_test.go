@@ -520,7 +520,7 @@ func (s *roleSource) End()                            {}
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
 	return &connection{id: uint64(id), netConn: conn, source: new(roleSource), decoder: new(decoder), closeHandshake: new(closeHandshake),
-		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}
+		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), sendQueue: sendQueue{callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}}
 }
 
 // clone copies all that a step may change.
@@ -539,7 +539,7 @@ func (w *roleWorld) clone() *roleWorld {
 	}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
 		n.c = &connection{id: c.id, netConn: c.netConn, source: new(roleSource), decoder: c.decoder, closeHandshake: c.closeHandshake, delivery: c.delivery,
-			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, callTable: copyTable(c.sender.callTable, copies), openBatch: c.sender.openBatch, activeBatch: c.sender.activeBatch}}
+			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, sendQueue: sendQueue{callTable: copyTable(c.sender.callTable, copies), openBatch: c.sender.openBatch, activeBatch: c.sender.activeBatch}}}
 		*n.source() = *w.source()
 		n.c.preemptRequested.Store(c.preemptRequested.Load())
 		n.c.pendingLoss.Store(c.pendingLoss.Load())
@@ -631,7 +631,7 @@ func (w *roleWorld) calls() *callTable {
 
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
-	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{callTable: w.calls(), openBatch: new(batch)}})
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{sendQueue: sendQueue{callTable: w.calls(), openBatch: new(batch)}}})
 	_, done, _ := e.checkReplyLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:

@@ -1,5 +1,5 @@
-// The sending half: group commit. Writers append frames to a batch; one of them
-// flushes it, and all of them get its result. No net.
+// The sending half of a connection, by group commit: writers append frames to a
+// batch, one of them flushes it, and all of them get its result. No net.
 
 package gipc
 
@@ -17,66 +17,35 @@ import (
 // A sender is the sending direction of one connection.
 //
 // Invariants: frames go out in the order in which they were accepted. At most one
-// goroutine flushes; it alone touches the active batch and the cipher. A frame is
-// accepted when it is in the open batch, and can be taken back only while it is
-// the last one there. A call succeeds only if its batch was written in full.
+// goroutine flushes; it alone touches the active batch and the cipher. A call
+// succeeds only if its batch was written in full.
 type sender struct {
 	sink        transport.Sink
-	maxDataSize int // largest data that the peer accepts, in bytes
-	buffers     *bufferPool
-	callTable   *callTable
+	maxDataSize int           // the peer's MaxMsgSize, in bytes
 	cipher      *recordCipher // nil in plaintext
-	onFailure   func(error)   // called once when nothing can be sent any more, without a lock
+	onFailure   func(error)   // called once, without a lock, when writing has failed
 	goroutines  *sync.WaitGroup
 
-	handoverRequested atomic.Bool // the user's flush in progress is to be handed over
+	handoverRequested atomic.Bool // the flush in progress has to be handed over to the background
 	writeBlocked      atomic.Bool // the flush in progress waits for the peer
 	sendRekeys        atomic.Uint64
 
-	mu             sync.Mutex // guards what follows
-	openBatch      *batch     // accepts frames
-	activeBatch    *batch     // is being flushed
-	flushing       bool       // somebody flushes the active batch, or is about to take the open one
-	roomWaiters    []*writeWaiter
-	pendingPings   pendingPings
-	refusalErr     error // why users' frames are not accepted any more
-	refusalCause   error // what ErrUnconfirmed wraps then
-	backgroundOnly bool  // no user flushes any more
-	sendBroken     bool  // nothing goes out any more
-	sentTotals     sentTotals
-	blockedAt      time.Time // when blocked was set
+	mu sync.Mutex // guards the fields below
+	sendQueue
+	refusalErr     error     // why users' frames are refused; nil while they are accepted
+	refusalCause   error     // the cause that ErrUnconfirmed wraps then
+	backgroundOnly bool      // users' calls do not flush any more
+	sendBroken     bool      // nothing can be written any more
+	blockedAt      time.Time // when writeBlocked was set
 }
 
-// sentTotals counts what was accepted.
-type sentTotals struct {
-	messages, bytes uint64 // requests included
-	replies         uint64
-	lost            lostMessages
+func newSender(sink transport.Sink, maxDataSize int, buffers *bufferPool, cipher *recordCipher, goroutines *sync.WaitGroup, onFailure func(error)) *sender {
+	return &sender{sink: sink, maxDataSize: maxDataSize, cipher: cipher, goroutines: goroutines, onFailure: onFailure,
+		sendQueue: sendQueue{buffers: buffers, callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}
 }
 
-// count adds n frames that were accepted; n is -1 for one that will not be sent.
-func (t *sentTotals) count(h frameHeader, n int) {
-	if h.isReply() {
-		t.replies += uint64(n)
-		return
-	}
-	t.messages += uint64(n)
-	t.bytes += uint64(n * h.dataSize)
-}
-
-// pendingPings is the ping and the pong that go out with the next batch.
-type pendingPings struct {
-	ping       bool
-	pong       []byte // a newer one replaces it
-	suppressed bool   // a close was accepted: neither may follow
-}
-
-func newSender(sink transport.Sink, limit int, pool *bufferPool, cipher *recordCipher, tasks *sync.WaitGroup, failed func(error)) *sender {
-	return &sender{sink: sink, maxDataSize: limit, buffers: pool, callTable: new(callTable), cipher: cipher, goroutines: tasks, onFailure: failed, openBatch: new(batch), activeBatch: new(batch)}
-}
-
-// writeFrame sends one frame. It returns nil when the sink has taken all of it or, with
-// hold, when it is accepted and kept back.
+// writeFrame sends one frame. It returns nil when the sink has accepted all of it
+// or, with hold, when it is queued.
 func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte, hold bool) error {
 	if len(data) > s.maxDataSize {
 		return &SizeError{len(data), s.maxDataSize}
@@ -84,7 +53,7 @@ func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte
 	header.dataSize = len(data)
 	s.mu.Lock()
 	if err := s.awaitBatchRoom(ctx, header, hold); err != nil {
-		s.mu.Unlock() // a defer would cost as much as the lock
+		s.mu.Unlock() // not deferred: that would cost as much as the lock
 		return err
 	}
 	start := s.appendFrameLocked(header, data, hold)
@@ -101,7 +70,8 @@ func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte
 	return err
 }
 
-// writeRequest sends the request of a call. Its number is given when it is accepted.
+// writeRequest sends the request of a call. The request is numbered when it is
+// accepted.
 func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, call *openCall) error {
 	if len(data) > s.maxDataSize {
 		return &SizeError{len(data), s.maxDataSize}
@@ -117,7 +87,7 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	start := s.appendFrameLocked(header, data, false)
 	switch {
 	case s.flushing && s.openBatch.largeData == nil:
-		s.openBatch.urgent = true // the call waits for its reply
+		s.openBatch.urgent = true // the call waits for its reply, and not for the flush
 		call.frameStart, call.header = start, header
 		return nil
 	case s.flushing:
@@ -126,8 +96,8 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	return s.callResultLocked(ctx, s.flushOpenBatch(ctx))
 }
 
-// withdrawRequest takes the request of a call back and reports true if nothing of it
-// was sent: it is the last frame of the open batch.
+// withdrawRequest removes the request of a call from the open batch if it is the
+// last frame there, and reports whether it did. Nothing of it was sent then.
 func (s *sender) withdrawRequest(call *openCall) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +110,8 @@ func (s *sender) withdrawRequest(call *openCall) bool {
 	return true
 }
 
-// flushAccepted returns nil when the sink has everything that was accepted before.
+// flushAccepted returns nil when the sink has accepted all frames that were accepted
+// before the call.
 func (s *sender) flushAccepted(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,8 +126,8 @@ func (s *sender) flushAccepted(ctx context.Context) error {
 	return s.callResultLocked(ctx, s.flushOpenBatch(ctx))
 }
 
-// drainAccepted has everything that was accepted written in the background, and returns
-// nil when the sink has it. It goes on after users' frames are refused.
+// drainAccepted flushes in the background, and returns nil when the sink has
+// accepted everything. It also works while users' frames are refused.
 func (s *sender) drainAccepted(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,16 +144,8 @@ func (s *sender) drainAccepted(ctx context.Context) error {
 	return s.awaitBatch(ctx, s.lastBatchLocked(), w)
 }
 
-// lastBatchLocked returns the batch that holds what was accepted last.
-func (s *sender) lastBatchLocked() *batch {
-	if s.openBatch.isEmpty() {
-		return s.activeBatch
-	}
-	return s.openBatch
-}
-
-// awaitBatchRoom waits until the open batch has room for a frame. After an error it is
-// not accepted.
+// awaitBatchRoom waits until the open batch has room for a frame. After an error
+// the frame is not accepted. The caller holds mu, which is released meanwhile.
 func (s *sender) awaitBatchRoom(ctx context.Context, header frameHeader, hold bool) error {
 	waited := false
 	for {
@@ -204,17 +167,8 @@ func (s *sender) awaitBatchRoom(ctx context.Context, header frameHeader, hold bo
 	}
 }
 
-// appendFrameLocked appends a frame to the open batch, which has room for it, and returns
-// where it begins.
-func (s *sender) appendFrameLocked(header frameHeader, data []byte, hold bool) (start int) {
-	start = s.openBatch.appendFrame(s.buffers, header, data, hold)
-	s.sentTotals.count(header, 1)
-	s.wakeRoomWaiterLocked()
-	return start
-}
-
-// refusalLocked returns why nothing is accepted. Lost messages of Queue are
-// reported once.
+// refusalLocked returns the error of calls whose frames are refused. It reports lost
+// messages of Queue once.
 func (s *sender) refusalLocked() error {
 	if lost := s.sentTotals.lost; lost != (lostMessages{}) {
 		s.sentTotals.lost = lostMessages{}
@@ -223,9 +177,10 @@ func (s *sender) refusalLocked() error {
 	return s.refusalErr
 }
 
-// flushOpenBatch flushes the open batch, which nobody else does, and releases mu
-// meanwhile. It returns nil when the batch is written, transport.ErrInterrupted when the
-// rest is written in the background, and otherwise why sending is over.
+// flushOpenBatch flushes the open batch while no other call flushes. It returns nil
+// when the batch is written, transport.ErrInterrupted when the rest is written in
+// the background, and otherwise the reason why sending has ended. The caller holds
+// mu, which is released meanwhile.
 func (s *sender) flushOpenBatch(ctx context.Context) error {
 	s.activateBatchLocked()
 	s.mu.Unlock()
@@ -242,11 +197,11 @@ func (s *sender) flushOpenBatch(ctx context.Context) error {
 	if s.backgroundOnly || ctx.Err() != nil {
 		return err
 	}
-	return s.joinFlush(ctx, b) // the owner of the large data has left, and this call has not
+	return s.joinFlush(ctx, b) // the interrupt was for the owner of the large data, not for this call
 }
 
-// flushByGoroutine has the active batch written in the background, and waits for
-// that. It acquires mu.
+// flushByGoroutine flushes the active batch in the background and waits for the
+// result, because the sink cannot be interrupted. It acquires mu.
 func (s *sender) flushByGoroutine(ctx context.Context) error {
 	b := s.activeBatch
 	b.copyLargeData(s.buffers, s.cipher)
@@ -258,41 +213,8 @@ func (s *sender) flushByGoroutine(ctx context.Context) error {
 	return s.joinFlush(ctx, b)
 }
 
-// activateBatchLocked makes the open batch the active one.
-func (s *sender) activateBatchLocked() {
-	s.flushing = true
-	s.openBatch, s.activeBatch = s.activeBatch, s.openBatch
-	if s.activeBatch.firstRequest > 0 {
-		s.callTable.noteFlushed()
-	}
-	s.prependPingsLocked()
-	s.wakeRoomWaiterLocked()
-}
-
-// prependPingsLocked puts the pending pong and ping ahead of frames that are not
-// sealed.
-func (s *sender) prependPingsLocked() {
-	p := &s.pendingPings
-	if p.pong == nil && !p.ping {
-		return
-	}
-	if !p.suppressed {
-		var ahead []byte
-		if p.pong != nil {
-			ahead = appendControl(ahead, kindPong, p.pong...)
-		}
-		if p.ping {
-			ahead = appendControl(ahead, kindPing, make([]byte, 8)...)
-		}
-		b := s.activeBatch
-		b.frames = s.buffers.grow(b.frames, b.frameBytes()+len(ahead))
-		b.frames.data = slices.Insert(b.frames.data, 0, ahead...)
-	}
-	p.pong, p.ping = nil, false
-}
-
-// handOverFlushLocked has the active batch written in the background. The memory of a
-// caller who is about to return is copied first.
+// handOverFlushLocked continues the flush of the active batch in the background. It
+// first copies large data, because its caller is about to return.
 func (s *sender) handOverFlushLocked() {
 	b := s.activeBatch
 	b.copyLargeData(s.buffers, s.cipher)
@@ -310,7 +232,7 @@ func (s *sender) handOverFlushLocked() {
 	}()
 }
 
-// flushInBackground writes the active batch, and then what nobody waits for.
+// flushInBackground writes the active batch, and ends its flush.
 func (s *sender) flushInBackground() {
 	err := s.writeActiveBatch(context.Background(), nil)
 	s.mu.Lock()
@@ -318,12 +240,13 @@ func (s *sender) flushInBackground() {
 	s.mu.Unlock()
 }
 
-// writeActiveBatch encodes the active batch and writes it. Only the flusher calls it.
+// writeActiveBatch encodes the active batch and writes it, or continues to write it.
+// Only the flusher calls it.
 func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) error {
 	b := s.activeBatch
 	if b.encoded == nil {
 		if b.isEmpty() {
-			return nil // its only frame was taken back
+			return nil // its only frame was withdrawn
 		}
 		if err := b.encodeFrames(s.buffers, s.cipher); err != nil {
 			return err
@@ -343,8 +266,8 @@ func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) err
 	return err
 }
 
-// finishFlushLocked ends the flush of the active batch with its result, for all who
-// wait for it, and has the next one flushed.
+// finishFlushLocked ends the flush of the active batch, passes the result to its
+// waiters, and schedules the next flush.
 func (s *sender) finishFlushLocked(err error) error {
 	b := s.activeBatch
 	var result error
@@ -362,14 +285,14 @@ func (s *sender) finishFlushLocked(err error) error {
 	return result
 }
 
-// failSendingLocked ends this half: no byte goes out any more. It returns the result of
-// the active batch.
+// failSendingLocked ends the sending half after a failed write, and returns the
+// result of the active batch.
 func (s *sender) failSendingLocked(cause error) (result error) {
 	if s.sendBroken && s.refusalCause != nil {
-		cause = s.refusalCause // abandon has closed the transport under this write
+		cause = s.refusalCause // the write failed because abandonSending preceded it
 	}
 	b := s.activeBatch
-	certain := b.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has taken nothing
+	certain := b.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has accepted no byte
 	if certain || b.encoded == nil {
 		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
 		s.sentTotals.lost.unsent += b.queuedMessages
@@ -389,8 +312,8 @@ func (s *sender) failSendingLocked(cause error) (result error) {
 	return result
 }
 
-// endSendingLocked makes reason the answer to every later call, and to those whose
-// frames have not been flushed: nothing of these was sent.
+// endSendingLocked makes reason the result of all later calls, and of those whose
+// frames are in the open batch, of which nothing was sent.
 func (s *sender) endSendingLocked(reason, cause error) {
 	if s.refusalErr == nil {
 		s.refusalErr = reason
@@ -406,19 +329,8 @@ func (s *sender) endSendingLocked(reason, cause error) {
 	s.wakeRoomWaitersLocked()
 }
 
-// resetBatchLocked empties a batch for its next use.
-func (s *sender) resetBatchLocked(b *batch) {
-	for _, memory := range []*buffer{b.frames, b.encoded} {
-		if memory != nil {
-			s.buffers.put(memory)
-		}
-	}
-	clear(b.waiters)
-	*b = batch{waiters: b.waiters[:0]}
-}
-
-// scheduleFlushLocked has the open batch flushed if somebody waits for it or if it is
-// urgent. Messages of Queue alone stay.
+// scheduleFlushLocked starts the flush of the open batch if a call waits for it or
+// if it is urgent. A batch of queued messages alone is not flushed.
 func (s *sender) scheduleFlushLocked() {
 	switch {
 	case s.flushing || s.sendBroken:
@@ -433,14 +345,14 @@ func (s *sender) scheduleFlushLocked() {
 	}
 }
 
-// awaitBatch waits for the result of a batch, and flushes it if that is asked of
-// it.
+// awaitBatch waits for the result of a batch, and flushes it if w is chosen to. The
+// caller holds mu, which is released meanwhile.
 func (s *sender) awaitBatch(ctx context.Context, b *batch, w *writeWaiter) error {
 	b.waiters = append(b.waiters, w)
 	return s.callResultLocked(ctx, s.awaitWaiter(ctx, w, b))
 }
 
-// awaitLastFrame waits for the result of the frame that was accepted last.
+// awaitLastFrame is like awaitBatch, for the frame that was accepted last.
 func (s *sender) awaitLastFrame(ctx context.Context, start int, h frameHeader) error {
 	w := s.newFrameWaiter(start, h)
 	if s.openBatch.largeData != nil {
@@ -479,7 +391,7 @@ func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) erro
 	if b.largeOwner == w {
 		b.largeOwner = nil
 	}
-	flushes, taken := w.state == waiterMustFlush, b == s.openBatch && s.withdrawFrameLocked(ctx, w)
+	flushes, taken := w.state == waiterMustFlush, b == s.openBatch && ctx.Err() != nil && s.withdrawFrameLocked(w)
 	putWriteWaiter(s.buffers, w)
 	switch {
 	case flushes && !taken:
@@ -491,18 +403,13 @@ func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) erro
 	if taken {
 		return contextError("write", ctx)
 	}
-	b.urgent = true // nobody waits for this frame any more
+	b.urgent = true // the frame is accepted, and no call waits for it any more
 	return transport.ErrInterrupted
 }
 
-// usesMemoryLocked reports whether another call's flush may be using the memory of
-// the call that w is of.
-func (s *sender) usesMemoryLocked(b *batch, w *writeWaiter) bool {
-	return b == s.activeBatch && b.largeOwner == w && !b.handedOver
-}
-
-// awaitMemoryRelease has the flush in progress, which is another call's, handed over,
-// and returns as soon as nobody uses the memory of this call.
+// awaitMemoryRelease makes another call hand over its flush to the background, and
+// returns once the memory of this call is not used any more. The caller holds mu,
+// which is released meanwhile.
 func (s *sender) awaitMemoryRelease(w *writeWaiter, b *batch) error {
 	if b.ownerResult == nil {
 		b.ownerResult = transport.ErrInterrupted
@@ -519,48 +426,8 @@ func (s *sender) awaitMemoryRelease(w *writeWaiter, b *batch) error {
 	return err
 }
 
-// withdrawFrameLocked takes the frame of a call whose context is done out of the open
-// batch again, if it is the last one there.
-func (s *sender) withdrawFrameLocked(ctx context.Context, w *writeWaiter) bool {
-	if ctx.Err() == nil || !s.openBatch.endsWith(w) {
-		return false
-	}
-	s.removeLastFrameLocked(w)
-	return true
-}
-
-// withdrawLargeFrameLocked takes the frame whose data is in its caller's memory out of
-// the open batch again, and has the caller return with reason.
-func (s *sender) withdrawLargeFrameLocked(reason error) {
-	b := s.openBatch
-	i := slices.IndexFunc(b.waiters, b.endsWith)
-	w := b.waiters[i]
-	if w.state == waiterMustFlush {
-		s.flushing = false
-	}
-	s.removeLastFrameLocked(w)
-	b.waiters = slices.Delete(b.waiters, i, i+1)
-	w.complete(reason)
-}
-
-// removeLastFrameLocked cuts the frame of w, the last one, off the open batch.
-func (s *sender) removeLastFrameLocked(w *writeWaiter) {
-	s.openBatch.frames.data, s.openBatch.largeData, s.openBatch.largeOwner = s.openBatch.frames.data[:w.frameStart], nil, nil
-	s.uncountFrameLocked(w.header, nil)
-	s.wakeRoomWaiterLocked()
-}
-
-// uncountFrameLocked notes that a frame that was accepted is not sent. A call that waits for
-// its reply ends with reason.
-func (s *sender) uncountFrameLocked(h frameHeader, reason error) {
-	s.sentTotals.count(h, -1)
-	if h.isRequest() {
-		s.callTable.removeLatest(reason)
-	}
-}
-
-// callResultLocked turns the result of a flush into that of the call: a frame that
-// goes out in the background may arrive.
+// callResultLocked converts the result of a flush to that of a call: a frame that is
+// still sent in the background is unconfirmed.
 func (s *sender) callResultLocked(ctx context.Context, err error) error {
 	switch {
 	case err != transport.ErrInterrupted:
@@ -571,11 +438,11 @@ func (s *sender) callResultLocked(ctx context.Context, err error) error {
 	return fail(ErrUnconfirmed, s.refusalCause, "the message was accepted and is still being sent")
 }
 
-// awaitRoomTurn waits until a frame may fit into the open batch. Nothing is
-// accepted meanwhile.
+// awaitRoomTurn waits until a frame may fit into the open batch, in the order of
+// arrival. The caller holds mu, which is released meanwhile.
 func (s *sender) awaitRoomTurn(ctx context.Context, again bool) error {
 	w := s.newWaiter()
-	if again { // it has waited before, so it is the next
+	if again { // it has waited before, so it is first in the order
 		s.roomWaiters = slices.Insert(s.roomWaiters, 0, w)
 	} else {
 		s.roomWaiters = append(s.roomWaiters, w)
@@ -600,43 +467,7 @@ func (s *sender) awaitRoomTurn(ctx context.Context, again bool) error {
 	return contextError("write", ctx)
 }
 
-// wakeRoomWaiterLocked has the first call that waits for room try again: if a frame may fit,
-// or if nobody flushes, since then it makes room itself.
-func (s *sender) wakeRoomWaiterLocked() {
-	if len(s.roomWaiters) > 0 {
-		s.wakeFirstRoomWaiterLocked() // out of line, so that this is inlined: 1 ns of 30
-	}
-}
-
-func (s *sender) wakeFirstRoomWaiterLocked() {
-	if !s.flushing || s.openBatch.largeData == nil && s.openBatch.frameBytes()+headerSize <= batchSize {
-		w := s.roomWaiters[0]
-		s.roomWaiters = slices.Delete(s.roomWaiters, 0, 1)
-		w.complete(nil)
-	}
-}
-
-func (s *sender) wakeRoomWaitersLocked() {
-	for _, w := range s.roomWaiters {
-		w.complete(nil)
-	}
-	s.roomWaiters = nil
-}
-
-func (s *sender) newWaiter() *writeWaiter {
-	w := getWriteWaiter(s.buffers)
-	w.frameStart = -1
-	return w
-}
-
-// newFrameWaiter returns the waiter of a call whose frame begins at start.
-func (s *sender) newFrameWaiter(start int, h frameHeader) *writeWaiter {
-	w := getWriteWaiter(s.buffers)
-	w.frameStart, w.header = start, h
-	return w
-}
-
-// queuePing has a ping sent. The caller does not wait for it.
+// queuePing sends a ping with the next batch. It does not wait.
 func (s *sender) queuePing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -644,7 +475,7 @@ func (s *sender) queuePing() {
 	s.scheduleFlushLocked()
 }
 
-// queuePong has the pong for a ping sent. The caller does not wait for it.
+// queuePong sends the pong for a ping with the next batch. It does not wait.
 func (s *sender) queuePong(data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -652,10 +483,10 @@ func (s *sender) queuePong(data []byte) {
 	s.scheduleFlushLocked()
 }
 
-// queueClose refuses users' frames with reason from here on, has everybody who
-// waits return, and has the given control frame sent behind what was accepted. A
-// frame whose data is not copied is taken back. A call whose frame may still arrive
-// gets ErrUnconfirmed, wrapping reason. The caller does not wait.
+// queueClose sends a control frame behind the accepted frames, refuses users' later
+// frames with reason, and ends all waiting calls. A frame whose data is not copied
+// is withdrawn. A call whose frame may still arrive returns ErrUnconfirmed, wrapping
+// reason. queueClose does not wait.
 func (s *sender) queueClose(reason error, control [2]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -666,11 +497,11 @@ func (s *sender) queueClose(reason error, control [2]byte) {
 	}
 }
 
-// queueCloseAck refuses users' frames with reason from here on, and has the given
-// control frames sent behind what was accepted. A frame whose data is not copied is
-// taken back if nobody flushes it yet, and so are requests: the peer does not answer
-// any more. Who waits for another frame goes on waiting: the peer still takes what
-// comes. The caller does not wait.
+// queueCloseAck sends control frames behind the accepted frames, and refuses users'
+// later frames with reason. Frames in the open batch are withdrawn if their data is
+// not copied or if they are requests, because the peer does not reply any more.
+// Calls that wait for other frames continue to wait, because the peer still receives
+// them. queueCloseAck does not wait.
 func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -683,34 +514,6 @@ func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
 	s.scheduleFlushLocked()
 }
 
-// withdrawRequestsLocked takes the requests of the open batch out of it again, and
-// has their callers return with reason.
-func (s *sender) withdrawRequestsLocked(reason error) {
-	b := s.openBatch
-	if b.isEmpty() {
-		return
-	}
-	kept := b.frames.data[:0]
-	for rest := b.frames.data; len(rest) > 0; {
-		h, _, err := parseFrameHeader(rest, maxMsgSize)
-		if err != nil {
-			return // unreachable: these are our own frames
-		}
-		size := h.size() + h.dataSize
-		if h.isRequest() {
-			s.uncountFrameLocked(h, reason)
-		} else {
-			kept = append(kept, rest[:size]...)
-		}
-		rest = rest[size:]
-	}
-	b.frames.data = kept
-	s.releaseWaitersLocked(b, reason, func(w *writeWaiter) bool {
-		w.frameStart = -1 // its frame is somewhere else now, and is not taken back
-		return w.header.isRequest()
-	})
-}
-
 // releaseUserCalls has everybody who waits after acknowledgeWith return with
 // ErrUnconfirmed, wrapping cause.
 func (s *sender) releaseUserCalls(cause error) {
@@ -719,8 +522,8 @@ func (s *sender) releaseUserCalls(cause error) {
 	s.releaseUserCallsLocked(cause)
 }
 
-// refuseNewFramesLocked has users' frames that are not accepted yet refused. One
-// whose data is not copied is taken back.
+// refuseNewFramesLocked refuses users' later frames with reason. A frame in the open
+// batch whose data is not copied is withdrawn.
 func (s *sender) refuseNewFramesLocked(reason error) {
 	if s.refusalErr == nil {
 		s.refusalErr = reason
@@ -731,18 +534,8 @@ func (s *sender) refuseNewFramesLocked(reason error) {
 	s.wakeRoomWaitersLocked()
 }
 
-// appendControlsLocked has control frames sent behind what was accepted.
-func (s *sender) appendControlsLocked(controls ...[2]byte) {
-	for _, c := range controls {
-		s.openBatch.frames = s.buffers.grow(s.openBatch.frames, s.openBatch.frameBytes()+headerSize+2)
-		s.openBatch.frames.data = appendControl(s.openBatch.frames.data, c[0], c[1])
-		s.pendingPings.suppressed = s.pendingPings.suppressed || c[0] == kindClose
-	}
-	s.openBatch.urgent = true
-}
-
-// releaseUserCallsLocked has users' calls that wait return with ErrUnconfirmed,
-// wrapping cause. What was accepted is sent in the background.
+// releaseUserCallsLocked ends users' waiting calls with ErrUnconfirmed, wrapping
+// cause. Their frames are sent in the background.
 func (s *sender) releaseUserCallsLocked(cause error) {
 	s.endUserFlushesLocked()
 	s.refusalCause = cause
@@ -754,34 +547,16 @@ func (s *sender) releaseUserCallsLocked(cause error) {
 	s.scheduleFlushLocked()
 }
 
-// endUserFlushesLocked has the flush in progress handed over if it is a user's, and all
-// that come.
+// endUserFlushesLocked hands over the flush in progress, and all later ones, to the
+// background.
 func (s *sender) endUserFlushesLocked() {
 	s.backgroundOnly = true
 	s.handoverRequested.Store(true)
 }
 
-// releaseWaitersLocked has those who wait for a batch and whom it concerns return with
-// err. The batch goes on.
-func (s *sender) releaseWaitersLocked(b *batch, err error, concerns func(*writeWaiter) bool) {
-	b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool {
-		if !concerns(w) {
-			return false
-		}
-		if s.usesMemoryLocked(b, w) { // it returns when nobody uses its memory any more
-			b.ownerResult = err
-			return false
-		}
-		if w.state == waiterMustFlush { // its duty passes to the background
-			s.flushing = false
-		}
-		w.complete(err)
-		return true
-	})
-}
-
-// abandonSending ends this half of a connection that is lost: users get reason. It
-// returns how many messages of Queue were lost.
+// abandonSending ends the sending half of a lost connection. Users' calls return
+// reason, or ErrUnconfirmed wrapping cause if some of their frame may have arrived.
+// It returns how many messages of Queue were lost.
 func (s *sender) abandonSending(reason, cause error) lostMessages {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -798,21 +573,21 @@ func (s *sender) abandonSending(reason, cause error) lostMessages {
 	return lost
 }
 
-// acceptedCount returns how many messages and replies were accepted.
+// acceptedCount returns the number of accepted messages and replies.
 func (s *sender) acceptedCount() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sentTotals.messages + s.sentTotals.replies
 }
 
-// isBroken reports whether nothing can be sent any more.
+// isBroken reports whether nothing can be written any more.
 func (s *sender) isBroken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sendBroken
 }
 
-// noteBlocked notes that the flush in progress waits for the peer.
+// noteBlocked records that the flush in progress waits for the peer.
 func (s *sender) noteBlocked() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -820,8 +595,8 @@ func (s *sender) noteBlocked() {
 	s.blockedAt = time.Now()
 }
 
-// blockedSince returns when the flush in progress has begun to wait for the peer. It is
-// zero if none does.
+// blockedSince returns when the flush in progress began to wait for the peer, or
+// the zero time if it does not wait.
 func (s *sender) blockedSince() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -831,7 +606,7 @@ func (s *sender) blockedSince() time.Time {
 	return s.blockedAt
 }
 
-// awaitFlushEnd waits until nobody flushes any more, or until ctx is done.
+// awaitFlushEnd waits until no flush is in progress, or until ctx is done.
 func (s *sender) awaitFlushEnd(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -840,7 +615,7 @@ func (s *sender) awaitFlushEnd(ctx context.Context) {
 	}
 }
 
-// acceptedTotals returns what was accepted.
+// acceptedTotals returns the totals of accepted messages, and the key changes.
 func (s *sender) acceptedTotals() (messages, bytes, rekeys uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
