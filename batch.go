@@ -105,6 +105,15 @@ func (b *batch) encodeFrames(pool *bufferPool, cipher *recordCipher) error {
 	return nil
 }
 
+// unwritten returns the bytes of encoded and largeData that are not written yet.
+func (b *batch) unwritten() (head, tail []byte) {
+	head, tail = b.encoded.data, b.largeData
+	if b.writtenBytes < len(head) {
+		return head[b.writtenBytes:], tail
+	}
+	return tail[b.writtenBytes-len(head):], nil
+}
+
 // copyLargeData moves large data from the memory of its caller, who is about to
 // return, into memory of this package. Only the flusher calls it.
 func (b *batch) copyLargeData(pool *bufferPool, cipher *recordCipher) {
@@ -154,8 +163,8 @@ type waiterState uint8
 
 const (
 	waiterPending   waiterState = iota
-	waiterMustFlush             // it is to flush the batch
-	waiterDone                  // its result is there
+	waiterMustFlush             // the call has to flush the batch
+	waiterDone                  // result is set
 )
 
 // A writeWaiter is a call that waits for the result of its batch, or for room in
@@ -354,6 +363,29 @@ func (q *sendQueue) newFrameWaiter(start int, h frameHeader) *writeWaiter {
 	return w
 }
 
+// addRoomWaiterLocked adds a call that waits for room. One that has waited before
+// comes first.
+func (q *sendQueue) addRoomWaiterLocked(again bool) *writeWaiter {
+	w := q.newWaiter()
+	if again {
+		q.roomWaiters = slices.Insert(q.roomWaiters, 0, w)
+	} else {
+		q.roomWaiters = append(q.roomWaiters, w)
+	}
+	return w
+}
+
+// removeRoomWaiterLocked removes a call that waits for room, and reports whether it
+// was woken.
+func (q *sendQueue) removeRoomWaiterLocked(w *writeWaiter) (woken bool) {
+	if i := slices.Index(q.roomWaiters, w); i >= 0 {
+		q.roomWaiters = slices.Delete(q.roomWaiters, i, i+1)
+	}
+	woken = w.state == waiterDone
+	putWriteWaiter(q.buffers, w)
+	return woken
+}
+
 // wakeRoomWaiterLocked wakes the first call that waits for room, if there may be
 // room now, or if nobody flushes, because the call then flushes itself.
 func (q *sendQueue) wakeRoomWaiterLocked() {
@@ -397,6 +429,30 @@ func (q *sendQueue) releaseWaitersLocked(b *batch, err error, selected func(*wri
 	})
 }
 
+// failActiveLocked returns the result of the active batch after a failed write, and
+// counts its lost messages. unsent is set if no byte of it was written.
+func (q *sendQueue) failActiveLocked(cause error, unsent bool) error {
+	b := q.activeBatch
+	if !unsent {
+		q.sentTotals.lost.uncertain += b.queuedMessages
+		return fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
+	}
+	err := fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
+	q.sentTotals.lost.unsent += b.queuedMessages
+	q.callTable.endCallsFrom(b.firstRequest, err)
+	return err
+}
+
+// discardOpenLocked empties the open batch, of which nothing was sent. Its waiters end
+// with reason, its requests with refusal.
+func (q *sendQueue) discardOpenLocked(reason, refusal error) {
+	q.releaseWaitersLocked(q.openBatch, reason, anyWaiter)
+	q.callTable.endCallsFrom(q.openBatch.firstRequest, refusal)
+	q.sentTotals.lost.unsent += q.openBatch.queuedMessages
+	q.resetBatchLocked(q.openBatch)
+	q.wakeRoomWaitersLocked()
+}
+
 // withdrawFrameLocked removes the frame of w from the open batch if it is the last
 // one there, and reports whether it did.
 func (q *sendQueue) withdrawFrameLocked(w *writeWaiter) bool {
@@ -419,6 +475,18 @@ func (q *sendQueue) withdrawLargeFrameLocked(reason error) {
 	q.removeLastFrameLocked(w)
 	b.waiters = slices.Delete(b.waiters, i, i+1)
 	w.complete(reason)
+}
+
+// withdrawRequestLocked removes the request of a call from the open batch if it is
+// the last frame there, and reports whether it did.
+func (q *sendQueue) withdrawRequestLocked(call *openCall) bool {
+	b := q.openBatch
+	w := writeWaiter{frameStart: call.frameStart, header: call.header}
+	if b.firstRequest == 0 || call.requestNumber < b.firstRequest || b.largeData != nil || !b.endsWith(&w) {
+		return false
+	}
+	q.removeLastFrameLocked(&w)
+	return true
 }
 
 // withdrawRequestsLocked removes all requests from the open batch, and ends their

@@ -101,13 +101,7 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 func (s *sender) withdrawRequest(call *openCall) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.openBatch
-	w := writeWaiter{frameStart: call.frameStart, header: call.header}
-	if b.firstRequest == 0 || call.requestNumber < b.firstRequest || b.largeData != nil || !b.endsWith(&w) {
-		return false
-	}
-	s.removeLastFrameLocked(&w)
-	return true
+	return s.withdrawRequestLocked(call)
 }
 
 // flushAccepted returns nil when the sink has accepted all frames that were accepted
@@ -255,13 +249,8 @@ func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) err
 	if s.cipher != nil {
 		s.sendRekeys.Store(s.cipher.rekeys)
 	}
-	out, tail := b.encoded.data, b.largeData
-	if b.writtenBytes < len(out) {
-		out = out[b.writtenBytes:]
-	} else {
-		out, tail = tail[b.writtenBytes-len(out):], nil
-	}
-	n, err := s.sink.Send(ctx, stopped, out, tail)
+	head, tail := b.unwritten()
+	n, err := s.sink.Send(ctx, stopped, head, tail)
 	b.writtenBytes += n
 	return err
 }
@@ -291,16 +280,8 @@ func (s *sender) failSendingLocked(cause error) (result error) {
 	if s.sendBroken && s.refusalCause != nil {
 		cause = s.refusalCause // the write failed because abandonSending preceded it
 	}
-	b := s.activeBatch
-	certain := b.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has accepted no byte
-	if certain || b.encoded == nil {
-		result = fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
-		s.sentTotals.lost.unsent += b.queuedMessages
-		s.callTable.endCallsFrom(b.firstRequest, result)
-	} else {
-		result = fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
-		s.sentTotals.lost.uncertain += b.queuedMessages
-	}
+	unsent := s.activeBatch.encoded == nil || s.activeBatch.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has accepted no byte
+	result = s.failActiveLocked(cause, unsent)
 	if !s.sendBroken {
 		s.endSendingLocked(fail(ErrNotConnected, cause, "the connection can no longer be written to"), cause)
 		s.goroutines.Add(1)
@@ -322,11 +303,7 @@ func (s *sender) endSendingLocked(reason, cause error) {
 		s.refusalCause = cause
 	}
 	s.sendBroken = true
-	s.releaseWaitersLocked(s.openBatch, reason, anyWaiter)
-	s.callTable.endCallsFrom(s.openBatch.firstRequest, s.refusalErr)
-	s.sentTotals.lost.unsent += s.openBatch.queuedMessages
-	s.resetBatchLocked(s.openBatch)
-	s.wakeRoomWaitersLocked()
+	s.discardOpenLocked(reason, s.refusalErr)
 }
 
 // scheduleFlushLocked starts the flush of the open batch if a call waits for it or
@@ -361,16 +338,17 @@ func (s *sender) awaitLastFrame(ctx context.Context, start int, h frameHeader) e
 	return s.awaitBatch(ctx, s.openBatch, w)
 }
 
-// joinFlush waits for a batch as one more call that has no frame in it. It returns
-// what flushLocked does.
+// joinFlush waits for a batch like a call that has no frame in it. Its results are
+// those of flushOpenBatch. The caller holds mu, which is released meanwhile.
 func (s *sender) joinFlush(ctx context.Context, b *batch) error {
 	w := s.newWaiter()
 	b.waiters = append(b.waiters, w)
 	return s.awaitWaiter(ctx, w, b)
 }
 
-// awaitWaiter returns what flushLocked does, or nothing of it was sent: the
-// context's error alone.
+// awaitWaiter waits until w is done or chosen to flush, or until ctx is done. Its
+// results are those of flushOpenBatch, or the context's error alone if the frame was
+// withdrawn. The caller holds mu, which is released meanwhile.
 func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) error {
 	s.mu.Unlock()
 	select {
@@ -441,23 +419,14 @@ func (s *sender) callResultLocked(ctx context.Context, err error) error {
 // awaitRoomTurn waits until a frame may fit into the open batch, in the order of
 // arrival. The caller holds mu, which is released meanwhile.
 func (s *sender) awaitRoomTurn(ctx context.Context, again bool) error {
-	w := s.newWaiter()
-	if again { // it has waited before, so it is first in the order
-		s.roomWaiters = slices.Insert(s.roomWaiters, 0, w)
-	} else {
-		s.roomWaiters = append(s.roomWaiters, w)
-	}
+	w := s.addRoomWaiterLocked(again)
 	s.mu.Unlock()
 	select {
 	case <-w.wakeSignal:
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	if i := slices.Index(s.roomWaiters, w); i >= 0 {
-		s.roomWaiters = slices.Delete(s.roomWaiters, i, i+1)
-	}
-	woken := w.state == waiterDone
-	putWriteWaiter(s.buffers, w)
+	woken := s.removeRoomWaiterLocked(w)
 	if ctx.Err() == nil {
 		return nil
 	}
@@ -514,7 +483,7 @@ func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
 	s.scheduleFlushLocked()
 }
 
-// releaseUserCalls has everybody who waits after acknowledgeWith return with
+// releaseUserCalls ends the calls that still wait after queueCloseAck. They return
 // ErrUnconfirmed, wrapping cause.
 func (s *sender) releaseUserCalls(cause error) {
 	s.mu.Lock()
