@@ -1,13 +1,13 @@
-// The read role. Reading is leader/followers: the goroutine that calls Read is the
-// leader and reads the transport itself; other callers wait.
+// The read role, the lock of the receiving half. The pattern is leader/followers:
+// the goroutine that holds the role reads the transport, the other readers wait.
 //
-//	state         role held by          left when
-//	noConnection  dial or accept loop   there is a connection: as reading
-//	free          nobody                a caller takes it: reading; nobody has read for a while, or something is wrong: background
-//	reading       a caller              it has its message or has to end: the first waiter, else free
-//	background    the background reader a caller waits, or has no time: as reading; the queue is full: stopped
-//	stopped       nobody, pings go out  a caller takes a message: free
-//	closing       Close                 never
+//	state             held by                 next state
+//	roleNoConnection  dial or accept loop     connected: as after roleReading
+//	roleFree          nobody                  a caller reads: roleReading; idle for a while, or a loss is pending: roleBackground
+//	roleReading       a caller                it has its message or has to end: granted to a waiter, or roleBackground, or roleFree
+//	roleBackground    the background reader   a caller waits: as after roleReading; the queue is full: roleStopped
+//	roleStopped       nobody; pings are sent  a caller takes a message: as after roleReading
+//	roleClosing       Close                   none
 
 package gipc
 
@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// A background reader starts after one to two of these without a read.
+// idleBeforeBackground is the time without a read after which the background reader
+// starts. It is checked at this interval, so the delay may be twice as long.
 const idleBeforeBackground = 500 * time.Millisecond
 
 type roleState uint8
@@ -30,40 +31,40 @@ const (
 	roleClosing
 )
 
-// A readRole says who reads. The endpoint's lock guards it.
+// A readRole records who reads, and who waits to. The endpoint's lock guards it.
 //
-// Invariants: only its holder reads the transport, decodes, and appends to the
-// queue, so a status message stands in the stream where it happened. Nobody waits
+// Invariants: only the role's holder reads the transport, decodes, and appends to
+// the queue, so each status message has its place in the stream. No caller waits
 // while the queue has messages.
 type readRole struct {
 	state           roleState
-	waiters         []*readWaiter // callers, in order of arrival
-	replyWaiters    []*readWaiter // calls that wait for replies; the last one reads for all if nobody else does
-	stopCount       uint64        // how often reading has stopped
-	stoppedAt       time.Time     // the last time
-	roleReleased    event         // Close has the role
-	deferBackground bool          // no background reader before somebody has read: a reader is expected
-	fanIn           bool          // the background reader goes on for all who wait
-	readCount       uint64        // calls that have held the role
+	waiters         []*readWaiter // callers that wait for a message, in order of arrival
+	replyWaiters    []*readWaiter // calls that wait for replies; the last one reads for all if no other caller does
+	stopCount       uint64        // number of times that the state became roleStopped
+	stoppedAt       time.Time     // when it did so last
+	roleReleased    event         // triggered when the role has passed to Close
+	deferBackground bool          // no background reader before the first read, because a reader is expected
+	fanIn           bool          // the background reader keeps the role even if callers wait for a message
+	readCount       uint64        // number of reads by callers
 
 	idleTimer     *time.Timer // nil until it is needed
 	idleTimerSet  bool
-	idleReadCount uint64 // reads when pause was set
+	idleReadCount uint64 // readCount when idleTimer was set
 	idleDelay     time.Duration
 
 	startBackgroundReader func() // starts the background reader
-	onIdle                func() // is called when pause has passed
+	onIdle                func() // is called when idleTimer expires
 }
 
-// A readWaiter is a caller that waits. It gets a message, or the role.
+// A readWaiter is a caller that waits. It receives a message, or the role.
 type readWaiter struct {
 	wakeSignal chan struct{}
 	message    *Message
 	granted    bool
-	noWait     bool // it has no time: it waits for the background reader to make way
+	noWait     bool // the caller's time has expired; it only waits for the background reader to release the role
 }
 
-// reset takes w back for its next use. It is in no line.
+// reset prepares w for its next use. It must not be in a list of waiters.
 func (w *readWaiter) reset() {
 	select {
 	case <-w.wakeSignal:
@@ -72,7 +73,7 @@ func (w *readWaiter) reset() {
 	*w = readWaiter{wakeSignal: w.wakeSignal}
 }
 
-// addWaiter adds a caller.
+// addWaiter adds a caller that waits for a message.
 func (r *readRole) addWaiter() *readWaiter {
 	w := &readWaiter{wakeSignal: make(chan struct{}, 1)}
 	r.waiters = append(r.waiters, w)
@@ -91,8 +92,8 @@ func (r *readRole) removeWaiter(w *readWaiter) bool {
 // addReplyWaiter adds a call that waits for its reply.
 func (r *readRole) addReplyWaiter(w *readWaiter) { r.replyWaiters = append(r.replyWaiters, w) }
 
-// removeReplyWaiter removes a call that waits for its reply, and reports whether it was
-// granted the role.
+// removeReplyWaiter removes a call that waits for its reply, and reports whether it
+// was granted the role.
 func (r *readRole) removeReplyWaiter(w *readWaiter) (granted bool) {
 	if i := slices.Index(r.replyWaiters, w); i >= 0 {
 		r.replyWaiters = slices.Delete(r.replyWaiters, i, i+1)
@@ -102,7 +103,7 @@ func (r *readRole) removeReplyWaiter(w *readWaiter) (granted bool) {
 	return granted
 }
 
-// deliverMessage hands a message to the first caller, and reports whether there is
+// deliverMessage gives m to the first waiting caller, and reports whether there was
 // one.
 func (r *readRole) deliverMessage(m *Message) bool {
 	if len(r.waiters) == 0 {
@@ -115,7 +116,7 @@ func (r *readRole) deliverMessage(m *Message) bool {
 	return true
 }
 
-// wakeWaiters wakes all callers: there will be nothing to read.
+// wakeWaiters wakes all waiting callers, because no message will arrive any more.
 func (r *readRole) wakeWaiters() {
 	for _, w := range r.waiters {
 		w.wakeSignal <- struct{}{}
@@ -123,11 +124,11 @@ func (r *readRole) wakeWaiters() {
 	r.waiters = nil
 }
 
-// acquire gives the role, which is free, to a caller.
+// acquire takes the role for a caller. The role must not be held.
 func (r *readRole) acquire() { r.state = roleReading }
 
-// detachConnection takes the role from a connection that is over. Callers without time do not
-// wait for the next one.
+// detachConnection ends the role on a connection that is over. Callers whose time
+// has expired do not wait for the next connection.
 func (r *readRole) detachConnection() {
 	r.state = roleNoConnection
 	r.waiters = slices.DeleteFunc(r.waiters, func(w *readWaiter) bool {
@@ -138,8 +139,8 @@ func (r *readRole) detachConnection() {
 	})
 }
 
-// stopReading leaves the role to nobody, since the queue is full. It wakes the calls that wait
-// for replies.
+// stopReading releases the role without a new holder, because the queue is full. It
+// wakes the calls that wait for replies.
 func (r *readRole) stopReading() {
 	r.state = roleStopped
 	r.stopCount++
@@ -151,8 +152,8 @@ func (r *readRole) stopReading() {
 	r.replyWaiters = r.replyWaiters[:0]
 }
 
-// stoppedSince returns since when reading has been stopped for a call that began then:
-// the later of the two times.
+// stoppedSince returns the time since which a call that began at the given time has
+// waited for stopped reading: the later of stoppedAt and begun.
 func (r *readRole) stoppedSince(begun time.Time) time.Time {
 	if r.stoppedAt.Before(begun) {
 		return begun
@@ -166,22 +167,23 @@ func (r *readRole) grantTo(w *readWaiter) {
 	w.wakeSignal <- struct{}{}
 }
 
-// release gives the role up: to Close, to the first caller, to the background
-// reader if one is needed, or to nobody.
-func (r *readRole) release(leaving, needed bool) {
+// release passes the role on: to Close, to the first waiting caller, to the
+// background reader if lossPending is set or for fan-in, or to a call that waits for
+// its reply. Otherwise the role becomes free.
+func (r *readRole) release(forClose, lossPending bool) {
 	switch {
-	case leaving:
+	case forClose:
 		r.state = roleClosing
 		r.roleReleased.trigger()
 	case len(r.waiters) > 0:
 		w := r.waiters[0]
 		r.waiters = r.waiters[1:]
 		r.grantTo(w)
-	case needed || r.fanIn:
+	case lossPending || r.fanIn:
 		r.startBackground()
 	case len(r.replyWaiters) > 0:
-		// Replies come in the order of requests, mostly: who has waited for the
-		// shortest time hands over to the next leader last.
+		// Replies mostly arrive in the order of requests. The newest call waits the
+		// longest, so it keeps the role for the longest time.
 		last := len(r.replyWaiters) - 1
 		w := r.replyWaiters[last]
 		r.replyWaiters[last] = nil
@@ -192,14 +194,14 @@ func (r *readRole) release(leaving, needed bool) {
 	}
 }
 
-// startBackground has the background reader read.
+// startBackground passes the role to the background reader and starts it.
 func (r *readRole) startBackground() {
 	r.state = roleBackground
 	r.startBackgroundReader()
 }
 
-// setFree leaves the role to the next caller, and in the end to the background
-// reader.
+// setFree makes the role free for the next caller. If none reads for a while, the
+// background reader does.
 func (r *readRole) setFree() {
 	r.state = roleFree
 	if r.idleTimerSet {
@@ -213,13 +215,14 @@ func (r *readRole) setFree() {
 	}
 }
 
-// checkIdle has the background reader read if nobody has for a while.
-func (r *readRole) checkIdle(leaving bool) {
+// checkIdle starts the background reader if the role is free and no caller has read
+// since the idle timer was set.
+func (r *readRole) checkIdle(closing bool) {
 	r.idleTimerSet = false
 	switch {
-	case r.state != roleFree || leaving:
+	case r.state != roleFree || closing:
 		if r.deferBackground {
-			r.idleTimer = nil // an idle client of Serve has none
+			r.idleTimer = nil // saves its memory in the idle clients of Serve
 		}
 	case r.readCount == r.idleReadCount:
 		r.startBackground()
@@ -229,8 +232,9 @@ func (r *readRole) checkIdle(leaving bool) {
 	}
 }
 
-// acquireForClose takes the role for Close. It returns nil, or a channel that is closed when
-// the holder has given the role up: the holder has to be interrupted.
+// acquireForClose takes the role for Close. If the role is held it returns a channel
+// that is closed on its release, and the holder has to be interrupted. Otherwise it
+// returns nil.
 func (r *readRole) acquireForClose() <-chan struct{} {
 	if r.state == roleReading || r.state == roleBackground {
 		return r.roleReleased.waitChannel()
@@ -239,7 +243,7 @@ func (r *readRole) acquireForClose() <-chan struct{} {
 	return nil
 }
 
-// finishClose stops the timer. The state is closing.
+// finishClose makes the role's end final, and stops the timer.
 func (r *readRole) finishClose() {
 	r.state = roleClosing
 	if r.idleTimer != nil {

@@ -1,4 +1,4 @@
-// Reading: the methods that read, and how they share the role.
+// The methods that read, and how concurrent calls share the read role.
 
 package gipc
 
@@ -9,15 +9,14 @@ import (
 	"time"
 )
 
-// Read returns the next message. It blocks until there is one. Messages of the
-// peer are returned in the order in which they were written. A message with
-// MsgType -1 reports a status change at its place among them. The caller owns
-// Data.
+// Read returns the next message. It blocks until one arrives. Messages of the peer
+// are returned in the order in which they were written. A message with MsgType -1
+// reports a status change, such as the loss of the connection, at its place among
+// them. The caller owns Data.
 //
-// Read is safe for concurrent use; each message is returned to one reader. The
-// loss of a connection is a message and not an error. The error is final:
-// ErrClosed, a Client's ErrTimeout, or ErrMultiClient on a multi-client server.
-// Every later call returns it again.
+// Read is safe for concurrent use; each message is returned to one reader. An error
+// is final, and every later call returns it again: ErrClosed, a Client's ErrTimeout,
+// or ErrMultiClient on a multi-client server.
 func (e *endpoint) Read() (*Message, error) {
 	call := readCall{destination: destination{maxSize: unlimited}}
 	m := new(Message)
@@ -28,9 +27,9 @@ func (e *endpoint) Read() (*Message, error) {
 }
 
 // ReadTimed is like Read but returns TimeoutMessage and a nil error if no message
-// arrives within d. With d of 0 or less it returns what has arrived and does not
-// wait. A timeout loses nothing: a partially received message is returned by a
-// later read.
+// arrives within d. If d is 0 or less it does not wait, and returns a message only if
+// one has arrived. A timeout loses nothing: a partially received message is returned
+// by a later read.
 func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
 	call := readCall{noWait: d <= 0, destination: destination{maxSize: unlimited}}
 	if d > 0 {
@@ -48,8 +47,8 @@ func (e *endpoint) ReadTimed(d time.Duration) (*Message, error) {
 }
 
 // ReadContext is like Read but returns early, with an error wrapping ctx.Err(), if
-// ctx is done. The connection and every message survive: a partially received
-// message is returned by a later read.
+// ctx is done. The connection stays usable and no message is lost: a partially
+// received message is returned by a later read.
 func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 	if err := checkContext(ctx); err != nil {
 		return nil, err
@@ -67,8 +66,8 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 // with m. It allocates only if the capacity is too small or if ctx can be done.
 // Status messages are stored as Read returns them.
 //
-// A Message serves one call at a time. After an error the bytes of m.Data are
-// unspecified, and the library does not use them any more. A nil m is ErrConfig.
+// Concurrent calls must use different messages. After an error the bytes of m.Data
+// are unspecified, and the caller owns them. If m is nil ReadInto returns ErrConfig.
 func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if m == nil {
 		return fail(ErrConfig, nil, "ReadInto: the message is nil: pass a *Message, such as new(gipc.Message)")
@@ -81,11 +80,10 @@ func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 }
 
 // Messages returns the peer's messages as they arrive, without status messages.
-// Each step is a ReadContext: concurrent reads share the messages, and the loop
-// holds nothing while its body runs, so breaking out of it loses nothing. It does
-// not report connection loss; use ReadContext when waiting for a reply. The
-// sequence ends on ErrClosed. It yields any other error once, with a nil message,
-// and ends.
+// Each step is a ReadContext: concurrent reads share the messages, and breaking out
+// of the loop loses none. Messages does not report connection loss; use ReadContext
+// when waiting for a reply. The sequence ends on ErrClosed. It yields any other error
+// once, with a nil message, and ends.
 func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
 		if err := checkContext(ctx); err != nil {
@@ -108,7 +106,7 @@ func (e *endpoint) Messages(ctx context.Context) iter.Seq2[*Message, error] {
 	}
 }
 
-// read fills m with the next message.
+// read sets m to the next message.
 func (e *endpoint) read(call *readCall, m *Message) error {
 	if e.hooks.multiClient {
 		return ErrMultiClient
@@ -117,12 +115,13 @@ func (e *endpoint) read(call *readCall, m *Message) error {
 		return contextError("read", call.ctx)
 	}
 	e.mu.Lock()
-	err := e.readNext(call, m) // a defer here would cost as much as the lock
+	err := e.readNext(call, m) // the unlock is not deferred: that would cost as much as the lock
 	e.mu.Unlock()
 	return err
 }
 
-// readNext releases mu while it reads the transport, and while it waits.
+// readNext sets m to the next message. The caller holds mu, which is released while
+// the transport is read, and while the call waits.
 func (e *endpoint) readNext(call *readCall, m *Message) error {
 	for {
 		if e.popQueuedLocked(call, m) {
@@ -140,7 +139,7 @@ func (e *endpoint) readNext(call *readCall, m *Message) error {
 				continue // the connection is over
 			}
 			e.readRole.acquire()
-		case roleStopped: // a message is too large for the queue, which is empty
+		case roleStopped: // the queue is empty, so the next message is too large for it
 			e.currentConn.Load().heartbeat.noteActivity()
 			e.readRole.acquire()
 		default:
@@ -169,8 +168,8 @@ func (e *endpoint) readNext(call *readCall, m *Message) error {
 	}
 }
 
-// readBufferedLocked decodes a message that has arrived, without taking the role:
-// it takes less than a change of the role does.
+// readBufferedLocked is the fast path: if the next message is in the receive buffer
+// already, it is decoded under mu, which takes less time than a change of the role.
 func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, err error) {
 	c := e.currentConn.Load()
 	if n := c.decoder.bufferedBytes(); n == 0 || n > 2*readSize {
@@ -190,8 +189,8 @@ func (e *endpoint) readBufferedLocked(call *readCall, m *Message) (done bool, er
 	}
 }
 
-// finishReadLocked ends the lead of a caller: it releases the role, unless the
-// connection is over. done is false if the call has to look again.
+// finishReadLocked releases the role after a caller's read, or disconnects if the
+// connection is over. done is false if the call has to continue.
 func (e *endpoint) finishReadLocked(c *connection, call *readCall, m *Message, err error) (done bool, result error) {
 	call.endWatching()
 	e.readRole.readCount++
@@ -208,9 +207,9 @@ func (e *endpoint) finishReadLocked(c *connection, call *readCall, m *Message, e
 	return false, nil
 }
 
-// awaitMessageOrRole waits for a message or the role, until the call has to end. It
-// releases mu meanwhile. done is false if the call was granted the role, or has to
-// look again.
+// awaitMessageOrRole waits for a message or the role, until the call has to end.
+// done is false if the call was granted the role, or has to continue. The caller
+// holds mu, which is released meanwhile.
 func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, err error) {
 	w := e.readRole.addWaiter()
 	why := e.awaitWake(call, w)
@@ -218,8 +217,8 @@ func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, er
 		if !call.noWait || e.readRole.state != roleBackground {
 			return why != nil, why
 		}
-		// It has no time, and nobody has looked at the transport for it: the
-		// background reader makes way.
+		// The deadline has expired, but the transport was never tried for this call.
+		// Preempt the background reader, which has no deadline of its own.
 		w.noWait = true
 		e.readRole.waiters = append([]*readWaiter{w}, e.readRole.waiters...)
 		c := e.currentConn.Load()
@@ -234,7 +233,7 @@ func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, er
 	case w.message != nil:
 		e.copyToReaderLocked(call, m, w.message)
 		return true, nil
-	case w.granted && why != nil: // the grant has met a caller that leaves
+	case w.granted && why != nil: // the role was granted while the call was ending
 		e.releaseRoleLocked()
 		return true, why
 	case w.granted:
@@ -244,8 +243,8 @@ func (e *endpoint) awaitMessageOrRole(call *readCall, m *Message) (done bool, er
 	return why != nil, why
 }
 
-// awaitWake waits until w is woken or the call has to end, and returns why it
-// has to. It releases mu meanwhile.
+// awaitWake waits until w is woken or the call has to end, and returns the reason of
+// the latter. The caller holds mu, which is released meanwhile.
 func (e *endpoint) awaitWake(call *readCall, w *readWaiter) (why error) {
 	if call.noWait {
 		return nil
@@ -258,7 +257,7 @@ func (e *endpoint) awaitWake(call *readCall, w *readWaiter) (why error) {
 	}
 	var passed <-chan time.Time
 	if !call.deadline.IsZero() {
-		timer := time.NewTimer(max(time.Until(call.deadline), 1)) // none that is due: TestTimersInBubbles
+		timer := time.NewTimer(max(time.Until(call.deadline), 1)) // not 0, which some synctest bubbles never run: see TestTimersInBubbles
 		defer timer.Stop()
 		passed = timer.C
 	}

@@ -1,4 +1,4 @@
-// Writing: the methods that write, and what they wait for.
+// The methods that write, and the wait for a connection to write to.
 
 package gipc
 
@@ -51,14 +51,16 @@ func (e *endpoint) WriteOn(ctx context.Context, conn uint64, msgType int, data [
 
 // Queue is like Write but only buffers the message. The buffer is written by
 // Flush, Write or Close, or by Queue itself, which may then block, once it holds
-// 64 KiB. Queue does not retain data. Messages that are lost with a connection are
-// reported by the next call that sends; see [Client.Write].
+// 64 KiB. Queue is safe for concurrent use and does not retain data. Messages that
+// are lost with a connection are reported by the next call that sends; see
+// [Client.Write].
 func (e *endpoint) Queue(msgType int, data []byte) error {
 	return e.send(context.Background(), 0, msgType, data, true)
 }
 
 // Flush writes what Queue has buffered. A nil error means that the kernel has
-// accepted everything that was queued before the call. Errors are those of Write.
+// accepted every message that was queued before the call. Flush is safe for
+// concurrent use. Its errors are those of Write.
 func (e *endpoint) Flush() error {
 	c, err := e.writable(context.Background(), 0)
 	if err == nil {
@@ -67,7 +69,7 @@ func (e *endpoint) Flush() error {
 	return e.noteFailure(c, err)
 }
 
-// send sends a message on the connection with the given ID; 0 is any.
+// send sends a message on the connection with the given ID, or on any for 0.
 func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []byte, hold bool) error {
 	if err := checkMessageType(msgType); err != nil {
 		return err
@@ -82,8 +84,8 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	return e.noteFailure(c, err)
 }
 
-// noteFailure notes that a call has reported the loss of the connection that it used,
-// if there was one.
+// noteFailure returns err. If err reports the loss of connection c, which may be
+// nil, it records that, so that Close does not report the loss again.
 func (e *endpoint) noteFailure(c *connection, err error) error {
 	if c != nil && isDeliveryError(err) && !isCallerTimeout(err) && c.sender.isBroken() {
 		e.mu.Lock()
@@ -93,8 +95,8 @@ func (e *endpoint) noteFailure(c *connection, err error) error {
 	return err
 }
 
-// writable returns the connection to write to, and waits for the first one unless
-// an ID is given.
+// writable returns the connection to write to. Without an ID it waits for the first
+// connection.
 func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, error) {
 	if e.hooks.multiClient {
 		return nil, ErrMultiClient
@@ -121,8 +123,9 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 	}
 }
 
-// notWritable returns why there is nothing to write to, or what to wait for. It
-// returns nil for both if there is a connection now.
+// notWritable returns the error of a call that cannot write, or a channel that is
+// closed when the status changes. It returns nil for both if a connection has been
+// established meanwhile.
 func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Status, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -134,7 +137,7 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 		return nil, status, e.lifecycle.finalErr
 	case e.closing.Load():
 		return nil, status, ErrClosed
-	case c != nil && (conn == 0 || conn == c.id): // since a moment
+	case c != nil && (conn == 0 || conn == c.id): // established meanwhile
 		return nil, status, nil
 	case conn != 0:
 		e.deliveries.noteRefusedCall(conn)
