@@ -17,18 +17,21 @@ import (
 )
 
 const (
-	helloTimeout    = 30 * time.Second // for each message of the server: thousands may be before this client
+	helloTimeout    = 30 * time.Second // for each message of the server, which may have to serve thousands of clients first
 	firstRetryDelay = time.Millisecond // before the second attempt
+	warnDelay       = 10 * time.Second // without a connection before a warning is logged
 )
 
 // A Client is the dialing side of a connection. It reconnects automatically. Its
 // methods are safe for concurrent use.
 type Client struct {
 	endpoint
-	// The dial loop's:
+	// The fields below belong to the dial loop.
 	retryDelay time.Duration   // before the next attempt
-	connCount  uint64          // connections
-	hungDial   <-chan struct{} // is closed when the Dial or Upgrade that took too long has returned; nil without one
+	retryStart time.Time       // of the attempts for the next connection
+	waitWarned bool            // a warning was logged since retryStart, because it takes long
+	connCount  uint64          // connections so far
+	hungDial   <-chan struct{} // closed when a Dial or Upgrade that took too long has returned; nil without one
 }
 
 // StartClient connects to a server and returns when messages can flow. It retries
@@ -111,6 +114,7 @@ func (c *Client) reconnect(lost *connection) {
 // connectWithRetry tries until there is a connection, until that is impossible, or until
 // the time has passed.
 func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
+	c.retryStart, c.waitWarned = time.Now(), false
 	limited := ctx
 	if c.settings.totalTimeout > 0 {
 		var cancel context.CancelFunc
@@ -182,13 +186,16 @@ func (c *Client) noteFailedAttempt(ctx, limited context.Context, err error) {
 		}
 	}
 	c.mu.Unlock()
-	events := c.settings.eventLog
+	events, waited := c.settings.eventLog, time.Since(c.retryStart)
 	switch {
 	case isPermanent(err), isForeignError(err):
 		events.Warn("connection attempt failed; retrying", "err", err)
+	case waited >= warnDelay && !c.waitWarned:
+		c.waitWarned = true
+		events.Warn("connection attempt failed; retrying", "err", err, "waited", waited.Round(time.Second))
 	case last == nil:
 		events.Info("connection attempt failed; retrying", "err", err)
-	default: // it says the same again
+	default: // an error was logged at a higher level before
 		events.Debug("connection attempt failed; retrying", "err", err)
 	}
 }

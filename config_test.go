@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/gipc/internal/sys"
@@ -443,6 +444,115 @@ func TestLibraryIsSilent(t *testing.T) {
 	if errs.Len() > 0 {
 		t.Errorf("the library has written: %s", errs.String())
 	}
+}
+
+// warnings returns a logger of level Warn, and a function that returns what was
+// logged since it was called last.
+func warnings(t *testing.T) (*slog.Logger, func() []string) {
+	var log lockedBuffer
+	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})), func() []string {
+		t.Helper()
+		synctest.Wait()
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		lines := strings.Split(log.b.String(), "\n")
+		log.b.Reset()
+		return lines[:len(lines)-1]
+	}
+}
+
+// A client that finds no server is silent at level Warn for 10 seconds, and logs one
+// warning then. It is the same again after the loss of a connection.
+func TestLogOfClientWithoutServer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		logger, logged := warnings(t)
+		peers := make(chan net.Conn, 1)
+		var c *Client
+		started := make(chan error)
+		go func() {
+			var err error
+			c, err = StartClient(&ClientConfig{Name: "alone", Encryption: EncryptionOff, Logger: logger, Dial: func(context.Context) (net.Conn, error) {
+				select {
+				case conn := <-peers:
+					return conn, nil
+				default:
+					return nil, errors.New("no server is listening")
+				}
+			}})
+			started <- err
+		}()
+		expectOne := func() {
+			t.Helper()
+			time.Sleep(9 * time.Second)
+			if lines := logged(); len(lines) != 0 {
+				t.Errorf("warnings in the first seconds: %q", lines)
+			}
+			time.Sleep(3 * time.Second)
+			if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection attempt failed; retrying") || !strings.Contains(lines[0], "no server is listening") || !strings.Contains(lines[0], "waited=1") {
+				t.Errorf("warnings after 12 s: %q", lines)
+			}
+			time.Sleep(time.Hour)
+			if lines := logged(); len(lines) != 0 {
+				t.Errorf("warnings in the hour that follows: %q", lines)
+			}
+		}
+		expectOne()
+		listener := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		s, err := StartServer(&ServerConfig{Name: "alone", Encryption: EncryptionOff, Listener: listener})
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, far := net.Pipe()
+		peers <- near
+		listener.conns <- far
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		logged()
+		s.Close()
+		expectOne()
+		c.Close()
+	})
+}
+
+// A server that rejects a client which tries again and again logs it once a second.
+func TestLogOfRejectedClient(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		logger, logged := warnings(t)
+		listener := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		s, err := StartServer(&ServerConfig{Name: "strict", Encryption: EncryptionOff, Listener: listener, Logger: logger,
+			Authorize: func(Peer) error { return errors.New("a stranger") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reject := func(clients int) {
+			for range clients {
+				near, far := net.Pipe()
+				listener.conns <- far
+				io.Copy(io.Discard, near) // the refusal
+				near.Close()
+			}
+		}
+		reject(11)
+		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection rejected") || !strings.Contains(lines[0], "a stranger") {
+			t.Errorf("11 rejections: %q", lines)
+		}
+		time.Sleep(time.Second)
+		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "a stranger") || !strings.Contains(lines[0], "count=10") {
+			t.Errorf("a second later: %q", lines)
+		}
+		reject(3)
+		near, far := net.Pipe()
+		near.Close() // another cause: the stream ends before the handshake
+		listener.conns <- far
+		s.Close()
+		if lines := logged(); len(lines) < 1 || !strings.Contains(strings.Join(lines, " "), "count=") {
+			t.Errorf("at the end: %q", lines)
+		}
+		if got := s.Stats().Refused; got < 14 {
+			t.Errorf("%d clients are counted", got)
+		}
+	})
 }
 
 type lockedBuffer struct {

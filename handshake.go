@@ -123,7 +123,7 @@ func refusalAdvice(reason byte) (text string, kind error) {
 	case reasonConfirmation:
 		return "another Secret or another Name: both configs need the same of each, byte for byte, or the server that Secret among its Secrets", ErrSecret
 	case reasonBusy:
-		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
+		return "the server has reached its client limit: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorized:
 		return "the server's Authorize does not let this client in: the server's log says why", ErrRefused
 	case reasonMalformed:

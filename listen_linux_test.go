@@ -1612,7 +1612,7 @@ var advices = []struct {
 	{"port in use", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: boundPort(h.T)})
 		return err
-	}, []error{ErrNameInUse, syscall.EADDRINUSE}, "tcp 127.0.0.1:|stop who does|choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT"},
+	}, []error{ErrNameInUse, syscall.EADDRINUSE}, "tcp 127.0.0.1:|stop the process that uses it|choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT"},
 	{"a file at the path", func(h *firstHour) error {
 		if err := os.WriteFile(h.path, nil, 0o600); err != nil {
 			h.Fatal(err)
@@ -1713,11 +1713,11 @@ var advices = []struct {
 	{"a second client", func(h *firstHour) error {
 		h.connected(ServerConfig{}, ClientConfig{})
 		return h.dial(ClientConfig{Timeout: h.soon})
-	}, []error{ErrTimeout, ErrRefused}, "unix PATH|as many clients as it may|MultiClient and MaxClients in ServerConfig"},
+	}, []error{ErrTimeout, ErrRefused}, "unix PATH|reached its client limit|MultiClient and MaxClients in ServerConfig"},
 	{"one client too many", func(h *firstHour) error {
 		h.connected(ServerConfig{MultiClient: true, MaxClients: 1}, ClientConfig{})
 		return h.dial(ClientConfig{Timeout: h.soon})
-	}, []error{ErrTimeout, ErrRefused}, "unix PATH|as many clients as it may|MultiClient and MaxClients in ServerConfig"},
+	}, []error{ErrTimeout, ErrRefused}, "unix PATH|reached its client limit|MultiClient and MaxClients in ServerConfig"},
 	{"not authorized", func(h *firstHour) error {
 		h.serve(ServerConfig{Authorize: func(Peer) error { return errors.New("not on a Sunday") }})
 		return h.dial(ClientConfig{})

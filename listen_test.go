@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -560,6 +561,25 @@ func TestTCPListen(t *testing.T) {
 	}
 	again, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: address}).openListener()
 	refused(t, again, err, ErrNameInUse, address, "GIPC_NETWORK_PORT")
+}
+
+// A port may need a privilege, which no other process has to give up.
+func TestTCPListenErrorAdvice(t *testing.T) {
+	t.Parallel()
+	for cause, want := range map[error][2]string{
+		fs.ErrPermission:           {"use a port above 1023", "stop the process"},
+		sys.ErrAddressInUse:        {"stop the process that uses it", "privilege"},
+		syscall.EAFNOSUPPORT:       {"set Address, or GIPC_NETWORK_HOST and GIPC_NETWORK_PORT", "stop the process"},
+		errors.New("no such host"): {"to an address of this machine", "privilege"},
+	} {
+		err := listenTCPError("192.0.2.1:80", &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", cause)})
+		if text := err.Error(); !strings.Contains(text, "192.0.2.1:80") || !strings.Contains(text, want[0]) || strings.Contains(text, want[1]) {
+			t.Errorf("%v: %s", cause, text)
+		}
+		if !errors.Is(err, cause) || errors.Is(err, ErrNameInUse) != (cause == sys.ErrAddressInUse) {
+			t.Errorf("%v is wrapped as %v", cause, err)
+		}
+	}
 }
 
 func TestTCPBeyondLoopback(t *testing.T) {

@@ -257,7 +257,7 @@ func (e *endpoint) awaitWake(call *readCall, w *readWaiter) (why error) {
 	}
 	var passed <-chan time.Time
 	if !call.deadline.IsZero() {
-		timer := time.NewTimer(max(time.Until(call.deadline), 1)) // not 0, which some synctest bubbles never run: see TestTimersInBubbles
+		timer := time.NewTimer(max(time.Until(call.deadline), 1)) // at least 1 ns, since timers that are already due race in synctest bubbles: see TestTimersInBubbles
 		defer timer.Stop()
 		passed = timer.C
 	}

@@ -139,6 +139,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-time.After(abortTimeout): // an Authorize that does not return
 	case <-ctx.Done():
 	}
+	s.settings.eventLog.EndRepeats()
+	s.settings.eventLog.Flush(ctx)
 	return err
 }
 
@@ -258,7 +260,7 @@ func (s *Server) trackPending(conn net.Conn) *pendingConn {
 	defer h.mu.Unlock()
 	if limited.foreignUser >= 0 && h.foreignCounts[limited.foreignUser] >= h.foreignLimit {
 		h.refusedCount.Add(1)
-		s.settings.eventLog.Warn("connection rejected", "user", limited.foreignUser, "err", "this user has too many handshakes on their way")
+		s.settings.eventLog.WarnRepeated("handshakes of one user", "connection rejected", "user", limited.foreignUser, "err", "this user has too many unfinished handshakes")
 		if s.settings.upgradeFunc == nil {
 			writeRefusal(conn, reasonBusy) // into an empty buffer
 		}
@@ -346,11 +348,26 @@ func (s *Server) serveHandshake(limited *pendingConn) {
 		pool.releaseSlot()
 	}
 	s.listenerState.refusedCount.Add(1)
-	s.settings.eventLog.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
+	s.settings.eventLog.WarnRepeated(rejectionCause(err), "connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	lingerAndClose(opened.stream)
 	if s.hooks.noReconnect {
 		s.endAccepting(fail(ErrClosed, err, "the only connection was rejected"))
 	}
+}
+
+// rejectionCause returns what rejections are counted by in the log: the reason of a
+// refusal, or the kind of another error.
+func rejectionCause(err error) string {
+	if reason, _ := refusalReason(err); reason != 0 {
+		text, _ := refusalAdvice(reason)
+		return text
+	}
+	for _, kind := range []error{ErrTruncated, ErrTimeout, ErrConfig} {
+		if errors.Is(err, kind) {
+			return kind.Error()
+		}
+	}
+	return "another error"
 }
 
 // handshake is the server's part, Authorize and Upgrade included.
@@ -365,7 +382,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 			if s.settings.upgradeFunc == nil { // else the peer does not expect our bytes yet
 				writeRefusal(conn, reasonUnauthorized)
 			}
-			return opened, nil, fail(ErrRefused, err, "Authorize")
+			return opened, nil, &refusal{fail(ErrRefused, err, "Authorize"), reasonUnauthorized, false}
 		}
 	}
 	if s.settings.upgradeFunc != nil {
@@ -382,7 +399,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 	}
 	if !s.Connections.reserveSlot(false) {
 		writeRefusal(conn, reasonBusy)
-		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
+		return opened, nil, &refusal{fail(ErrRefused, nil, "client limit reached: see MultiClient and MaxClients in ServerConfig"), reasonBusy, false}
 	}
 	work := func(f func() error) error { return s.computeInTurn(conn, f) }
 	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: work})
