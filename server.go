@@ -1,5 +1,5 @@
-// The end that accepts: the listener, the handshakes on their way, and the
-// server of one client. What serves many is in multi.go.
+// The server: its listener, the handshakes in progress, and the one client of a
+// server without MultiClient. multi.go serves many clients.
 
 package gipc
 
@@ -17,49 +17,49 @@ import (
 )
 
 const (
-	maxPending       = 4096             // handshakes on their way
-	maxForeign       = maxPending / 4   // of them for one user on a unix socket who is neither root nor the server's own
-	handshakeTimeout = 10 * time.Second // for a handshake
+	maxPending       = 4096             // handshakes in progress
+	maxForeign       = maxPending / 4   // of them for one user on a unix socket, except root and the server's own
+	handshakeTimeout = 10 * time.Second // for a whole handshake
 	firstAcceptDelay = 5 * time.Millisecond
 	maxAcceptDelay   = time.Second
 )
 
 // A Server accepts connections. Without MultiClient it is also the server's
 // endpoint of its one connection. With MultiClient, each client is represented by a
-// *Server obtained from Connections; the top-level server has nobody to read from or
-// write to, and those calls return ErrMultiClient. Its methods are safe for
-// concurrent use.
+// *Server obtained from Connections; the methods of the top-level server that read or
+// write return ErrMultiClient. Its methods are safe for concurrent use.
 type Server struct {
 	endpoint
-	Connections   *ConnectionPool // the clients; never nil
+	Connections   *ConnectionPool // the set of clients; never nil
 	listenerState *listenerState  // nil for a client of a multi-client server
 	poolMember    poolMember      // guarded by the lock of Connections
 }
 
-// A listenerState is what a server has and a single connection has not.
+// A listenerState is the part of a server that accepts: its listener and the handshakes
+// in progress.
 type listenerState struct {
 	listener       net.Listener
 	stopOnce       sync.Once
-	acceptDone     chan struct{}  // is closed when the accept loop has ended
-	handshakes     sync.WaitGroup // the handshakes
+	acceptDone     chan struct{}  // closed when the accept loop has ended
+	handshakes     sync.WaitGroup // goroutines of the handshakes in progress
 	refusedCount   atomic.Uint64
 	lastID         atomic.Uint64
-	listenerClosed chan struct{} // is closed when the listener is
+	listenerClosed chan struct{} // closed when the listener is closed
 
-	computeSlots chan struct{} // has a place for each handshake that may compute at once
+	computeSlots chan struct{} // its capacity is the number of handshakes that may compute at once
 
-	mu            sync.Mutex
+	mu            sync.Mutex // guards the fields below
 	pendingConns  map[*pendingConn]bool
-	foreignCounts map[int]int // how many of them another user has
-	foreignLimit  int         // of these; tests lower it
-	slotChanged   *sync.Cond  // pending has changed, or the server ends, or a time has passed
+	foreignCounts map[int]int // number of pending connections for each foreign user
+	foreignLimit  int         // for each of these users; tests lower it
+	slotChanged   *sync.Cond  // signaled when pendingConns changes, when Close begins, and by a timer
 }
 
-// A pendingConn is a connection whose handshake is on its way.
+// A pendingConn is a connection whose handshake is in progress.
 type pendingConn struct {
 	*transport.LimitedConn
 	peer        Peer
-	foreignUser int // of a foreign user on a unix socket, else -1
+	foreignUser int // the ID of a foreign user on a unix socket, or -1
 }
 
 func newListenerState(listener net.Listener) *listenerState {
@@ -68,13 +68,12 @@ func newListenerState(listener net.Listener) *listenerState {
 	return h
 }
 
-// StartServer listens and returns when clients can connect. Without MultiClient
-// it serves one client at a time: Read and Write talk to whoever is connected
-// now, and any other client is refused meanwhile.
+// StartServer listens and returns when clients can connect. Without MultiClient it
+// serves one client at a time: Read and Write use the current connection, and other
+// clients are refused while it exists.
 //
-// On an error the server is nil and nothing is left behind: ErrConfig,
-// ErrNameInUse when the name or the address is taken by a server that is alive,
-// or the system's error.
+// On error the returned server is nil and all resources are released: ErrConfig,
+// ErrNameInUse if a live server uses the name or the address, or the system's error.
 func StartServer(config *ServerConfig) (*Server, error) {
 	set, err := config.settings()
 	if err != nil {
@@ -101,23 +100,23 @@ func StartServer(config *ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
-// returns nil if the peers have received every message that was written since their
-// last Connected, and no earlier loss is unreported. Reads in progress end at once:
-// they return the complete messages that this process holds, one message Closed, and
-// then ErrClosed. On a client of a multi-client server it ends that connection alone.
+// Close closes the server gracefully, within 5 seconds. It returns nil if the peers
+// have received every message that was written since their last Connected, and no
+// earlier loss is unreported. Reads in progress end at once: they return the complete
+// messages that have arrived, one message Closed, and then ErrClosed. On a client of
+// a multi-client server Close ends that connection alone.
 //
-// The error is ErrUnconfirmed: messages may not have arrived. It matches
+// The error is ErrUnconfirmed if messages may not have arrived. It also matches
 // ErrNotConnected if messages of Queue were lost. On a multi-client server the error
 // joins one *ClientError for each client, connected or not read to the end, that may
-// not have received everything. The server is closed all the same. A second call waits
-// for the first and returns nil, whatever that returned.
+// not have received everything. The server is closed even if Close returns an error.
+// A concurrent or later call waits for the first one and returns nil.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
-// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
-// ctx has no deadline. If ctx is already done it closes the connections at once. Its
-// errors are those of Close. They wrap that of ctx if it was done too early. The
-// server is closed all the same, and its name is free.
+// Shutdown is like Close but waits until ctx is done, and at most 5 seconds if ctx
+// has no deadline. If ctx is already done it closes the connections at once. Its
+// errors are those of Close, wrapping ctx.Err() if ctx was done too early. The server
+// is closed and its name is free even if Shutdown returns an error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -144,15 +143,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Addr returns the address of the listener: with port 0 in Address, the port that
-// the system has chosen. A client of a multi-client server returns that of its
-// server.
+// Addr returns the address of the listener. If the port in Address was 0 it has the
+// port that the system chose. A client of a multi-client server returns the address
+// of its server.
 func (s *Server) Addr() net.Addr {
 	return s.Connections.server.listenerState.listener.Addr()
 }
 
-// Stats returns the totals of this endpoint. Those of a multi-client server are the
-// sums over all clients that it ever had.
+// Stats returns the totals of this endpoint since its start. The totals of a
+// multi-client server are the sums over all its clients, past ones included.
 func (s *Server) Stats() Stats {
 	total := s.endpoint.Stats()
 	if s.listenerState != nil {
@@ -162,8 +161,9 @@ func (s *Server) Stats() Stats {
 	return total
 }
 
-// stopListening ends the listening, which frees the name, and the handshakes. The Close of a
-// user's listener may block, and is awaited for a moment.
+// stopListening closes the listener, which frees the name, and the connections whose
+// handshakes are in progress. The methods of a config's Listener may block, and are
+// awaited for 100 ms at most.
 func (s *Server) stopListening(ctx context.Context) {
 	h := s.listenerState
 	h.stopOnce.Do(func() {
@@ -181,20 +181,20 @@ func (s *Server) stopListening(ctx context.Context) {
 		defer h.mu.Unlock()
 		for conn := range h.pendingConns {
 			h.removePendingLocked(conn)
-			go conn.Conn.Close() // it may be the user's
+			go conn.Conn.Close() // may be user code, which may block
 		}
 		h.slotChanged.Broadcast()
 	})
 	if s.settings.listener == nil {
-		<-h.acceptDone // at once: the socket is closed when Accept has returned
+		<-h.acceptDone // soon: closing the socket ends Accept
 		return
 	}
-	late := time.NewTimer(abortTimeout) // the methods of a user's listener may block
-	defer late.Stop()
+	timer := time.NewTimer(abortTimeout)
+	defer timer.Stop()
 	for _, done := range []chan struct{}{h.listenerClosed, h.acceptDone} {
 		select {
 		case <-done:
-		case <-late.C:
+		case <-timer.C:
 			return
 		case <-ctx.Done():
 			return
@@ -202,11 +202,11 @@ func (s *Server) stopListening(ctx context.Context) {
 	}
 }
 
-// acceptLoop hands every connection to a handshake of its own. Errors that may pass,
-// such as too many open files, slow it down and do not end it.
+// acceptLoop starts a handshake for every connection. Temporary errors, such as too
+// many open files, slow it down and do not end it.
 func (s *Server) acceptLoop() {
 	h := s.listenerState
-	for pause := time.Duration(0); ; {
+	for delay := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
 		case s.hooks.baseCtx.Err() != nil:
@@ -217,7 +217,7 @@ func (s *Server) acceptLoop() {
 		case err == nil && conn == nil:
 			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
-			pause = 0
+			delay = 0
 			if slot := s.trackPending(conn); slot != nil {
 				h.handshakes.Go(func() { s.serveHandshake(slot) })
 			}
@@ -227,19 +227,19 @@ func (s *Server) acceptLoop() {
 			return
 		}
 		h.refusedCount.Add(1)
-		pause = min(max(2*pause, firstAcceptDelay), maxAcceptDelay)
-		s.settings.eventLog.Warn("accept failed; retrying", "err", err, "pause", pause)
+		delay = min(max(2*delay, firstAcceptDelay), maxAcceptDelay)
+		s.settings.eventLog.Warn("accept failed; retrying", "err", err, "delay", delay)
 		select {
-		case <-time.After(pause):
+		case <-time.After(delay):
 		case <-s.hooks.baseCtx.Done():
 		}
 	}
 }
 
-// endAccepting ends a server whose listener somebody else has closed. A client
-// that is connected stays.
+// endAccepting puts the server into the Error state, because its listener was closed
+// by user code or its only connection is over. A connected client stays connected.
 func (s *Server) endAccepting(err error) {
-	s.settings.eventLog.Err("accept failed for good", "err", err)
+	s.settings.eventLog.Err("accepting ended", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announceStatusLocked(&Message{Err: err}, Error) {
@@ -248,10 +248,10 @@ func (s *Server) endAccepting(err error) {
 	s.hooks.noReconnect = true
 }
 
-// trackPending gives a handshake a slot. If there is none, a silent peer gives up its own;
-// if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
-// that has sent something keeps its slot. One user on a unix socket cannot take the
-// slots of all others: enter returns nil for a connection of a user who has too many.
+// trackPending registers a handshake in progress. At the limit it evicts a silent
+// peer; if no peer is silent it waits, and nothing is accepted meanwhile. A peer that
+// has sent something keeps its slot. It returns nil for a user on a unix socket who
+// has too many slots, so that one user cannot take those of all others.
 func (s *Server) trackPending(conn net.Conn) *pendingConn {
 	h := s.listenerState
 	peer := peerOfConn(conn)
@@ -262,7 +262,7 @@ func (s *Server) trackPending(conn net.Conn) *pendingConn {
 		h.refusedCount.Add(1)
 		s.settings.eventLog.WarnRepeated("handshakes of one user", "connection rejected", "user", limited.foreignUser, "err", "this user has too many unfinished handshakes")
 		if s.settings.upgradeFunc == nil {
-			writeRefusal(conn, reasonBusy) // into an empty buffer
+			writeRefusal(conn, reasonBusy) // does not block: the send buffer is empty
 		}
 		conn.Close()
 		return nil
@@ -282,8 +282,8 @@ func (s *Server) trackPending(conn net.Conn) *pendingConn {
 	return limited
 }
 
-// foreignUser returns the user at the other end of a unix socket, or -1 if that is
-// root or the server's own, or not known.
+// foreignUser returns the user ID of a peer on a unix socket, or -1 if that is root,
+// the server's own user, or not known.
 func foreignUser(peer Peer) int {
 	if !peer.Known || peer.UID == 0 || peer.UID == os.Geteuid() {
 		return -1
@@ -291,7 +291,7 @@ func foreignUser(peer Peer) int {
 	return peer.UID
 }
 
-// removePendingLocked takes a slot back, and reports whether the handshake had it.
+// removePendingLocked frees the slot of a handshake, and reports whether it had one.
 func (h *listenerState) removePendingLocked(conn *pendingConn) bool {
 	if !h.pendingConns[conn] {
 		return false
@@ -305,7 +305,8 @@ func (h *listenerState) removePendingLocked(conn *pendingConn) bool {
 	return true
 }
 
-// evictSilentLocked closes a silent peer, and reports whether there is one.
+// evictSilentLocked closes the connection of a silent peer, and reports whether there
+// was one.
 func (h *listenerState) evictSilentLocked() bool {
 	for conn := range h.pendingConns {
 		if conn.Silent() {
@@ -317,8 +318,8 @@ func (h *listenerState) evictSilentLocked() bool {
 	return false
 }
 
-// untrackPending gives the slot up. It returns false if it was taken, and the connection
-// closed with it.
+// untrackPending frees the slot of a handshake. It returns false if the handshake was
+// evicted, and its connection closed.
 func (s *Server) untrackPending(conn *pendingConn) bool {
 	h := s.listenerState
 	h.mu.Lock()
@@ -327,8 +328,8 @@ func (s *Server) untrackPending(conn *pendingConn) bool {
 	return h.removePendingLocked(conn)
 }
 
-// serveHandshake takes one connection through the handshake, in at most greetTime
-// altogether, and admits it.
+// serveHandshake performs the handshake of one connection, within handshakeTimeout,
+// and admits the client or rejects it.
 func (s *Server) serveHandshake(limited *pendingConn) {
 	defer s.untrackPending(limited)
 	pool := s.Connections
@@ -355,8 +356,8 @@ func (s *Server) serveHandshake(limited *pendingConn) {
 	}
 }
 
-// rejectionCause returns what rejections are counted by in the log: the reason of a
-// refusal, or the kind of another error.
+// rejectionCause returns the cause by which the log groups rejections: the reason of
+// a refusal, or the kind of another error.
 func rejectionCause(err error) string {
 	if reason, _ := refusalReason(err); reason != 0 {
 		text, _ := refusalAdvice(reason)
@@ -370,30 +371,31 @@ func rejectionCause(err error) string {
 	return "another error"
 }
 
-// handshake is the server's part, Authorize and Upgrade included.
+// handshake performs the server's half of a handshake, including Authorize and
+// Upgrade. admit reserves the client's slot, or returns the reason to refuse it.
 func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn, *session, error) {
 	conn := pending.LimitedConn
 	opened := &openedConn{dialedServer{conn: conn.Conn, peer: pending.peer}, conn.Conn}
 	if err := checkStream(conn.Conn); err != nil {
 		return opened, nil, err
 	}
-	if ask := s.settings.authorizeFunc; ask != nil {
-		if err := ask(opened.peer); err != nil {
-			if s.settings.upgradeFunc == nil { // else the peer does not expect our bytes yet
+	if authorize := s.settings.authorizeFunc; authorize != nil {
+		if err := authorize(opened.peer); err != nil {
+			if s.settings.upgradeFunc == nil { // otherwise the peer expects the bytes of Upgrade first
 				writeRefusal(conn, reasonUnauthorized)
 			}
 			return opened, nil, &refusal{fail(ErrRefused, err, "Authorize"), reasonUnauthorized, false}
 		}
 	}
 	if s.settings.upgradeFunc != nil {
-		conn.SetHelloSent(true) // what comes in Upgrade is not seen here
-		over, err := callUpgrade(s.settings.upgradeFunc, conn.Conn)
+		conn.SetHelloSent(true) // Upgrade reads the connection itself, so its peer may look silent
+		stream, err := callUpgrade(s.settings.upgradeFunc, conn.Conn)
 		conn.SetHelloSent(false)
 		if err != nil {
 			return opened, nil, err
 		}
-		opened.stream = over
-		conn = conn.Wrap(over)
+		opened.stream = stream
+		conn = conn.Wrap(stream)
 		conn.SetLimit(handshakeTimeout)
 		defer conn.Release()
 	}
@@ -401,20 +403,20 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 		writeRefusal(conn, reasonBusy)
 		return opened, nil, &refusal{fail(ErrRefused, nil, "client limit reached: see MultiClient and MaxClients in ServerConfig"), reasonBusy, false}
 	}
-	work := func(f func() error) error { return s.computeInTurn(conn, f) }
-	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: work})
+	compute := func(f func() error) error { return s.computeInTurn(conn, f) }
+	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: compute})
 	if err == nil {
 		opened.peer.Identity = agreed.identity
 	}
 	return opened, agreed, err
 }
 
-// computeInTurn does what takes processor time in a handshake. As many handshakes compute
-// at once as there are processors. The others wait in the order in which they came,
-// as the channel serves them, and the peer's time stops while they wait.
+// computeInTurn calls f, the expensive part of a handshake. It limits concurrent
+// calls to the number of processors. The others wait in the order of arrival, which
+// the channel keeps, and the time limit of their handshakes is paused.
 func (s *Server) computeInTurn(conn *transport.LimitedConn, f func() error) error {
 	select {
-	case s.listenerState.computeSlots <- struct{}{}: // no wait, so no deadline has to move
+	case s.listenerState.computeSlots <- struct{}{}: // no wait, so the time limit is not touched
 	default:
 		if err := s.awaitComputeSlot(conn); err != nil {
 			return err
@@ -424,6 +426,7 @@ func (s *Server) computeInTurn(conn *transport.LimitedConn, f func() error) erro
 	return f()
 }
 
+// awaitComputeSlot waits for a slot while the time limit of the handshake is paused.
 func (s *Server) awaitComputeSlot(conn *transport.LimitedConn) error {
 	conn.Pause()
 	defer conn.Resume()
