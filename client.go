@@ -1,5 +1,4 @@
-// The end that dials: the first connection and every later one come from the
-// same loop.
+// The client: its dial loop, which makes the first connection and every later one.
 
 package gipc
 
@@ -38,16 +37,17 @@ type Client struct {
 // with exponential backoff up to RetryTimer, for Timeout or, if that is 0,
 // forever; use [StartClientContext] to be able to give up.
 //
-// On an error the client is nil and nothing is left behind. What cannot succeed
-// ends at once: ErrConfig, ErrVersion, ErrEncryption, ErrSecret (also for
-// another name), ErrUntrustedServer, and ErrRefused by the server's Authorize.
-// ErrTimeout wraps the cause of the last failure.
+// On error the returned client is nil and all resources are released. Permanent
+// errors are returned immediately: ErrConfig, ErrVersion, ErrEncryption, ErrSecret
+// (also if the names differ), ErrUntrustedServer, and ErrRefused if the server's
+// Authorize refused the client. After Timeout the error is ErrTimeout, wrapping the
+// last dial error.
 func StartClient(config *ClientConfig) (*Client, error) {
 	return StartClientContext(context.Background(), config)
 }
 
-// StartClientContext is like StartClient but gives up when ctx is done. ctx does
-// not affect the returned client.
+// StartClientContext is like StartClient but gives up, with an error wrapping
+// ctx.Err(), when ctx is done. ctx does not affect the returned client.
 func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, error) {
 	set, err := config.settings()
 	if err == nil {
@@ -70,26 +70,27 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 	return c, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
-// returns nil if the peer process has received every message that was written since
-// the last Connected, and no loss of an earlier connection is unreported. Reads in
-// progress end at once: they return the complete messages that this process holds,
-// one message Closed, and then ErrClosed. If the peer's application does not read,
-// its library does after a second, up to 64 KiB; with more than that on the way Close
-// takes its 5 seconds and fails.
+// Close closes the client gracefully, within 5 seconds. It returns nil if the peer
+// process has received every message that was written since the last Connected, and
+// no loss of an earlier connection is unreported. Reads in progress end at once: they
+// return the complete messages that have arrived, one message Closed, and then
+// ErrClosed. If the peer's application does not read, its library receives up to 64
+// KiB, after a second; if more is on the way Close takes 5 seconds and fails.
 //
-// The error is ErrUnconfirmed: messages may not have arrived. It matches
-// ErrNotConnected if messages of Queue were lost. The client is closed all the same.
-// A second call waits for the first and returns nil, whatever that returned.
+// The error is ErrUnconfirmed if messages may not have arrived. It also matches
+// ErrNotConnected if messages of Queue were lost. The client is closed even if Close
+// returns an error. A concurrent or later call waits for the first one and returns
+// nil.
 func (c *Client) Close() error { return c.shutdown(context.Background(), closedByUser) }
 
-// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
-// ctx has no deadline. If ctx is already done it closes the connection at once. Its
-// errors are those of Close. They wrap that of ctx if it was done too early. The
-// client is closed all the same.
+// Shutdown is like Close but waits until ctx is done, and at most 5 seconds if ctx
+// has no deadline. If ctx is already done it closes the connection at once. Its
+// errors are those of Close, wrapping ctx.Err() if ctx was done too early. The client
+// is closed even if Shutdown returns an error.
 func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, closedByUser) }
 
-// reconnect makes the connection that follows the given one.
+// reconnect makes the next connection after the given one was lost. If that fails it
+// sets the final status and error.
 func (c *Client) reconnect(lost *connection) {
 	defer c.goroutines.Done()
 	if time.Since(lost.heartbeat.startTime) > c.settings.maxRetryDelay {
@@ -111,8 +112,9 @@ func (c *Client) reconnect(lost *connection) {
 	c.settings.eventLog.Err("connecting ended", "err", err)
 }
 
-// connectWithRetry tries until there is a connection, until that is impossible, or until
-// the time has passed.
+// connectWithRetry makes attempts until one succeeds, until one fails permanently, or
+// until ctx is done or Timeout has passed. first is set before the first connection,
+// when more errors are permanent.
 func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 	c.retryStart, c.waitWarned = time.Now(), false
 	limited := ctx
@@ -142,7 +144,7 @@ func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 	}
 }
 
-// awaitRetryDelay waits for the time between two attempts.
+// awaitRetryDelay waits for the delay between two attempts, with jitter.
 func (c *Client) awaitRetryDelay(ctx context.Context) {
 	if c.retryDelay == 0 {
 		return
@@ -155,8 +157,8 @@ func (c *Client) awaitRetryDelay(ctx context.Context) {
 	}
 }
 
-// giveUpReason returns why no more attempts are made. It wraps the cause of the last
-// attempt.
+// giveUpReason returns why no further attempt is made, wrapping the error of the last
+// one, or nil.
 func (c *Client) giveUpReason(ctx, limited context.Context) error {
 	c.mu.Lock()
 	last := c.lifecycle.dialErr
@@ -173,16 +175,17 @@ func (c *Client) giveUpReason(ctx, limited context.Context) error {
 	}
 }
 
-// noteFailedAttempt logs a failed attempt, and keeps its cause unless the attempt itself
-// was cut by the time.
+// noteFailedAttempt logs a failed attempt. It keeps its error as dialErr, except if the
+// attempt failed only because the time was over. The first attempts log Info and then
+// Debug; one of them logs a warning after 10 s.
 func (c *Client) noteFailedAttempt(ctx, limited context.Context, err error) {
 	c.mu.Lock()
 	last := c.lifecycle.dialErr
-	end, hasEnd := limited.Deadline() // a dial ends then, perhaps before the context does
+	end, hasEnd := limited.Deadline() // a dial may end at the deadline before limited is done
 	if last == nil || limited.Err() == nil && (!hasEnd || time.Now().Before(end)) {
 		c.lifecycle.dialErr = err
 		if ctx.Err() != nil && errors.Is(err, ErrTimeout) {
-			c.lifecycle.dialErr = errors.New(trimPrefix(err)) // ctx has ended the wait
+			c.lifecycle.dialErr = errors.New(trimPrefix(err)) // no ErrTimeout: ctx has ended the wait
 		}
 	}
 	c.mu.Unlock()
@@ -200,8 +203,8 @@ func (c *Client) noteFailedAttempt(ctx, limited context.Context, err error) {
 	}
 }
 
-// A permanentDialError is an error of Dial that says that there will be no other
-// connection.
+// A permanentDialError is an error of Dial that wraps net.ErrClosed: there will be no
+// further connection.
 type permanentDialError struct{ error }
 
 func (e *permanentDialError) Unwrap() error { return e.error }
@@ -211,8 +214,8 @@ func isPermanentDialError(err error) bool {
 	return errors.As(err, &final)
 }
 
-// isPermanent reports whether another attempt with the same configuration ends the
-// same way.
+// isPermanent reports whether another attempt with the same configuration would fail
+// with the same error.
 func isPermanent(err error) bool {
 	var attempt *attemptError
 	if errors.As(err, &attempt) {
@@ -224,10 +227,11 @@ func isPermanent(err error) bool {
 }
 
 // openConn makes one connection, ready for the handshake. Dial and Upgrade are user
-// code: when ctx is done nobody waits for them, and what they return is closed.
+// code, which may ignore ctx. When ctx is done, openConn returns, and a goroutine
+// closes what they return later.
 func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel() // not before the result is taken: it would look as if the time had passed
+	defer cancel() // not earlier: Upgrade's connection would look expired
 	if c.settings.dialFunc == nil && c.settings.upgradeFunc == nil {
 		return c.openAndUpgrade(ctx)
 	}
@@ -235,13 +239,13 @@ func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 		opened *openedConn
 		err    error
 	}
-	late := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
-	if c.hungDial != nil { // one at a time: else each attempt would leave a goroutine
+	timeoutErr := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+	if c.hungDial != nil { // one call at a time; otherwise each attempt would leave a goroutine
 		select {
 		case <-c.hungDial:
 			c.hungDial = nil
 		case <-ctx.Done():
-			return nil, late
+			return nil, timeoutErr
 		}
 	}
 	results := make(chan result, 1)
@@ -263,7 +267,7 @@ func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 			r.opened.stream.Close()
 		}
 	}()
-	return nil, late
+	return nil, timeoutErr
 }
 
 func (c *Client) openAndUpgrade(ctx context.Context) (*openedConn, error) {
@@ -293,7 +297,7 @@ func (c *Client) openAndUpgrade(ctx context.Context) (*openedConn, error) {
 	return opened, nil
 }
 
-// callUpgrade calls the Upgrade of a config.
+// callUpgrade calls the Upgrade of a config and checks its result.
 func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
 	over, err := upgrade(conn)
 	if err == nil && over == nil {
@@ -305,21 +309,21 @@ func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.C
 	return over, nil
 }
 
-// connectOnce makes one connection.
+// connectOnce makes one attempt: it opens a connection and performs the handshake.
 func (c *Client) connectOnce(ctx context.Context) (*connection, error) {
 	opened, err := c.openConn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	cut := c.lifecycle.abortContext()
+	abort := c.lifecycle.abortContext()
 	c.mu.Unlock()
 	limited := transport.Limit(opened.stream)
 	stop := context.AfterFunc(ctx, limited.Expire)
-	stopCut := context.AfterFunc(cut, limited.Expire)
+	stopAbort := context.AfterFunc(abort, limited.Expire)
 	agreed, err := c.handshake(limited)
 	stop()
-	stopCut()
+	stopAbort()
 	if open := limited.Release(); err == nil && !open {
 		err = contextError("connect", ctx)
 	}
@@ -328,18 +332,19 @@ func (c *Client) connectOnce(ctx context.Context) (*connection, error) {
 		return c.newConnection(opened, agreed, c.connCount), nil
 	}
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		lingerAndClose(opened.stream) // the server has yet to read the reason
+		lingerAndClose(opened.stream) // closing at once could destroy the reason before the server has read it
 	} else {
 		closeTransport(ctx, opened.stream)
 	}
 	return nil, opened.handshakeError(c.settings, err)
 }
 
-// handshake is the client's part, in time.
+// handshake performs the client's half of a handshake, within helloTimeout for each
+// message of the server.
 func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
 	conn.SetLimit(helloTimeout)
 	key := newECDHKey
-	if c.settings.encrypt { // made while the server makes its own
+	if c.settings.encrypt { // make the key while the server makes its own
 		private, err := newECDHKey()
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}

@@ -1,5 +1,5 @@
-// The handshake of version 3, both roles, over a reader and a writer. No
-// goroutines, no net; deadlines are the caller's.
+// The handshake of protocol version 3, for server and client, over a reader and a
+// writer. No goroutines, no net; the caller sets deadlines.
 
 package gipc
 
@@ -36,21 +36,21 @@ const (
 	reasonMalformed    = 9
 )
 
-// handshakeConfig are what one side brings to a handshake.
+// A handshakeConfig is what one side of a handshake is configured with.
 type handshakeConfig struct {
 	name        string
-	secret      []byte         // empty: none
-	holders     []secretHolder // server with several secrets: of all of them, its own included
-	encrypt     bool           // server: on. client: required; else it follows the server
-	hybrid      bool           // this side has ML-KEM-1024, as every one of ours has
-	maxDataSize int            // largest data that this side accepts
+	secret      []byte         // empty if there is none
+	holders     []secretHolder // of a server with Secrets: all holders, including that of Secret
+	encrypt     bool           // a server encrypts; a client requires encryption, otherwise it follows the server
+	hybrid      bool           // this side supports ML-KEM-1024; false only in tests
+	maxDataSize int            // largest data that this side accepts, in bytes
 }
 
 // hasSecret reports whether this side has a secret.
 func (t *handshakeConfig) hasSecret() bool { return len(t.secret) > 0 || len(t.holders) > 0 }
 
-// allHolders returns the holders of every secret, or the one of none. They are not
-// copied: a handshake holds them while it waits for its peer.
+// allHolders returns the holders of all secrets, or a holder without a secret. The
+// slice is shared by all handshakes.
 func (t *handshakeConfig) allHolders() ([]secretHolder, error) {
 	if len(t.holders) > 0 {
 		return t.holders, nil
@@ -59,7 +59,7 @@ func (t *handshakeConfig) allHolders() ([]secretHolder, error) {
 	return []secretHolder{own}, err
 }
 
-// offeredFlags is the flags that a server says.
+// offeredFlags returns the flags of a ServerHello.
 func (t *handshakeConfig) offeredFlags() byte {
 	flags := t.requiredFlags()
 	if t.hybrid && flags&flagEncrypted != 0 {
@@ -68,28 +68,28 @@ func (t *handshakeConfig) offeredFlags() byte {
 	return flags
 }
 
-// requiredFlags are what a client insists on.
+// requiredFlags returns the flags that a client requires.
 func (t *handshakeConfig) requiredFlags() byte {
 	switch {
 	case t.hasSecret():
-		return flagEncrypted | flagSecret // who holds a secret requires encryption, too
+		return flagEncrypted | flagSecret // a secret requires encryption
 	case t.encrypt:
 		return flagEncrypted
 	}
 	return 0
 }
 
-// session is what a handshake leaves behind.
+// A session is the result of a handshake.
 type session struct {
 	receiveCipher, sendCipher *recordCipher // nil in plaintext
 	security                  Security
-	identity                  string // whose secret a client has proved
-	peerMaxDataSize           int    // largest data that the peer accepts
-	trailingBytes             []byte // what came behind the handshake
+	identity                  string // of the holder whose secret the client has proved
+	peerMaxDataSize           int    // largest data that the peer accepts, in bytes
+	trailingBytes             []byte // received behind the handshake
 }
 
-// refusal is a handshake that one side ended for a reason. It matches the
-// sentinel of its reason.
+// A refusal is the error of a handshake that one side ended with a reason. It matches
+// the sentinel of that reason.
 type refusal struct {
 	error
 	reason byte
@@ -98,8 +98,8 @@ type refusal struct {
 
 func (r *refusal) Unwrap() error { return r.error }
 
-// refusalReason returns the reason that ended a handshake, and whether it is
-// the peer's word, which nothing authenticates. Without a refusal it is 0, false.
+// refusalReason returns the reason with which a handshake was ended, and whether the
+// peer has sent it, unauthenticated. It returns 0, false if err is no refusal.
 func refusalReason(err error) (reason byte, byPeer bool) {
 	var r *refusal
 	if !errors.As(err, &r) {
@@ -108,8 +108,8 @@ func refusalReason(err error) (reason byte, byPeer bool) {
 	return r.reason, r.byPeer
 }
 
-// refusalAdvice is what to do about a reason, told so that it helps on either side,
-// and its sentinel.
+// refusalAdvice returns the text for a reason, which helps on either side, and its
+// sentinel.
 func refusalAdvice(reason byte) (text string, kind error) {
 	switch reason {
 	case reasonVersion:
@@ -132,7 +132,7 @@ func refusalAdvice(reason byte) (text string, kind error) {
 	return fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, likelyProtocol(reason)), ErrRefused
 }
 
-// likelyProtocol names the likely wrong peer by the first byte that it sends.
+// likelyProtocol returns a hint at the protocol that the first byte of a peer suggests.
 func likelyProtocol(first byte) string {
 	switch first {
 	case 0x15, 0x16:
@@ -145,28 +145,29 @@ func likelyProtocol(first byte) string {
 	return ""
 }
 
-// writeRefusal tells a client the reason in place of a ServerHello.
+// writeRefusal sends a client a refusal instead of a ServerHello.
 func writeRefusal(w io.Writer, reason byte) error {
 	_, err := w.Write([]byte{0, reason})
 	return err
 }
 
-// handshakeConn is one side's half of a handshake: what it has read, judged field
-// by field as soon as each is complete.
+// A handshakeConn reads and writes one side's half of a handshake. Each field of a
+// message is checked as soon as it is complete.
 type handshakeConn struct {
 	stream             io.ReadWriter
-	peerName           string                // "client" or "server", for texts
-	input              [handshakeBuffer]byte // all that came
-	inputLen, inputPos int                   // of buf: read, taken
-	writeErr           error                 // a write that failed; a reason may be waiting all the same
+	peerName           string                // "client" or "server", for error texts
+	input              [handshakeBuffer]byte // everything that was received
+	inputLen, inputPos int                   // bytes of input that were received and consumed
+	writeErr           error                 // of a failed write; the peer's reason may still be readable
 }
 
-// handshakeBuffer holds both messages of a peer, 1,720 bytes in a hybrid handshake, and then
-// frames. One read takes a whole hello, so a peer whose transport has no buffer is not
-// still writing it when this side writes a reason.
+// handshakeBuffer is the size of the input in bytes: both messages of a peer, 1,720
+// bytes in a hybrid handshake, and the first frames. It holds a whole hello, so that
+// a peer on a transport without a buffer is not still writing its hello when this
+// side writes a reason.
 const handshakeBuffer = 2 << 10
 
-// readN waits for the next n bytes and returns them.
+// readN returns the next n bytes of input, and waits for them.
 func (x *handshakeConn) readN(n int) ([]byte, error) {
 	if missing := x.inputPos + n - x.inputLen; missing > 0 {
 		got, err := io.ReadAtLeast(x.stream, x.input[x.inputLen:], missing)
@@ -179,8 +180,8 @@ func (x *handshakeConn) readN(n int) ([]byte, error) {
 	return x.input[x.inputPos-n : x.inputPos], nil
 }
 
-// readReply takes the byte that says whether the peer goes on: its reason if not,
-// else what went wrong here.
+// readReply reads the peer's first byte, which is 0 or the reason of a refusal. If it
+// is 0 it returns the error of an earlier write.
 func (x *handshakeConn) readReply() error {
 	b, err := x.readN(1)
 	switch {
@@ -192,8 +193,8 @@ func (x *handshakeConn) readReply() error {
 	return err
 }
 
-// readLimitAndPoint takes what both hellos have behind their flags, and answers
-// what is malformed.
+// readLimitAndPoint reads the fields behind the flags of a hello: the data limit and
+// the P-384 point. It sends a refusal if they are malformed.
 func (x *handshakeConn) readLimitAndPoint(flags byte) (limit int, point *ecdh.PublicKey, err error) {
 	b, err := x.readN(4)
 	if err != nil {
@@ -209,32 +210,32 @@ func (x *handshakeConn) readLimitAndPoint(flags byte) (limit int, point *ecdh.Pu
 	if b, err = x.readN(pointLen); err != nil {
 		return 0, nil, err
 	}
-	// Takes the uncompressed form alone, with coordinates below the prime and on the curve.
+	// Accepts only uncompressed points on the curve with coordinates below the prime.
 	if point, err = ecdh.P384().NewPublicKey(b); err != nil {
 		return 0, nil, x.sendRefusal(reasonMalformed, "the %s's key, %#02x..., is no P-384 point", x.peerName, b[0])
 	}
 	return int(n), point, nil
 }
 
-// newHelloHead makes the fields that both hellos have before their keys.
+// newHelloHead returns the fields of a hello before the keys.
 func newHelloHead(first, flags byte, limit int) []byte {
 	return binary.BigEndian.AppendUint32([]byte{first, flags}, uint32(limit))
 }
 
-// securityOf returns what the flags of a ClientHello say.
+// securityOf returns the protection that the flags of a ClientHello agree on.
 func securityOf(flags byte) Security {
 	return Security{Encrypted: flags&flagEncrypted != 0, Hybrid: flags&flagHybrid != 0, Secret: flags&flagSecret != 0}
 }
 
-// A serverSide is what a server brings to one handshake, beside its terms.
+// A serverSide holds the functions that a server's handshake needs, besides its config.
 type serverSide struct {
 	newKey    func() (*ecdh.PrivateKey, error)
 	admit     func() byte
 	compute   func(func() error) error
-	newKEMKey func() (*mlkem.DecapsulationKey1024, error) // nil: a random key
+	newKEMKey func() (*mlkem.DecapsulationKey1024, error) // nil: mlkem.GenerateKey1024
 }
 
-// newHello makes ServerHello and the keys behind it.
+// newHello returns a ServerHello and its private keys.
 func (side *serverSide) newHello(t *handshakeConfig) ([]byte, *keyAgreement, error) {
 	flags := t.offeredFlags()
 	hello := newHelloHead(version3, flags, t.maxDataSize)
@@ -251,11 +252,11 @@ func (side *serverSide) newHello(t *handshakeConfig) ([]byte, *keyAgreement, err
 	return append(hello, private.publicKeys()...), private, nil
 }
 
-// serverHandshake is the server's part. admit is called when the client has
-// proved itself (in plaintext: when its hello is good) and returns 0, or the
-// reason to refuse it. Writing to one that was admitted can still fail: what
-// admit has counted is then the caller's to take back. What takes processor time
-// is done by work, which may have it wait for its turn.
+// serverHandshake performs the server's half of a handshake. It calls side.admit once
+// the client is authenticated or, in plaintext, once its hello is valid; admit returns
+// 0, or the reason to refuse the client. If a later write fails, the caller has to
+// undo what admit did. Expensive computations run in side.compute, which may delay
+// them.
 func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*session, error) {
 	x := &handshakeConn{stream: rw, peerName: "client"}
 	var hello []byte
@@ -294,7 +295,7 @@ func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*se
 		if s.receiveCipher, s.sendCipher, err = k.ciphers(); err != nil {
 			return nil, err
 		}
-		finish = append(finish, k.serverConfirmation(x.input[x.inputPos-hashLen:x.inputPos])...) // over the client's, which was taken last
+		finish = append(finish, k.serverConfirmation(x.input[x.inputPos-hashLen:x.inputPos])...) // over the client's confirmation, which was read last
 	}
 	if reason := side.admit(); reason != 0 {
 		return nil, x.sendRefusal(reason, "")
@@ -306,9 +307,9 @@ func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*se
 	return s, nil
 }
 
-// verifyProof takes what is left of an encrypted ClientHello, and returns the keys that its
-// confirmation proves, and whose secret is in them. The key agreement is computed before
-// the confirmation is there, which the client computes meanwhile.
+// verifyProof reads the rest of an encrypted ClientHello, and returns the keys that
+// its confirmation proves, and the identity of the secret's holder. It computes the
+// key agreement before it reads the confirmation, while the client computes that.
 func (x *handshakeConn) verifyProof(t *handshakeConfig, work func(func() error) error, private *keyAgreement, point *ecdh.PublicKey, hello []byte) (k *sessionKeys, identity string, err error) {
 	var ciphertext []byte
 	if x.input[1]&flagHybrid != 0 {
@@ -339,7 +340,7 @@ func (x *handshakeConn) verifyProof(t *handshakeConfig, work func(func() error) 
 	}
 	if len(holders) > 1 {
 		err = work(prove)
-	} else { // so little that it need not wait for its turn again
+	} else { // a short computation, which does not have to wait for its turn
 		err = prove()
 	}
 	if err == nil && k == nil {
@@ -348,22 +349,23 @@ func (x *handshakeConn) verifyProof(t *handshakeConfig, work func(func() error) 
 	return k, identity, err
 }
 
-// A clientSide is what a client brings to one handshake, beside its terms.
+// A clientSide holds the functions that a client's handshake needs, besides its config.
 type clientSide struct {
 	newKey      func() (*ecdh.PrivateKey, error)
-	encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) // nil: a random secret
+	encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) // nil: EncapsulationKey1024.Encapsulate
 }
 
-// clientState is a client between the server's two messages.
+// A clientState is the state of a client's handshake between the server's two
+// messages.
 type clientState struct {
 	handshakeConn
 	peerMaxDataSize int
 	security        Security
 	keys            *sessionKeys // nil in plaintext
-	confirmation    []byte       // the client's
+	confirmation    []byte       // of this client
 }
 
-// clientHello reads ServerHello and writes ClientHello, or a reason.
+// clientHello reads ServerHello and writes ClientHello, or the reason of a refusal.
 func clientHello(rw io.ReadWriter, t *handshakeConfig, side clientSide) (*clientState, error) {
 	c := &clientState{handshakeConn: handshakeConn{stream: rw, peerName: "server"}}
 	first, err := c.readN(1)
@@ -371,7 +373,7 @@ func clientHello(rw io.ReadWriter, t *handshakeConfig, side clientSide) (*client
 		return nil, err
 	}
 	switch v := first[0]; {
-	case v == 0: // any second byte, 0 included, is a refusal
+	case v == 0: // a refusal, whatever the second byte is
 		reason, err := c.readN(1)
 		if err == nil {
 			err = c.peerRefusal(reason[0])
@@ -390,7 +392,7 @@ func clientHello(rw io.ReadWriter, t *handshakeConfig, side clientSide) (*client
 	switch {
 	case wants&^flags&flagEncrypted != 0:
 		return nil, c.sendRefusal(reasonEncryption, "")
-	case flags&^wants&flagSecret != 0: // also without flagEncrypted
+	case flags&^wants&flagSecret != 0: // even without flagEncrypted
 		return nil, c.sendRefusal(reasonServerSecret, "")
 	case wants&^flags&flagSecret != 0:
 		return nil, c.sendRefusal(reasonClientSecret, "")
@@ -414,7 +416,8 @@ func clientHello(rw io.ReadWriter, t *handshakeConfig, side clientSide) (*client
 	return c, c.sendHello(t, side, flags, point, kemKey)
 }
 
-// sendHello writes ClientHello. The server works on its keys while this side does.
+// sendHello writes ClientHello and then, after the computation of the keys, the
+// confirmation, so that both sides compute at the same time.
 func (c *clientState) sendHello(t *handshakeConfig, side clientSide, flags byte, point *ecdh.PublicKey, kemKey *mlkem.EncapsulationKey1024) error {
 	c.security = securityOf(flags)
 	serverHello := c.input[:c.inputPos]
@@ -449,7 +452,7 @@ func (c *clientState) sendHello(t *handshakeConfig, side clientSide, flags byte,
 	return nil
 }
 
-// newSharedSecret returns a new secret, and what the server gets it from.
+// newSharedSecret returns a new ML-KEM secret and its ciphertext for the server.
 func (side *clientSide) newSharedSecret(key *mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
 	if side.encapsulate != nil {
 		return side.encapsulate(key)
@@ -457,8 +460,8 @@ func (side *clientSide) newSharedSecret(key *mlkem.EncapsulationKey1024) (shared
 	return key.Encapsulate()
 }
 
-// readKEMKey takes the server's ML-KEM key. It returns nil where this side does
-// not use it.
+// readKEMKey reads the server's ML-KEM key. It returns nil if this side does not use
+// it.
 func (c *clientState) readKEMKey(used bool) (*mlkem.EncapsulationKey1024, error) {
 	b, err := c.readN(mlkem.EncapsulationKeySize1024)
 	if err != nil || !used {
@@ -471,8 +474,8 @@ func (c *clientState) readKEMKey(used bool) (*mlkem.EncapsulationKey1024, error)
 	return key, nil
 }
 
-// readFinish reads ServerFinish. A client whose hello could not be written learns
-// it here, since the server may have left a reason.
+// readFinish reads ServerFinish. The error of an earlier write is returned here, after
+// a check for a refusal that the server may have sent.
 func (c *clientState) readFinish() (*session, error) {
 	if err := c.readReply(); err != nil {
 		return nil, err
@@ -484,9 +487,9 @@ func (c *clientState) readFinish() (*session, error) {
 			return nil, err
 		}
 		if !hmac.Equal(confirmation, c.keys.serverConfirmation(c.confirmation)) {
-			// As reason 6, but nothing is written.
+			// Like a refusal with reason 6, but nothing is written.
 			return nil, &refusal{fail(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
-				"make both configs the same, or somebody stands between"), reasonConfirmation, false}
+				"check that both configs are the same; otherwise this is a man in the middle"), reasonConfirmation, false}
 		}
 		if s.sendCipher, s.receiveCipher, err = c.keys.ciphers(); err != nil {
 			return nil, err
@@ -496,8 +499,8 @@ func (c *clientState) readFinish() (*session, error) {
 	return s, nil
 }
 
-// sendRefusal writes a reason and returns it as an error. The peer may be gone: what
-// this side saw is the news, not a failed write.
+// sendRefusal writes the reason of a refusal and returns it as an error. A write error
+// is ignored, because the reason matters more.
 func (x *handshakeConn) sendRefusal(reason byte, detail string, args ...any) error {
 	x.stream.Write([]byte{reason})
 	text, kind := refusalAdvice(reason)
@@ -507,13 +510,13 @@ func (x *handshakeConn) sendRefusal(reason byte, detail string, args ...any) err
 	return &refusal{fail(kind, nil, "%s", text), reason, false}
 }
 
-// peerRefusal is the peer's reason as an error.
+// peerRefusal returns the error for a refusal that the peer has sent.
 func (x *handshakeConn) peerRefusal(reason byte) error {
 	text, kind := refusalAdvice(reason)
 	return &refusal{fail(kind, nil, "the %s refused: %s", x.peerName, text), reason, true}
 }
 
-// ioError is a stream that failed in the handshake.
+// ioError returns the error for a failed read or write in the handshake.
 func (x *handshakeConn) ioError(err error) error {
 	switch {
 	case isStreamEnd(err):
@@ -528,7 +531,8 @@ func (x *handshakeConn) ioError(err error) error {
 	return fmt.Errorf("%sin the handshake with the %s, after %d bytes: %w", errorPrefix, x.peerName, x.inputLen, err)
 }
 
-// isStreamEnd reports whether err is the end of a stream: a reset is one, too.
+// isStreamEnd reports whether err means that the peer has ended the stream. A reset is
+// included.
 func isStreamEnd(err error) bool {
 	const wsaConnReset = syscall.Errno(10054) // Windows
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
