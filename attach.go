@@ -1,4 +1,4 @@
-// How an endpoint begins, and how it gets a connection.
+// The start of an endpoint, and the attachment of a new connection to it.
 
 package gipc
 
@@ -14,8 +14,8 @@ func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHoo
 	e.readRole = &readRole{idleDelay: idleBeforeBackground, onIdle: e.onReaderIdle, startBackgroundReader: e.startBackgroundReader}
 }
 
-// attachConnection makes c the connection of this endpoint and gives its role to whoever is
-// first. It returns false if this endpoint takes none any more.
+// attachConnection makes c the current connection, and grants the read role to the
+// first waiter. It returns false if the endpoint accepts no connection.
 func (e *endpoint) attachConnection(c *connection) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -42,14 +42,15 @@ func (e *endpoint) attachConnection(c *connection) bool {
 	return true
 }
 
-// onReaderIdle has the background reader read if nobody has for a while.
+// onReaderIdle starts the background reader if nobody has read for a while. The idle
+// timer of the read role calls it.
 func (e *endpoint) onReaderIdle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.readRole.checkIdle(e.closing.Load())
 }
 
-// newConnection returns the connection that a handshake has agreed on.
+// newConnection returns the connection for the result of a handshake.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
 	c := &connection{netConn: opened.stream, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
 		source:         transport.NewSource(opened.stream),
@@ -60,15 +61,15 @@ func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64)
 	c.decoder.preload(agreed.trailingBytes)
 	var progress func()
 	if c.heartbeat.interval > 0 {
-		progress = c.heartbeat.noteActivity // no ping fits into a long frame: that it moves has to do
+		progress = c.heartbeat.noteActivity // no ping can be sent within a long frame, so write progress counts as activity
 	}
 	sink := transport.NewSink(opened.stream, func() { e.onWriteStalled(c) }, progress)
 	c.sender = newSender(sink, agreed.peerMaxDataSize, e.buffers, agreed.sendCipher, &e.goroutines, func(err error) { e.onSendFailure(c, err) })
 	return c
 }
 
-// An openedConn is a connection before its handshake.
+// An openedConn is a connection that is ready for its handshake.
 type openedConn struct {
 	dialedServer
-	stream net.Conn // what to speak over: conn, or what Upgrade made of it
+	stream net.Conn // carries the protocol: conn, or the result of Upgrade
 }

@@ -1,4 +1,4 @@
-// Requests that wait for their replies. No net, no clock.
+// The table of open calls: requests that wait for their replies. No net, no clock.
 
 package gipc
 
@@ -7,33 +7,33 @@ import (
 	"sync"
 )
 
-// An openCall is a request whose reply is awaited.
+// An openCall is a call that waits for its reply.
 type openCall struct {
 	doneSignal    chan struct{} // receives once when the call has ended
-	requestNumber uint64        // of the request; 0 unless it was accepted for sending
-	frameStart    int           // of its frame in the batch, in bytes
+	requestNumber uint64        // 0 unless the request was accepted for sending
+	frameStart    int           // offset of the request's frame in its batch, in bytes
 	header        frameHeader
-	ended         bool // it has ended
+	ended         bool // reply or err is set
 	reply         *Message
-	err           error                   // why there is no reply
-	cancelSend    context.CancelCauseFunc // ends the sending of the request; nil if nobody waits for that
+	err           error                   // why there is no reply; nil with one
+	cancelSend    context.CancelCauseFunc // cancels the sending of the request; nil if no call waits for that
 }
 
 // A callTable holds the open calls of one connection. It is safe for concurrent
 // use.
 //
 // Invariants: requests are numbered 1, 2, 3 in the order in which they were accepted
-// for sending, without a gap. Each call ends once. Once over is set no call is open.
+// for sending, without gaps. Each call ends once. Once endErr is set no call is open.
 type callTable struct {
 	mu               sync.Mutex
 	lastNumber       uint64
-	lastFlushed      uint64 // the last one that somebody writes or has written
+	lastFlushed      uint64 // number of the last request that is being written or was written
 	openCalls        map[uint64]*openCall
-	endErr           error  // what a call ends with from here on
-	unclaimedReplies uint64 // replies that nobody waits for
+	endErr           error  // result of all later calls; nil while calls are possible
+	unclaimedReplies uint64 // number of replies that no call waits for
 }
 
-// addCall gives a call the next number. It is accepted for sending.
+// addCall adds a call whose request is accepted for sending, and returns its number.
 func (t *callTable) addCall(call *openCall) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -50,8 +50,8 @@ func (t *callTable) addCall(call *openCall) uint64 {
 	return t.lastNumber
 }
 
-// removeLatest takes the latest request back, which was not written: its number is free
-// again. The call ends if there is a reason.
+// removeLatest removes the latest request, which was withdrawn, so that its number is
+// used again. Its call ends with reason, unless that is nil.
 func (t *callTable) removeLatest(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -65,7 +65,8 @@ func (t *callTable) removeLatest(reason error) {
 	t.lastNumber--
 }
 
-// endCallsFrom ends the calls whose numbers are first or higher, unless first is 0.
+// endCallsFrom ends the calls whose numbers are first or higher with err. If first is 0
+// it does nothing.
 func (t *callTable) endCallsFrom(first uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,14 +78,14 @@ func (t *callTable) endCallsFrom(first uint64, err error) {
 	}
 }
 
-// noteFlushed notes that all requests so far go out.
+// noteFlushed records that all requests so far are being written.
 func (t *callTable) noteFlushed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lastFlushed = t.lastNumber
 }
 
-// cancelOnEnd has cancel called when the call has ended without a reply.
+// cancelOnEnd makes cancel called when the call ends without a reply.
 func (t *callTable) cancelOnEnd(call *openCall, cancel context.CancelCauseFunc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -94,7 +95,8 @@ func (t *callTable) cancelOnEnd(call *openCall, cancel context.CancelCauseFunc) 
 	}
 }
 
-// deliverReply gives a reply to the call that waits for it, and returns that, or nil.
+// deliverReply ends the call that waits for a reply, and returns it. It returns nil if
+// no call waits for the reply.
 func (t *callTable) deliverReply(number uint64, msgType int, data []byte, conn uint64) *openCall {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,7 +110,7 @@ func (t *callTable) deliverReply(number uint64, msgType int, data []byte, conn u
 	return call
 }
 
-// endAllCalls ends all calls, now and from here on.
+// endAllCalls ends all open and later calls with err.
 func (t *callTable) endAllCalls(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -121,8 +123,7 @@ func (t *callTable) endAllCalls(err error) {
 	t.openCalls = nil
 }
 
-// abandonCall returns the result of a call that is not awaited any longer. ended is false
-// if it had none.
+// abandonCall removes a call, and returns its result if it has ended.
 func (t *callTable) abandonCall(call *openCall) (reply *Message, ended bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,22 +136,23 @@ func (t *callTable) abandonCall(call *openCall) (reply *Message, ended bool, err
 	return call.reply, call.ended, call.err
 }
 
-// callResult returns how a call has ended, if it has.
+// callResult returns the result of a call if it has ended.
 func (t *callTable) callResult(call *openCall) (reply *Message, ended bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return call.reply, call.ended, call.err
 }
 
-// hasOpenCalls reports whether a call is open.
+// hasOpenCalls reports whether any call is open.
 func (t *callTable) hasOpenCalls() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.openCalls) > 0
 }
 
-// callCounts returns how many requests were sent, and how many replies nobody waited for.
-func (t *callTable) callCounts() (calls, unasked uint64) {
+// callCounts returns the numbers of sent requests and of replies that no call waited
+// for.
+func (t *callTable) callCounts() (calls, unclaimed uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.lastNumber, t.unclaimedReplies
@@ -161,5 +163,5 @@ func (c *openCall) endLocked(reply *Message, err error) {
 	if c.cancelSend != nil && err != nil {
 		c.cancelSend(err)
 	}
-	c.doneSignal <- struct{}{} // has room: a call ends once
+	c.doneSignal <- struct{}{} // does not block, because a call ends once
 }

@@ -1,57 +1,57 @@
-// The close handshake: which orders of close and close-ack are legal, and what
-// they mean. No net, no clock, no locks.
+// The state of the close handshake: the valid orders of close and close-ack, and the
+// delivery result. No net, no clock, no locks.
 
 package gipc
 
 import "time"
 
 const (
-	closeTimeout = 5 * time.Second // for a close and its close-ack
-	drainTimeout = time.Second     // for what is left of a connection that is lost
+	closeTimeout = 5 * time.Second // of a close handshake, and the default of Shutdown
+	drainTimeout = time.Second     // for reading and writing the rest of a lost connection
 )
 
-// A closeHandshake is the state of one connection's end.
+// A closeHandshake is the state of the close handshake of one connection.
 //
 //	frames, close  ------------------------>
 //	<------------------------ frames, close, close-ack
 //	close-ack      ------------------------>
 //
-// A close-ack says whether everything that came before the close that it
-// acknowledges was received for the application, or some of it was discarded. Only
-// a close-ack of 0 proves that messages were received.
+// The byte of a close-ack is 0 if every message before the acknowledged close was
+// received for the application, and 1 if some were discarded. Only a close-ack of 0
+// confirms delivery.
 type closeHandshake struct {
-	sentClose        bool  // ours was accepted for sending
-	sentAck          bool  // the close-ack for the peer's was accepted for sending
-	peerClosed       bool  // the peer's has come: only its close-ack counts behind it
-	ackReceived      bool  // the close-ack for ours has come
-	ackCode          byte  // its byte
-	messageDiscarded bool  // a message was discarded before the peer's close came
-	protocolErr      error // what came behind a close was malformed: nothing more is written
+	sentClose        bool  // this side's close was accepted for sending
+	sentAck          bool  // the close-ack for the peer's close was accepted for sending
+	peerClosed       bool  // the peer's close was received; only its close-ack is valid behind it
+	ackReceived      bool  // the close-ack for this side's close was received
+	ackCode          byte  // the byte of that close-ack
+	messageDiscarded bool  // a message was discarded before the peer's close was received
+	protocolErr      error // violation behind a close, after which nothing more is written
 }
 
-// noteClose notes the peer's close and reports whether it is the first one.
+// noteClose records the peer's close and reports whether it is the first one.
 func (h *closeHandshake) noteClose() bool {
 	first := !h.peerClosed
 	h.peerClosed = true
 	return first
 }
 
-// noteAck notes a close-ack. It must come behind both closes, once.
+// noteAck records a close-ack. It is valid once, behind the closes of both sides.
 func (h *closeHandshake) noteAck(b byte) error {
 	if !h.sentClose || !h.peerClosed || h.ackReceived {
-		return fail(ErrMalformed, nil, "a close-ack without a close before it")
+		return fail(ErrMalformed, nil, "unexpected close-ack: it must follow the closes of both sides, once")
 	}
 	h.ackReceived, h.ackCode = true, min(b, someDiscarded)
 	return nil
 }
 
-// noteDiscarded notes a message that is discarded since this side has closed. Those
+// noteDiscarded records that a message was discarded after this side's close. Messages
 // behind the peer's close do not count.
 func (h *closeHandshake) noteDiscarded() {
 	h.messageDiscarded = h.messageDiscarded || !h.peerClosed
 }
 
-// ownAckCode returns what our close-ack says.
+// ownAckCode returns the byte of this side's close-ack.
 func (h *closeHandshake) ownAckCode() byte {
 	if h.messageDiscarded {
 		return someDiscarded
@@ -59,8 +59,8 @@ func (h *closeHandshake) ownAckCode() byte {
 	return allReceived
 }
 
-// deliveryResult returns nil if the peer has received everything that was sent. sent is
-// the number of messages, and cause why the handshake ended early, if it did.
+// deliveryResult returns nil if the peer has received everything that was sent. sent
+// is the number of messages. cause is why the handshake ended early, or nil.
 func (h *closeHandshake) deliveryResult(sent uint64, cause error) error {
 	switch {
 	case sent == 0:

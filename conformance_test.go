@@ -433,7 +433,7 @@ var layers = []struct{ layer, says string }{
 	{"record", "a record ends inside a frame"},
 	{"record", "bytes behind the head"},
 	{"control", "control frame"},
-	{"close", "a close-ack without a close"},
+	{"close", "unexpected close-ack"},
 	{"id", "a reply to request 0"},
 	{"id", ": request "},
 }

@@ -1,5 +1,5 @@
-// What is known of messages that were sent on connections that are over, and
-// what still has to be reported of them.
+// The record of unconfirmed messages on connections that are over, and of what Close
+// and later calls still have to report.
 
 package gipc
 
@@ -10,25 +10,25 @@ import (
 	"sync/atomic"
 )
 
-const maxUnreported = 16 // losses that are told apart; more are reported as these are
+const maxUnreported = 16 // losses that are recorded separately; further ones are not recorded
 
-// A delivery is what became of the messages that were sent on one connection.
+// A delivery is the delivery result of the messages that were sent on one connection.
 type delivery struct {
-	lossNotice     *Message // the status message of its end; nil before
+	lossNotice     *Message // the status message that reports the end of the connection; nil before
 	unconfirmedErr error    // nil if the peer has received everything that was sent
-	reported       bool     // a reader has taken the notice with its Err, or a call has failed for it
+	reported       bool     // a reader has received lossNotice with its Err, or a call has failed because of the loss
 }
 
-// A deliveryLedger holds what Close and the next call that sends have to report.
-// The endpoint's lock guards it.
+// A deliveryLedger records what Close and the next sending call have to report. The
+// endpoint's lock guards it, except queuedLossPending.
 //
-// Invariant: latest is that of the latest connection; earlier ones are listed
-// until they are confirmed or reported.
+// Invariant: latest belongs to the latest connection. earlier holds deliveries of
+// earlier connections until they are confirmed or reported.
 type deliveryLedger struct {
 	latest            *delivery
 	earlier           []*delivery
 	queuedLosses      lostMessages
-	queuedLossPending atomic.Bool // queued is to be reported; for those who do not hold the lock
+	queuedLossPending atomic.Bool // queuedLosses is not empty; read without the lock
 }
 
 // beginDelivery makes d the latest delivery.
@@ -41,7 +41,7 @@ func (l *deliveryLedger) beginDelivery(d *delivery) {
 
 func (d *delivery) isDue() bool { return d.unconfirmedErr != nil && !d.reported }
 
-// noteNoticeRead notes that a reader has got a status message.
+// noteNoticeRead records that a reader has received status message m.
 func (l *deliveryLedger) noteNoticeRead(m *Message) {
 	if m.Err == nil {
 		return
@@ -52,14 +52,14 @@ func (l *deliveryLedger) noteNoticeRead(m *Message) {
 	l.earlier = slices.DeleteFunc(l.earlier, func(d *delivery) bool { return d.lossNotice == m })
 }
 
-// noteCallFailed notes that a call has failed since the connection of d is over.
+// noteCallFailed records that a call has failed because the connection of d is over.
 func (l *deliveryLedger) noteCallFailed(d *delivery) {
 	d.reported = true
 	l.earlier = slices.DeleteFunc(l.earlier, func(o *delivery) bool { return o == d })
 }
 
-// noteRefusedCall notes that a call has failed since the connection with an ID is over. ID 0 is
-// the latest connection.
+// noteRefusedCall records that a call has failed because the connection with the given
+// ID is over. ID 0 is the latest connection.
 func (l *deliveryLedger) noteRefusedCall(id uint64) {
 	for _, d := range append(slices.Clone(l.earlier), l.latest) {
 		if d != nil && d.lossNotice != nil && (d.lossNotice.Conn == id || id == 0 && d == l.latest) {
@@ -68,14 +68,14 @@ func (l *deliveryLedger) noteRefusedCall(id uint64) {
 	}
 }
 
-// hasUnreported reports whether messages are unconfirmed and no reader and no call has
-// reported that.
+// hasUnreported reports whether there are unconfirmed messages whose loss no status
+// message and no call has reported.
 func (l *deliveryLedger) hasUnreported() bool {
 	return l.latest != nil && l.latest.isDue() || slices.ContainsFunc(l.earlier, (*delivery).isDue) || l.queuedLosses != lostMessages{}
 }
 
-// closeResult returns what Close reports: in every case what is not confirmed of the
-// latest connection, and of earlier ones what was not reported.
+// closeResult returns the error of Close: unconfirmed messages of the latest
+// connection in every case, those of earlier ones unless they were reported.
 func (l *deliveryLedger) closeResult() error {
 	var err error
 	for _, d := range l.earlier {
@@ -93,32 +93,32 @@ func (l *deliveryLedger) closeResult() error {
 	return l.reportQueuedLosses(err)
 }
 
-// addQueuedLosses notes lost messages of Queue.
+// addQueuedLosses records lost messages of Queue.
 func (l *deliveryLedger) addQueuedLosses(lost lostMessages) {
 	l.queuedLosses.add(lost)
 	l.queuedLossPending.Store(l.queuedLosses != (lostMessages{}))
 }
 
-// reportQueuedLosses returns the error for lost messages of Queue, which is due once. It
+// reportQueuedLosses returns the error for lost messages of Queue, and clears them. It
 // returns nil if there are none.
 func (l *deliveryLedger) reportQueuedLosses(cause error) error {
 	lost := l.queuedLosses
 	if lost == (lostMessages{}) {
 		return nil
 	}
-	l.queuedLosses, l.earlier = lostMessages{}, nil // this reports their loss
+	l.queuedLosses, l.earlier = lostMessages{}, nil // the error reports all of them
 	l.noteRefusedCall(0)
 	l.queuedLossPending.Store(false)
 	return lost.lossError(cause)
 }
 
-// isCallerTimeout reports whether a call has failed because its own context or time limit
-// ended. That says nothing about the connection.
+// isCallerTimeout reports whether a call has failed because of its own context or time
+// limit, which does not mean that the connection is lost.
 func isCallerTimeout(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout)
 }
 
-// isDeliveryError reports whether err says that something was not sent or may not
+// isDeliveryError reports whether err means that something was not sent, or may not
 // have arrived.
 func isDeliveryError(err error) bool {
 	return errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrNotConnected)

@@ -1,4 +1,4 @@
-// When something came from the peer, and when to ask for it.
+// The heartbeat of a connection: when the peer was active, and when to send a ping.
 
 package gipc
 
@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// A heartbeat knows how long a peer has been idle. Activity may be noted at any
-// time by any goroutine.
+// A heartbeat measures how long a peer has been idle. Any goroutine may call
+// noteActivity at any time.
 type heartbeat struct {
-	interval     time.Duration // idle time before a ping; 0 is none
+	interval     time.Duration // idle time before a ping; 0 is off
 	startTime    time.Time
-	lastActivity atomic.Int64 // activity, in nanoseconds after start
-	checkTimer   *time.Timer  // of the next check; nil until it is needed. The endpoint's lock guards it
+	lastActivity atomic.Int64 // in nanoseconds after startTime
+	checkTimer   *time.Timer  // for the next check; nil until it is needed. Guarded by the endpoint's lock
 }
 
 type heartbeatCheck uint8
@@ -28,11 +28,11 @@ func newHeartbeat(interval time.Duration) *heartbeat {
 	return &heartbeat{interval: interval, startTime: time.Now()}
 }
 
-// noteActivity notes activity.
+// noteActivity records activity of the peer, or of a write to it.
 func (h *heartbeat) noteActivity() { h.lastActivity.Store(int64(time.Since(h.startTime))) }
 
-// checkActivity returns what the idle time since the latest activity means, that activity,
-// and when to check again. A peer is lost after two intervals.
+// checkActivity evaluates the idle time. It returns the result, the latest activity,
+// and the time until the next check. A peer is lost after two idle intervals.
 func (h *heartbeat) checkActivity() (result heartbeatCheck, latest int64, next time.Duration) {
 	latest = h.lastActivity.Load()
 	switch idle := time.Since(h.startTime) - time.Duration(latest); {
@@ -45,7 +45,8 @@ func (h *heartbeat) checkActivity() (result heartbeatCheck, latest int64, next t
 	}
 }
 
-// scheduleCheck has f called after d. The endpoint's lock is held.
+// scheduleCheck calls f after d, instead of an earlier scheduled call. The endpoint's
+// lock is held.
 func (h *heartbeat) scheduleCheck(d time.Duration, f func()) {
 	if h.checkTimer == nil {
 		h.checkTimer = time.AfterFunc(d, f)
@@ -54,7 +55,7 @@ func (h *heartbeat) scheduleCheck(d time.Duration, f func()) {
 	}
 }
 
-// stopChecks ends the checks. The endpoint's lock is held.
+// stopChecks stops the scheduled check. The endpoint's lock is held.
 func (h *heartbeat) stopChecks() {
 	if h.checkTimer != nil {
 		h.checkTimer.Stop()

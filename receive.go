@@ -1,69 +1,67 @@
-// The receiving half: bytes in, frames out. No net, no clock, no locks.
+// The decoder of the receiving half: bytes in, frames out. No net, no clock, no locks.
 
 package gipc
 
 import "encoding/binary"
 
 const (
-	readSize      = 64 << 10 // bytes that one read of the transport asks for
-	firstReadSize = 4 << 10  // memory for a frame of which little has arrived, and for first reads, in bytes
+	readSize      = 64 << 10 // bytes that one read of the transport requests
+	firstReadSize = 4 << 10  // bytes of memory for first reads, and for a frame of which little has arrived
 )
 
-// A frame is what the decoder returns. Its data belongs to the caller.
+// A frame is a decoded frame. The caller owns its data.
 type frame struct {
 	frameHeader
 	data []byte
 }
 
-// A destination says where the decoder puts the data of a frame, and how much
-// it may deliver.
+// A destination is the memory for the data of a frame, and the limit of its size.
 type destination struct {
 	callerMemory []byte // reused if it is large enough and reuse is set
 	reuse        bool
-	maxSize      int // bytes, counted as the queue counts them; larger frames stay undelivered
+	maxSize      int // bytes, as the queue counts them; larger frames are not delivered
 }
 
-// A decodeStep says what the decoder needs, or that it has a frame.
+// A decodeStep is the result of one step of the decoder.
 type decodeStep uint8
 
 const (
 	frameReady decodeStep = iota
-	needBytes             // more bytes must come
-	needRoom              // the next frame does not fit into the destination's room
+	needBytes             // the next frame is not complete
+	needRoom              // the next frame is larger than the destination's maxSize
 )
 
-// A decoder turns the bytes of one direction into frames: it opens records,
-// checks and splits them, and assembles large data in the memory of the message.
-// space and received feed it; next returns frames. Memory grows with what has
-// arrived, never with what a length field announces. After an error it stays in
-// that error.
+// A decoder converts the bytes of one direction to frames: it opens records, checks
+// and splits them, and assembles large data in the memory of the message. Space and
+// Received provide input; nextFrame returns frames. Memory grows with what has
+// arrived, never on the basis of a length field alone. The first error is permanent.
 type decoder struct {
 	cipher      *recordCipher // nil in plaintext
 	maxDataSize int           // largest data that this side accepts, in bytes
 	buffers     *bufferPool
 
-	input         *buffer // bytes of the stream; those before inputAt are decoded
+	input         *buffer // bytes of the stream; those before inputPos are decoded
 	inputPos      int
-	inputNeed     int     // bytes of input, from inputAt on, that the next step needs
-	largeReads    bool    // a read has filled firstChunk, so the next ones ask for readSize
-	plaintext     *buffer // plaintext of the last record; those before openAt are decoded
+	inputNeed     int     // bytes of input, from inputPos on, that the next step needs
+	largeReads    bool    // a read has filled firstReadSize, so later ones request readSize
+	plaintext     *buffer // of the last record; bytes before plaintextPos are decoded
 	plaintextPos  int
 	largeFrame    largeFrame
-	largestRecord int    // largest record that has arrived, in bytes
+	largestRecord int    // size of the largest record that has arrived, in bytes
 	lastRequest   uint64 // number of the last request
 	decodeErr     error
 }
 
-// A largeFrame is one whose header has been decoded and whose data is due.
+// A largeFrame is a large frame whose header is decoded and whose data is pending.
 type largeFrame struct {
 	pending        bool
 	inCallerMemory bool // data is in the memory of a ReadInto
 	header         frameHeader
-	data           []byte // what has arrived; plaintext connections only
+	data           []byte // the part that has arrived; plaintext connections only
 }
 
-// nextFrame sets f to the next frame, or says what it needs first. Results go through
-// pointers, since copies of them were a third of the time of a small message.
+// nextFrame sets f to the next frame, or returns what it needs first. Parameters are
+// pointers, because copies took a third of the time of a small message.
 func (d *decoder) nextFrame(to *destination, f *frame) (decodeStep, error) {
 	if d.decodeErr != nil {
 		return needBytes, d.decodeErr
@@ -141,8 +139,8 @@ func (d *decoder) finishLarge(to *destination, f *frame) (decodeStep, error) {
 	return frameReady, d.checkFrame(f)
 }
 
-// openRecord opens the record of frames at the front of the input. It returns
-// false if the record is not complete.
+// openRecord opens the record of frames at the front of the input. It returns false if
+// the record is not complete.
 func (d *decoder) openRecord() (bool, error) {
 	sealed, err := d.sealedRecord(headerSize, maxPlaintext)
 	if sealed == nil {
@@ -156,9 +154,9 @@ func (d *decoder) openRecord() (bool, error) {
 	return true, nil
 }
 
-// sealedRecord returns what the record at the front of the input has behind its
-// length field, and nil if it is not complete. The plaintext has least to most
-// bytes; the length field is checked as soon as its bytes are there.
+// sealedRecord consumes the record at the front of the input, and returns it without
+// its length field, or nil if it is not complete. Its plaintext must have least to
+// most bytes. The length field is checked as soon as it has arrived.
 func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 	have := d.undecoded()
 	if d.inputNeed = lengthSize; len(have) < lengthSize {
@@ -176,7 +174,7 @@ func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 	return have[lengthSize:d.inputNeed], nil
 }
 
-// decodeOpened decodes one frame of the record that is open.
+// decodeOpened decodes one frame of the open record.
 func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	plain := d.plaintext.data[d.plaintextPos:]
 	header, need, err := parseFrameHeader(plain, d.maxDataSize)
@@ -211,8 +209,8 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	return frameReady, err
 }
 
-// openLarge opens the data of a large frame, straight into the memory of the
-// message.
+// openLarge opens the record with the data of a large frame, directly into the memory
+// of the message.
 func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	header := d.largeFrame.header
 	sealed, err := d.sealedRecord(header.dataSize, header.dataSize)
@@ -232,20 +230,20 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	return frameReady, checkData(f)
 }
 
-// closeRecord gives back the memory of a record whose frames are all decoded.
+// closeRecord releases the memory of a record whose frames are all decoded.
 func (d *decoder) closeRecord() {
 	d.buffers.put(d.plaintext)
 	d.plaintext, d.plaintextPos, d.inputNeed = nil, 0, lengthSize
 }
 
-// accepts reports whether a frame fits into the room. Control frames and replies
-// always do, since they are not queued.
+// accepts reports whether a frame may be delivered. Control frames and replies always
+// are, because they are not queued.
 func (to *destination) accepts(h frameHeader) bool {
 	return h.dataSize+messageOverhead <= to.maxSize || h.frameType == controlType || h.isReply()
 }
 
-// memoryFor returns the caller's memory, emptied, if it may hold the data of a frame:
-// that of a reply is for somebody else.
+// memoryFor returns the caller's memory, emptied, if it may be used for the data of a
+// frame, or nil. Replies are not for the caller.
 func (to *destination) memoryFor(h frameHeader) []byte {
 	if !to.reuse || h.frameType == controlType || h.isReply() {
 		return nil
@@ -255,7 +253,7 @@ func (to *destination) memoryFor(h frameHeader) []byte {
 
 // copyFrame sets f to a frame whose data is copied out of the decoder's memory.
 func (d *decoder) copyFrame(to *destination, f *frame, h frameHeader, view []byte) error {
-	f.frameType, f.id, f.dataSize, f.data = h.frameType, h.id, h.dataSize, view // a copy of f costs more
+	f.frameType, f.id, f.dataSize, f.data = h.frameType, h.id, h.dataSize, view // field by field, because copying f costs more
 	if err := d.checkFrame(f); err != nil {
 		return err
 	}
@@ -267,8 +265,8 @@ func (d *decoder) copyFrame(to *destination, f *frame, h frameHeader, view []byt
 	return nil
 }
 
-// checkID checks the id of a frame, if it has one, once: the requests of a direction
-// are numbered 1, 2, 3.
+// checkID checks the id of a frame, if it has one. The requests of a direction are
+// numbered 1, 2, 3, so it must be called once for each frame.
 func (d *decoder) checkID(h frameHeader) error {
 	switch {
 	case h.frameType&requestFlag == 0:
@@ -284,7 +282,7 @@ func (d *decoder) checkID(h frameHeader) error {
 	return nil
 }
 
-// checkFrame checks what can be checked once a frame is complete.
+// checkFrame makes the checks of a complete frame.
 func (d *decoder) checkFrame(f *frame) error {
 	if err := d.checkID(f.frameHeader); err != nil {
 		return err
@@ -309,7 +307,7 @@ func (d *decoder) undecoded() []byte {
 	return d.input.data[d.inputPos:]
 }
 
-// bufferedBytes returns how many bytes wait to be decoded.
+// bufferedBytes returns the number of bytes that are not decoded.
 func (d *decoder) bufferedBytes() int {
 	n := len(d.undecoded())
 	if d.plaintext != nil {
@@ -318,18 +316,18 @@ func (d *decoder) bufferedBytes() int {
 	return n
 }
 
-// isIdle reports whether nothing has come that is not decoded.
+// isIdle reports whether there is nothing to decode.
 func (d *decoder) isIdle() bool {
 	return d.decodeErr == nil && d.input == nil && d.plaintext == nil && !d.largeFrame.pending
 }
 
-// hasOpenRecord reports whether frames of a record wait to be decoded.
+// hasOpenRecord reports whether a record has frames that are not decoded.
 func (d *decoder) hasOpenRecord() bool { return d.plaintext != nil }
 
-// isInsideFrame reports whether the stream stands inside a frame.
+// isInsideFrame reports whether a part of a frame has arrived.
 func (d *decoder) isInsideFrame() bool { return d.largeFrame.pending || d.bufferedBytes() > 0 }
 
-// Space returns where the next read of the stream goes. It is never empty.
+// Space returns the memory for the next read of the stream. It is never empty.
 func (d *decoder) Space() []byte {
 	if large := &d.largeFrame; large.pending && d.cipher == nil {
 		if len(large.data) == cap(large.data) {
@@ -339,7 +337,7 @@ func (d *decoder) Space() []byte {
 		}
 		return large.data[len(large.data):min(cap(large.data), large.header.dataSize)]
 	}
-	size := firstReadSize // larger memory, made for each connection that says little, would cost time
+	size := firstReadSize // allocating more would cost time for each connection that sends little
 	if d.largeReads {
 		size = readSize
 	}
@@ -357,15 +355,16 @@ func (d *decoder) Space() []byte {
 	return d.input.data[len(d.input.data):cap(d.input.data)]
 }
 
-// nextInputSize returns how large an input of size bytes may become for the next step.
+// nextInputSize returns the size to which an input of size bytes may grow for the next
+// step.
 func (d *decoder) nextInputSize(size int) int {
 	if d.inputNeed <= d.largestRecord || size >= d.inputNeed/2 {
-		return d.inputNeed // as much has arrived before, or nearly: no more steps
+		return d.inputNeed // at once, because a record of that size, or half of this one, has arrived
 	}
-	return 2 * size // < d.inputTo: no overflow
+	return 2 * size // < d.inputNeed: no overflow
 }
 
-// Received takes in n bytes that were read into space.
+// Received adds n bytes that were read into Space to the input.
 func (d *decoder) Received(n int) {
 	if large := &d.largeFrame; large.pending && d.cipher == nil {
 		large.data = large.data[:len(large.data)+n]
@@ -375,7 +374,7 @@ func (d *decoder) Received(n int) {
 	}
 }
 
-// preload takes in bytes that arrived behind the handshake.
+// preload adds bytes that arrived behind the handshake to the input.
 func (d *decoder) preload(b []byte) {
 	if len(b) > 0 {
 		d.input, d.inputPos = d.buffers.get(len(b)), 0
@@ -383,8 +382,8 @@ func (d *decoder) preload(b []byte) {
 	}
 }
 
-// Release gives back memory before a wait: an idle connection holds none, and
-// one that waits for the rest of a frame holds little.
+// Release releases memory before a wait: an idle connection holds none, and one that
+// waits for the rest of a small frame holds 4 KiB.
 func (d *decoder) Release() {
 	have := d.undecoded()
 	if d.input == nil || len(have) > firstReadSize || len(have) > 0 && cap(d.input.data) < readSize {
@@ -396,15 +395,15 @@ func (d *decoder) Release() {
 	d.buffers.put(large)
 }
 
-// releaseCallerMemory ends the use of a ReadInto's memory, whose call is over. The
-// frame goes on in memory of its own.
+// releaseCallerMemory ends the use of the memory of a ReadInto that is about to return.
+// The rest of the frame is assembled in new memory.
 func (d *decoder) releaseCallerMemory() {
 	if d.largeFrame.inCallerMemory {
 		d.largeFrame.data, d.largeFrame.inCallerMemory = append([]byte(nil), d.largeFrame.data...), false
 	}
 }
 
-// releaseMemory gives back all memory.
+// releaseMemory releases all memory and discards its contents.
 func (d *decoder) releaseMemory() {
 	if d.input != nil {
 		d.buffers.put(d.input)
@@ -415,7 +414,7 @@ func (d *decoder) releaseMemory() {
 	d.input, d.plaintext, d.largeFrame = nil, nil, largeFrame{}
 }
 
-// growthSize returns how much memory to make for data of size bytes of which have
+// growthSize returns how much memory to allocate for data of size bytes of which have
 // bytes have arrived. It is at least 1.
 func growthSize(have, size int) int {
 	if have >= size/4 {
