@@ -31,7 +31,7 @@ func tcpAddress(address string) (string, error) {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return "", fail(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
+		return "", newError(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
 	}
 	return address, nil
 }
@@ -70,7 +70,7 @@ func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error
 	for i := range places {
 		path, err := filepath.Abs(places[i].path)
 		if err != nil {
-			return nil, fail(ErrConfig, err, "Address or GIPC_SOCKET_DIR is relative: give an absolute path")
+			return nil, newError(ErrConfig, err, "Address or GIPC_SOCKET_DIR is relative: give an absolute path")
 		}
 		places[i].path = path
 	}
@@ -79,7 +79,7 @@ func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error
 
 func (p socketPlace) checkLength() error {
 	if len(p.path) > sys.MaxSocketPath {
-		return fail(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+hintChooseOther, p.path, len(p.path), sys.MaxSocketPath)
+		return newError(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+hintChooseOther, p.path, len(p.path), sys.MaxSocketPath)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (p socketPlace) checkDirectory() error {
 		base = filepath.Dir(dir)
 	}
 	if p.derived && isOpenToAll(base) {
-		return fail(ErrConfig, nil, "%s is writable by every user and not sticky, so that other users can replace a socket in it: run chmod +t on it, or set Address or GIPC_SOCKET_DIR", base)
+		return newError(ErrConfig, nil, "%s is writable by every user and not sticky, so that other users can replace a socket in it: run chmod +t on it, or set Address or GIPC_SOCKET_DIR", base)
 	}
 	return nil
 }
@@ -134,7 +134,7 @@ func makePrivate(dir string) error {
 	case errors.Is(err, fs.ErrExist):
 		return nil // checkPrivate looks at it
 	case err != nil:
-		return fail(ErrConfig, err, "cannot make the directory of the socket: set Address or GIPC_SOCKET_DIR")
+		return newError(ErrConfig, err, "cannot make the directory of the socket: set Address or GIPC_SOCKET_DIR")
 	}
 	return nil
 }
@@ -144,9 +144,9 @@ func checkPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	switch {
 	case err != nil:
-		return fail(ErrConfig, err, "cannot use the directory of the socket: set Address or GIPC_SOCKET_DIR")
+		return newError(ErrConfig, err, "cannot use the directory of the socket: set Address or GIPC_SOCKET_DIR")
 	case !info.IsDir() || sys.OwnerOf(info) != os.Geteuid() || info.Mode().Perm()&0o077 != 0:
-		return fail(ErrConfig, nil, "%s is not a directory that user %d alone may enter (it belongs to %s and has mode %s): remove it or run chmod 700 on it, or set Address or GIPC_SOCKET_DIR",
+		return newError(ErrConfig, nil, "%s is not a directory that user %d alone may enter (it belongs to %s and has mode %s): remove it or run chmod 700 on it, or set Address or GIPC_SOCKET_DIR",
 			dir, os.Geteuid(), userText(sys.OwnerOf(info)), info.Mode())
 	}
 	return nil

@@ -106,7 +106,7 @@ func (e *endpoint) stopReadingLocked(c *connection) {
 		e.releasePreemptedLocked(c)
 		return
 	case loss != nil && !loss.heartbeatTimeout && !time.Now().Before(loss.notBefore):
-		e.disconnectLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
+		e.disconnectLocked(c, newError(ErrTruncated, loss.cause, "unread messages were discarded"))
 		return
 	case loss != nil && !loss.heartbeatTimeout:
 		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wakeReader(c) })

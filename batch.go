@@ -204,9 +204,9 @@ type lostMessages struct {
 // lossError returns the error for lost messages of Queue.
 func (l lostMessages) lossError(cause error) error {
 	if l.uncertain > 0 {
-		cause = fail(ErrUnconfirmed, cause, "some of them may have arrived")
+		cause = newError(ErrUnconfirmed, cause, "some of them may have arrived")
 	}
-	return fail(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.uncertain)
+	return newError(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.uncertain)
 }
 
 func (l *lostMessages) add(o lostMessages) {
@@ -435,9 +435,9 @@ func (q *sendQueue) failActiveLocked(cause error, unsent bool) error {
 	b := q.activeBatch
 	if !unsent {
 		q.sentTotals.lost.uncertain += b.queuedMessages
-		return fail(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
+		return newError(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
 	}
-	err := fail(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
+	err := newError(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
 	q.sentTotals.lost.unsent += b.queuedMessages
 	q.callTable.endCallsFrom(b.firstRequest, err)
 	return err

@@ -165,13 +165,13 @@ func (c *Client) giveUpReason(ctx, limited context.Context) error {
 	c.mu.Unlock()
 	switch timeout := c.settings.totalTimeout; {
 	case ctx.Err() != nil:
-		return fail(contextError("connect", ctx), last, "")
+		return newError(contextError("connect", ctx), last, "")
 	case limited == ctx || limited.Err() == nil:
 		return nil
 	case timeout < time.Millisecond:
-		return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", timeout)
+		return newError(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", timeout)
 	default:
-		return fail(ErrTimeout, last, "no connection within %v", timeout)
+		return newError(ErrTimeout, last, "no connection within %v", timeout)
 	}
 }
 
@@ -239,7 +239,7 @@ func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 		opened *openedConn
 		err    error
 	}
-	timeoutErr := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+	timeoutErr := newError(ErrTimeout, nil, "Dial or Upgrade did not return in time")
 	if c.hungDial != nil { // one call at a time; otherwise each attempt would leave a goroutine
 		select {
 		case <-c.hungDial:

@@ -39,7 +39,7 @@ func (h *closeHandshake) noteClose() bool {
 // noteAck records a close-ack. It is valid once, behind the closes of both sides.
 func (h *closeHandshake) noteAck(b byte) error {
 	if !h.sentClose || !h.peerClosed || h.ackReceived {
-		return fail(ErrMalformed, nil, "unexpected close-ack: it must follow the closes of both sides, once")
+		return newError(ErrMalformed, nil, "unexpected close-ack: it must follow the closes of both sides, once")
 	}
 	h.ackReceived, h.ackCode = true, min(b, someDiscarded)
 	return nil
@@ -68,7 +68,7 @@ func (h *closeHandshake) deliveryResult(sent uint64, cause error) error {
 	case h.ackReceived && h.ackCode == allReceived:
 		return nil
 	case h.ackReceived:
-		return fail(ErrUnconfirmed, nil, "the peer was closing too and discarded messages")
+		return newError(ErrUnconfirmed, nil, "the peer was closing too and discarded messages")
 	}
-	return fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+	return newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 }

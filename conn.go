@@ -25,7 +25,7 @@ var (
 )
 
 // errNoReply is the result of calls that are open when Close is called.
-var errNoReply = fail(ErrUnconfirmed, ErrClosed, "the reply has not come")
+var errNoReply = newError(ErrUnconfirmed, ErrClosed, "the reply has not come")
 
 const requestBlockSize = 16 // requests per allocation
 
@@ -334,11 +334,11 @@ func (c *connection) streamEndError(err error) error {
 	case !isStreamEnd(err):
 		return fmt.Errorf("gipc: read failed: %w", transport.UnwrapOpError(err))
 	case c.decoder.isInsideFrame():
-		return fail(ErrTruncated, nil, "the stream ended inside a frame")
+		return newError(ErrTruncated, nil, "the stream ended inside a frame")
 	case c.closeHandshake.peerClosed:
-		return fail(ErrTruncated, nil, "the stream ended without a close-ack")
+		return newError(ErrTruncated, nil, "the stream ended without a close-ack")
 	}
-	return fail(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
+	return newError(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
 }
 
 // isFailing reports whether a loss is pending that cannot be withdrawn. What has
@@ -363,7 +363,7 @@ func (c *connection) failAt(cause error, at time.Time) {
 // received after the given activity.
 func (c *connection) failInactive(activity int64) {
 	idle := time.Since(c.heartbeat.startTime) - time.Duration(activity)
-	err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
+	err := newError(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
 	c.pendingLoss.CompareAndSwap(nil, &pendingLoss{cause: err, notBefore: time.Now(), heartbeatTimeout: true, lastActivity: activity})
 }
 

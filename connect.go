@@ -53,9 +53,9 @@ func (d *dialedServer) handshakeError(s *settings, err error) error {
 		where = fmt.Errorf(errorPrefix+"unix %s", d.peer.Addr)
 	}
 	if !d.unverified {
-		return fail(where, err, "")
+		return newError(where, err, "")
 	}
-	return &attemptError{error: fail(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
+	return &attemptError{error: newError(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
 }
 
 // dialServer makes one connection to the server. It takes at most connectTimeout.
@@ -101,7 +101,7 @@ func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
 func checkStream(c net.Conn) error {
 	for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr()} {
 		if a != nil && keepsBoundaries(a.Network()) {
-			return fail(ErrConfig, nil, "a connection on %s keeps message boundaries and a stream is needed: have Dial or Listener use unix or tcp", a.Network())
+			return newError(ErrConfig, nil, "a connection on %s keeps message boundaries and a stream is needed: have Dial or Listener use unix or tcp", a.Network())
 		}
 	}
 	return nil
@@ -272,7 +272,7 @@ func followLinks(path string) (string, error) {
 			continue
 		}
 		if owner := sys.OwnerOf(info); !isTrusted(owner) {
-			return "", fail(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
+			return "", newError(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
 		}
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s has too many links", path)
@@ -330,7 +330,7 @@ func (r *socketRoute) checkServer(peer Peer) error {
 		user = sys.OwnerOf(after.fileInfo)
 	}
 	if !isTrusted(user) {
-		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
+		return newError(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
 	}
 	return nil
 }

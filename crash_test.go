@@ -747,7 +747,7 @@ func silenceIsNot(t *testing.T, worse bool) {
 	want := ErrTimeout
 	if worse {
 		want = ErrNotConnected
-		l.failAt(fail(want, nil, "the write failed"), time.Now())
+		l.failAt(newError(want, nil, "the write failed"), time.Now())
 		s.wakeReader(l)
 	}
 	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 )
 
-const maxUnreported = 16 // losses that are recorded separately; further ones are not recorded
+const maxUnreported = 16 // maximum number of recorded losses; the report of these covers further ones
 
 // A delivery is the delivery result of the messages that were sent on one connection.
 type delivery struct {
@@ -80,7 +80,7 @@ func (l *deliveryLedger) closeResult() error {
 	var err error
 	for _, d := range l.earlier {
 		if d.isDue() {
-			err = fail(ErrUnconfirmed, d.unconfirmedErr, "messages of an earlier connection may be lost")
+			err = newError(ErrUnconfirmed, d.unconfirmedErr, "messages of an earlier connection may be lost")
 			break
 		}
 	}

@@ -134,7 +134,7 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fail(contextError("wait for a connection, the status is "+status.String(), ctx), e.lastDialError(), "")
+			return newError(contextError("wait for a connection, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
 }
@@ -160,7 +160,7 @@ func (e *endpoint) Security() Security {
 // checkContext returns ErrConfig for a nil context.
 func checkContext(ctx context.Context) error {
 	if ctx == nil {
-		return fail(ErrConfig, nil, "the context is nil: use context.Background")
+		return newError(ErrConfig, nil, "the context is nil: use context.Background")
 	}
 	return nil
 }

@@ -94,24 +94,24 @@ func parseFrameHeader(b []byte, limit int) (h frameHeader, need int, err error) 
 	}
 	length := uint64(binary.BigEndian.Uint32(b))
 	if length < typeSize {
-		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the least is %d", length, typeSize)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, and the least is %d", length, typeSize)
 	}
 	if most := uint64(typeSize+idSize) + uint64(limit); length > most {
-		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the MaxMsgSize of this side allows %d", length, most)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, and the MaxMsgSize of this side allows %d", length, most)
 	}
 	if len(b) < headerSize {
 		return h, headerSize, nil
 	}
 	h.frameType = binary.BigEndian.Uint32(b[lengthSize:])
 	if h.frameType == requestFlag {
-		return h, 0, fail(ErrMalformed, nil, "message type %d is not defined", h.frameType)
+		return h, 0, newError(ErrMalformed, nil, "message type %d is not defined", h.frameType)
 	}
 	rest := uint64(h.size() - lengthSize)
 	if length < rest {
-		return h, 0, fail(ErrMalformed, nil, "the length of a frame with an id is %d, and the least is %d", length, rest)
+		return h, 0, newError(ErrMalformed, nil, "the length of a frame with an id is %d, and the least is %d", length, rest)
 	}
 	if length-rest > uint64(limit) {
-		return h, 0, fail(ErrMalformed, nil, "a frame has %d bytes of data, and the MaxMsgSize of this side is %d", length-rest, limit)
+		return h, 0, newError(ErrMalformed, nil, "a frame has %d bytes of data, and the MaxMsgSize of this side is %d", length-rest, limit)
 	}
 	h.dataSize = int(length - rest)
 	if need = h.size(); len(b) >= need && need > headerSize {
@@ -136,16 +136,16 @@ func controlSize(kind byte) int {
 // that this version does not know and may ignore.
 func parseControl(data []byte) (kind byte, err error) {
 	if len(data) == 0 {
-		return 0, fail(ErrMalformed, nil, "a control frame without a kind")
+		return 0, newError(ErrMalformed, nil, "a control frame without a kind")
 	}
 	kind = data[0]
 	switch want := controlSize(kind); {
 	case want == len(data):
 		return kind, nil
 	case want != 0:
-		return 0, fail(ErrMalformed, nil, "control frame %d with %d bytes, not %d", kind, len(data), want)
+		return 0, newError(ErrMalformed, nil, "control frame %d with %d bytes, not %d", kind, len(data), want)
 	case kind >= firstCriticalKind:
-		return 0, fail(ErrMalformed, nil, "control frame %d of a later version", kind)
+		return 0, newError(ErrMalformed, nil, "control frame %d of a later version", kind)
 	}
 	return 0, nil
 }
@@ -159,7 +159,7 @@ func appendControl(dst []byte, kind byte, rest ...byte) []byte {
 // checkMessageType returns ErrReservedType for a type that users may not send.
 func checkMessageType(msgType int) error {
 	if msgType <= controlType || msgType > maxType {
-		return fail(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
+		return newError(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
 	}
 	return nil
 }

@@ -488,7 +488,7 @@ func (c *clientState) readFinish() (*session, error) {
 		}
 		if !hmac.Equal(confirmation, c.keys.serverConfirmation(c.confirmation)) {
 			// Like a refusal with reason 6, but nothing is written.
-			return nil, &refusal{fail(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
+			return nil, &refusal{newError(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
 				"check that both configs are the same; otherwise this is a man in the middle"), reasonConfirmation, false}
 		}
 		if s.sendCipher, s.receiveCipher, err = c.keys.ciphers(); err != nil {
@@ -507,26 +507,26 @@ func (x *handshakeConn) sendRefusal(reason byte, detail string, args ...any) err
 	if detail != "" {
 		text = fmt.Sprintf(detail, args...)
 	}
-	return &refusal{fail(kind, nil, "%s", text), reason, false}
+	return &refusal{newError(kind, nil, "%s", text), reason, false}
 }
 
 // peerRefusal returns the error for a refusal that the peer has sent.
 func (x *handshakeConn) peerRefusal(reason byte) error {
 	text, kind := refusalAdvice(reason)
-	return &refusal{fail(kind, nil, "the %s refused: %s", x.peerName, text), reason, true}
+	return &refusal{newError(kind, nil, "the %s refused: %s", x.peerName, text), reason, true}
 }
 
 // ioError returns the error for a failed read or write in the handshake.
 func (x *handshakeConn) ioError(err error) error {
 	switch {
 	case isStreamEnd(err):
-		return fail(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
+		return newError(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
-		return fail(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
+		return newError(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
 	case errors.Is(err, os.ErrDeadlineExceeded) && x.inputLen == 0 && x.peerName == "server":
-		return fail(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
+		return newError(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fail(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peerName, x.inputLen)
+		return newError(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peerName, x.inputLen)
 	}
 	return fmt.Errorf("%sin the handshake with the %s, after %d bytes: %w", errorPrefix, x.peerName, x.inputLen, err)
 }

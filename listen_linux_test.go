@@ -1653,7 +1653,7 @@ var advices = []struct {
 	{"a bad size", func(h *firstHour) error { return h.dial(ClientConfig{MaxMsgSize: -1}) },
 		[]error{ErrConfig}, "MaxMsgSize is -1: 0 is 3145728, else give 1024 to 1073741824 bytes"},
 	{"a bad timeout", func(h *firstHour) error { return h.dial(ClientConfig{Timeout: -time.Second}) },
-		[]error{ErrConfig}, "Timeout is -1s: 0 is forever"},
+		[]error{ErrConfig}, "Timeout is -1s: must not be negative"},
 	{"a network open to all", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: "0.0.0.0:0"})
 		return err

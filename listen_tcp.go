@@ -34,14 +34,14 @@ func listenTCPError(address string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		advice = "run with the privilege for this port, or use a port above 1023"
 	}
-	return fail(kind, err, "cannot listen on tcp %s: %s", address, advice)
+	return newError(kind, err, "cannot listen on tcp %s: %s", address, advice)
 }
 
 // checkExposure returns ErrConfig for an address beyond loopback without a Secret or
 // an Authorize, because everybody in the network would be served by accident.
 func (s *settings) checkExposure(addr net.Addr) error {
 	if a, ok := addr.(*net.TCPAddr); ok && !a.IP.IsLoopback() && !s.hasSecret() && s.authorizeFunc == nil {
-		return fail(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret or Secrets, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
+		return newError(ErrConfig, nil, "tcp %s is reachable beyond this machine, and anybody would be served: set Secret or Secrets, or Authorize (one that returns nil serves everybody), or listen on 127.0.0.1", a)
 	}
 	return nil
 }

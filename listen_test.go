@@ -1274,7 +1274,7 @@ func TestServerCheckByOwner(t *testing.T) {
 // and not if it has the path of a name.
 func TestForeignServerEndsOnlyWithAddress(t *testing.T) {
 	t.Parallel()
-	untrusted := fail(ErrUntrustedServer, nil, "no")
+	untrusted := newError(ErrUntrustedServer, nil, "no")
 	for _, c := range []struct {
 		err   error
 		final bool
@@ -1282,9 +1282,9 @@ func TestForeignServerEndsOnlyWithAddress(t *testing.T) {
 		{untrusted, true},
 		{&attemptError{untrusted, false}, false},
 		{&attemptError{fs.ErrPermission, true}, true},
-		{fail(errors.New("where"), &attemptError{fail(ErrSecret, nil, ""), false}, ""), false},
-		{(&dialedServer{}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), true},
-		{(&dialedServer{unverified: true}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), false},
+		{newError(errors.New("where"), &attemptError{newError(ErrSecret, nil, ""), false}, ""), false},
+		{(&dialedServer{}).handshakeError(&settings{}, newError(ErrSecret, nil, "")), true},
+		{(&dialedServer{unverified: true}).handshakeError(&settings{}, newError(ErrSecret, nil, "")), false},
 	} {
 		if got := isPermanent(c.err); got != c.final {
 			t.Errorf("%v: ends the client: %t", c.err, got)

@@ -99,13 +99,13 @@ func lockError(path, name string, err error) error {
 	info, missing := os.Lstat(name)
 	switch {
 	case err == sys.ErrLocked:
-		return fail(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+hintChooseOther, path, name)
+		return newError(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+hintChooseOther, path, name)
 	case missing == nil && info.Mode().IsRegular() && errors.Is(err, fs.ErrPermission):
-		return fail(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+hintChooseOther, name, sys.OwnerOf(info))
+		return newError(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+hintChooseOther, name, sys.OwnerOf(info))
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(ErrConfig, err, "there is no directory for %s: make it, or "+hintChooseOther, path)
+		return newError(ErrConfig, err, "there is no directory for %s: make it, or "+hintChooseOther, path)
 	}
-	return fail(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+hintChooseOther, name)
+	return newError(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+hintChooseOther, name)
 }
 
 const (
@@ -148,9 +148,9 @@ func (l *unixListener) checkVacant() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fail(ErrConfig, err, "cannot look at the socket path: "+hintChooseOther)
+		return newError(ErrConfig, err, "cannot look at the socket path: "+hintChooseOther)
 	case info.Mode()&os.ModeSocket == 0:
-		return fail(ErrConfig, nil, "%s is not a socket (mode %s) and is left alone: remove it, or "+hintChooseOther, l.path, info.Mode())
+		return newError(ErrConfig, nil, "%s is not a socket (mode %s) and is left alone: remove it, or "+hintChooseOther, l.path, info.Mode())
 	}
 	c, err := net.DialTimeout("unix", l.path, probeTimeout)
 	switch {
@@ -160,7 +160,7 @@ func (l *unixListener) checkVacant() error {
 	case err == nil:
 		c.Close()
 	}
-	return fail(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+hintChooseOther, sys.OwnerOf(info), l.path)
+	return newError(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+hintChooseOther, sys.OwnerOf(info), l.path)
 }
 
 // bind puts a socket of the given mode at the path, which checkVacant has found
@@ -176,9 +176,9 @@ func (l *unixListener) bind(mode os.FileMode) error {
 		return nil
 	}
 	if errors.Is(err, sys.ErrAddressInUse) {
-		return fail(ErrNameInUse, err, "another server has taken %s at the same time: stop it, or "+hintChooseOther, l.path)
+		return newError(ErrNameInUse, err, "another server has taken %s at the same time: stop it, or "+hintChooseOther, l.path)
 	}
-	return fail(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+hintChooseOther, l.path)
+	return newError(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+hintChooseOther, l.path)
 }
 
 // bindInPlace binds the socket to the path. The mode is the socket's before the

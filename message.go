@@ -66,7 +66,7 @@ func (m *Message) IsRequest() bool { return m.request != nil }
 func (m *Message) Reply(msgType int, data []byte) error {
 	r := m.request
 	if r == nil {
-		return fail(ErrNotRequest, nil, "see IsRequest")
+		return newError(ErrNotRequest, nil, "see IsRequest")
 	}
 	if err := checkMessageType(msgType); err != nil {
 		return err

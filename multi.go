@@ -149,7 +149,7 @@ func (p *ConnectionPool) noteDeparture(s *Server) {
 	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
 	p.evictExcessLocked()
 	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
-		go p.server.endAccepting(fail(ErrClosed, nil, "the only connection is over"))
+		go p.server.endAccepting(newError(ErrClosed, nil, "the only connection is over"))
 	}
 }
 
@@ -284,7 +284,7 @@ func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.unreportedCount > 0 {
-		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
+		err = errors.Join(err, newError(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
 		p.unreportedCount = 0 // reported once
 	}
 	return err
@@ -397,7 +397,7 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 		return err
 	}
 	if handler == nil {
-		return fail(ErrConfig, nil, "Serve: the handler is nil")
+		return newError(ErrConfig, nil, "Serve: the handler is nil")
 	}
 	var wg sync.WaitGroup
 	start := func(s *Server) {

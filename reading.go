@@ -70,7 +70,7 @@ func (e *endpoint) ReadContext(ctx context.Context) (*Message, error) {
 // are unspecified, and the caller owns them. If m is nil ReadInto returns ErrConfig.
 func (e *endpoint) ReadInto(ctx context.Context, m *Message) error {
 	if m == nil {
-		return fail(ErrConfig, nil, "ReadInto: the message is nil: pass a *Message, such as new(gipc.Message)")
+		return newError(ErrConfig, nil, "ReadInto: the message is nil: pass a *Message, such as new(gipc.Message)")
 	}
 	if err := checkContext(ctx); err != nil {
 		return err

@@ -164,7 +164,7 @@ func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 	}
 	length := uint64(binary.BigEndian.Uint32(have))
 	if length < uint64(least)+sealOverhead || length > uint64(most)+sealOverhead {
-		return nil, fail(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
+		return nil, newError(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
 	}
 	if d.inputNeed = lengthSize + int(length); len(have) < d.inputNeed {
 		return nil, nil
@@ -179,7 +179,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	plain := d.plaintext.data[d.plaintextPos:]
 	header, need, err := parseFrameHeader(plain, d.maxDataSize)
 	if err == nil && len(plain) < need {
-		err = fail(ErrMalformed, nil, "a record ends inside a frame")
+		err = newError(ErrMalformed, nil, "a record ends inside a frame")
 	}
 	if err != nil {
 		return needBytes, err
@@ -189,7 +189,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	}
 	if header.isLarge() {
 		if len(plain) > need {
-			return needBytes, fail(ErrMalformed, nil, "bytes behind the head of a large frame")
+			return needBytes, newError(ErrMalformed, nil, "bytes behind the head of a large frame")
 		}
 		if err := d.checkID(header); err != nil {
 			return needBytes, err
@@ -200,7 +200,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 	}
 	end := need + header.dataSize
 	if len(plain) < end {
-		return needBytes, fail(ErrMalformed, nil, "a record ends inside a frame")
+		return needBytes, newError(ErrMalformed, nil, "a record ends inside a frame")
 	}
 	err = d.copyFrame(to, f, header, plain[need:end])
 	if d.plaintextPos += end; d.plaintextPos == len(d.plaintext.data) {
@@ -272,11 +272,11 @@ func (d *decoder) checkID(h frameHeader) error {
 	case h.frameType&requestFlag == 0:
 		return nil
 	case h.id == replyFlag:
-		return fail(ErrMalformed, nil, "a reply to request 0")
+		return newError(ErrMalformed, nil, "a reply to request 0")
 	case h.isReply():
 		return nil
 	case h.id != d.lastRequest+1:
-		return fail(ErrMalformed, nil, "request %d, and %d is due", h.id, d.lastRequest+1)
+		return newError(ErrMalformed, nil, "request %d, and %d is due", h.id, d.lastRequest+1)
 	}
 	d.lastRequest++
 	return nil

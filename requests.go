@@ -169,15 +169,15 @@ func (s *sendContext) callResult(err error) error {
 		kind = ErrUnconfirmed
 	}
 	if s.call == nil {
-		return fail(kind, ErrTimeout, "%s", replyAdvice)
+		return newError(kind, ErrTimeout, "%s", replyAdvice)
 	}
 	switch _, ended, why := s.conn.sender.callTable.callResult(s.call); {
 	case cause == errUnread:
-		return fail(kind, ErrTimeout, "%s", unreadAdvice)
+		return newError(kind, ErrTimeout, "%s", unreadAdvice)
 	case ended && kind == ErrUnconfirmed:
 		return why
 	}
-	return fail(kind, nil, "the connection is over")
+	return newError(kind, nil, "the connection is over")
 }
 
 // A replyWait is a call that waits for its reply.
@@ -261,13 +261,13 @@ func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *rep
 	}
 	switch {
 	case ctx.Err() == nil && unsent:
-		return fail(ErrNotConnected, ErrTimeout, "%s", unreadAdvice)
+		return newError(ErrNotConnected, ErrTimeout, "%s", unreadAdvice)
 	case ctx.Err() == nil:
-		return fail(ErrUnconfirmed, ErrTimeout, "%s", advice)
+		return newError(ErrUnconfirmed, ErrTimeout, "%s", advice)
 	case unsent:
 		return contextError("call", ctx)
 	}
-	return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
+	return newError(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
 }
 
 // readForReply reads for a call that holds the role, until its reply has come, or once

@@ -68,7 +68,7 @@ func (k *kdf) firstError() error {
 	if k.err == nil {
 		return nil
 	}
-	return fail(ErrConfig, k.err, "the cryptography of this process refuses the key schedule")
+	return newError(ErrConfig, k.err, "the cryptography of this process refuses the key schedule")
 }
 
 // hmacSHA384 is HMAC-SHA-384 (RFC 2104).
@@ -220,12 +220,12 @@ func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 // not authentic, the result is nil and no plaintext is left in dst.
 func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
-		return nil, fail(ErrNotAuthentic, nil, "a record behind the last sequence number")
+		return nil, newError(ErrNotAuthentic, nil, "a record behind the last sequence number")
 	}
 	binary.BigEndian.PutUint64(c.additionalData[:], c.sequence)
 	dst, err := c.aead.Open(dst, nil, sealed, c.additionalData[:])
 	if err != nil {
-		return nil, fail(ErrNotAuthentic, nil, "record %d of its direction was changed, replayed, reordered or lost", c.sequence)
+		return nil, newError(ErrNotAuthentic, nil, "record %d of its direction was changed, replayed, reordered or lost", c.sequence)
 	}
 	if err := c.advance(len(sealed)); err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ type keyAgreement struct {
 func newKeyAgreement(key func() (*ecdh.PrivateKey, error)) (*keyAgreement, error) {
 	private, err := key()
 	if err != nil {
-		return nil, fail(ErrConfig, err, "making a P-384 key")
+		return nil, newError(ErrConfig, err, "making a P-384 key")
 	}
 	return &keyAgreement{ecdhKey: private}, nil
 }
@@ -275,7 +275,7 @@ func (a *keyAgreement) offerHybrid(generate func() (*mlkem.DecapsulationKey1024,
 		generate = mlkem.GenerateKey1024
 	}
 	if a.kemKey, err = generate(); err != nil {
-		return fail(ErrConfig, err, "making an ML-KEM-1024 key")
+		return newError(ErrConfig, err, "making an ML-KEM-1024 key")
 	}
 	return nil
 }
@@ -294,7 +294,7 @@ func (a *keyAgreement) publicKeys() []byte {
 func (a *keyAgreement) ecdhSecret(peer *ecdh.PublicKey) ([]byte, error) {
 	z, err := a.ecdhKey.ECDH(peer)
 	if err != nil {
-		return nil, fail(ErrConfig, err, "P-384 key agreement")
+		return nil, newError(ErrConfig, err, "P-384 key agreement")
 	}
 	return z, nil
 }
@@ -309,7 +309,7 @@ func (a *keyAgreement) sharedSecret(peer *ecdh.PublicKey, ciphertext []byte) ([]
 	}
 	shared, err := a.kemKey.Decapsulate(ciphertext)
 	if err != nil {
-		return nil, fail(ErrConfig, err, "ML-KEM-1024 decapsulation") // only for another length
+		return nil, newError(ErrConfig, err, "ML-KEM-1024 decapsulation") // only for another length
 	}
 	return append(z, shared...), nil
 }

@@ -283,7 +283,7 @@ func (s *sender) failSendingLocked(cause error) (result error) {
 	unsent := s.activeBatch.encoded == nil || s.activeBatch.writtenBytes == 0 && s.sink.Interruptible() // a socket's failed write has accepted no byte
 	result = s.failActiveLocked(cause, unsent)
 	if !s.sendBroken {
-		s.endSendingLocked(fail(ErrNotConnected, cause, "the connection can no longer be written to"), cause)
+		s.endSendingLocked(newError(ErrNotConnected, cause, "the connection can no longer be written to"), cause)
 		s.goroutines.Add(1)
 		go func() {
 			defer s.goroutines.Done()
@@ -411,9 +411,9 @@ func (s *sender) callResultLocked(ctx context.Context, err error) error {
 	case err != transport.ErrInterrupted:
 		return err
 	case ctx.Err() != nil:
-		return fail(ErrUnconfirmed, contextError("write", ctx), "the message was accepted and is still being sent")
+		return newError(ErrUnconfirmed, contextError("write", ctx), "the message was accepted and is still being sent")
 	}
-	return fail(ErrUnconfirmed, s.refusalCause, "the message was accepted and is still being sent")
+	return newError(ErrUnconfirmed, s.refusalCause, "the message was accepted and is still being sent")
 }
 
 // awaitRoomTurn waits until a frame may fit into the open batch, in the order of
@@ -508,7 +508,7 @@ func (s *sender) refuseNewFramesLocked(reason error) {
 func (s *sender) releaseUserCallsLocked(cause error) {
 	s.endUserFlushesLocked()
 	s.refusalCause = cause
-	unconfirmed := fail(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
+	unconfirmed := newError(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
 	s.releaseWaitersLocked(s.activeBatch, unconfirmed, (*writeWaiter).isUserCall)
 	s.releaseWaitersLocked(s.openBatch, unconfirmed, (*writeWaiter).isUserCall)
 	s.openBatch.urgent = !s.openBatch.isEmpty()
@@ -533,7 +533,7 @@ func (s *sender) abandonSending(reason, cause error) lostMessages {
 	if !s.sendBroken {
 		s.endSendingLocked(reason, cause)
 	}
-	s.releaseWaitersLocked(s.activeBatch, fail(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
+	s.releaseWaitersLocked(s.activeBatch, newError(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
 	s.sentTotals.lost.uncertain += s.activeBatch.queuedMessages
 	s.activeBatch.queuedMessages = 0
 	s.sink.Interrupt()

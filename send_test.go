@@ -2313,7 +2313,7 @@ func TestSenderDismissCause(t *testing.T) {
 	t.Parallel()
 	eachSender(t, func(t *senderTest) {
 		a, b := t.write('A', 10), t.write('B', 10)
-		t.s.queueCloseAck(fail(ErrNotConnected, errReason, "the peer has closed the connection"), closeFrame, ackFrame)
+		t.s.queueCloseAck(newError(ErrNotConnected, errReason, "the peer has closed the connection"), closeFrame, ackFrame)
 		t.s.releaseUserCalls(errCause)
 		synctest.Wait()
 		b.want("unconfirmed cause")

@@ -243,7 +243,7 @@ func (s *Server) endAccepting(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.announceStatusLocked(&Message{Err: err}, Error) {
-		s.setFinalErrLocked(fail(ErrClosed, err, "the listener does not accept any more"))
+		s.setFinalErrLocked(newError(ErrClosed, err, "the listener does not accept any more"))
 	}
 	s.hooks.noReconnect = true
 }
@@ -352,7 +352,7 @@ func (s *Server) serveHandshake(limited *pendingConn) {
 	s.settings.eventLog.WarnRepeated(rejectionCause(err), "connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	lingerAndClose(opened.stream)
 	if s.hooks.noReconnect {
-		s.endAccepting(fail(ErrClosed, err, "the only connection was rejected"))
+		s.endAccepting(newError(ErrClosed, err, "the only connection was rejected"))
 	}
 }
 
@@ -384,7 +384,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 			if s.settings.upgradeFunc == nil { // otherwise the peer expects the bytes of Upgrade first
 				writeRefusal(conn, reasonUnauthorized)
 			}
-			return opened, nil, &refusal{fail(ErrRefused, err, "Authorize"), reasonUnauthorized, false}
+			return opened, nil, &refusal{newError(ErrRefused, err, "Authorize"), reasonUnauthorized, false}
 		}
 	}
 	if s.settings.upgradeFunc != nil {
@@ -401,7 +401,7 @@ func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn
 	}
 	if !s.Connections.reserveSlot(false) {
 		writeRefusal(conn, reasonBusy)
-		return opened, nil, &refusal{fail(ErrRefused, nil, "client limit reached: see MultiClient and MaxClients in ServerConfig"), reasonBusy, false}
+		return opened, nil, &refusal{newError(ErrRefused, nil, "client limit reached: see MultiClient and MaxClients in ServerConfig"), reasonBusy, false}
 	}
 	compute := func(f func() error) error { return s.computeInTurn(conn, f) }
 	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: compute})

@@ -26,15 +26,15 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	e.readRole.detachConnection()
 	c.heartbeat.stopChecks()
 	if c.closeHandshake.peerClosed && c.closeHandshake.protocolErr == nil {
-		c.sendCloseAck(fail(ErrNotConnected, nil, "the peer has closed the connection"))
+		c.sendCloseAck(newError(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
-		e.deliveries.addQueuedLosses(c.sender.abandonSending(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+		e.deliveries.addQueuedLosses(c.sender.abandonSending(newError(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
 	// Counted after the sender refuses messages, so that no message is missed.
 	if c.sender.acceptedCount() > 0 {
-		c.delivery.unconfirmedErr = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+		c.delivery.unconfirmedErr = newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
-	c.sender.callTable.endAllCalls(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
+	c.sender.callTable.endAllCalls(newError(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
 	gone := Disconnected
 	if e.hooks.reconnect != nil {
 		gone = ReConnecting
@@ -48,7 +48,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	e.goroutines.Add(1)
 	go e.teardown(c, e.lifecycle.abortContext()) // owns the connection from here on
 	if e.hooks.noReconnect {
-		e.setFinalErrLocked(fail(ErrClosed, cause, "the client is gone"))
+		e.setFinalErrLocked(newError(ErrClosed, cause, "the client is gone"))
 	}
 }
 
@@ -70,7 +70,7 @@ func (e *endpoint) teardown(c *connection, abort context.Context) {
 		confirmed = err == nil
 	}
 	c.closeGracefully(abort)
-	lost := c.sender.abandonSending(fail(ErrNotConnected, nil, "the connection is over"), nil)
+	lost := c.sender.abandonSending(newError(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.drainingConns = slices.DeleteFunc(e.drainingConns, func(o *connection) bool { return o == c })
@@ -224,7 +224,7 @@ func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte
 func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
 	if c.sender.acceptedCount() > 0 {
-		err = fail(ErrUnconfirmed, err, "the connection was cut")
+		err = newError(ErrUnconfirmed, err, "the connection was cut")
 	}
 	c.sender.abandonSending(ErrClosed, ErrClosed)
 	c.sender.callTable.endAllCalls(errNoReply)

@@ -41,7 +41,7 @@ func (e *endpoint) WriteContext(ctx context.Context, msgType int, data []byte) e
 // with ErrNotConnected. See Conn of [Message].
 func (e *endpoint) WriteOn(ctx context.Context, conn uint64, msgType int, data []byte) error {
 	if conn == 0 {
-		return fail(ErrNotConnected, nil, "0 is the ID of no connection: use Conn of a message")
+		return newError(ErrNotConnected, nil, "0 is the ID of no connection: use Conn of a message")
 	}
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fail(contextError("write: no peer has connected yet, the status is "+status.String(), ctx), e.lastDialError(), "")
+			return nil, newError(contextError("write: no peer has connected yet, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
 }
@@ -141,10 +141,10 @@ func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Sta
 		return nil, status, nil
 	case conn != 0:
 		e.deliveries.noteRefusedCall(conn)
-		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
+		return nil, status, newError(ErrNotConnected, nil, "connection %d is over", conn)
 	case c == nil && status != Listening && status != Connecting:
 		e.deliveries.noteRefusedCall(0)
-		return nil, status, fail(ErrNotConnected, e.lifecycle.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
+		return nil, status, newError(ErrNotConnected, e.lifecycle.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
 	return e.lifecycle.statusChanged.waitChannel(), status, nil
 }
