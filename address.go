@@ -1,4 +1,4 @@
-// Where a server is: TCP addresses, the places of sockets, and the environment.
+// Addresses of servers: TCP addresses, the paths of sockets, and the environment.
 
 package gipc
 
@@ -19,7 +19,7 @@ import (
 
 const hintChooseOther = "choose another Name, Address or GIPC_SOCKET_DIR"
 
-// tcpAddress is the configured address, or the environment's.
+// tcpAddress returns the configured address, or that of the environment.
 func tcpAddress(address string) (string, error) {
 	from := "Address"
 	if address == "" {
@@ -36,16 +36,16 @@ func tcpAddress(address string) (string, error) {
 	return address, nil
 }
 
-// A socketPlace is a path at which the socket of a name can be.
+// A socketPlace is a possible path of the socket of a name.
 type socketPlace struct {
 	path    string
-	derived bool // from Name alone: neither Address nor GIPC_SOCKET_DIR was given
+	derived bool // derived from Name alone, without Address and GIPC_SOCKET_DIR
 	private bool // in the directory that only this user may enter
 }
 
-// socketPlaces returns the places of a socket. A server uses the first one, and a
-// client looks in all of them. The paths are absolute, so that they mean the same
-// until Close.
+// socketPlaces returns the possible paths of a socket. A server uses the first one, a
+// client tries all of them. They are absolute, so a later change of the working
+// directory has no effect.
 func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error) {
 	if strings.HasPrefix(address, "@") || strings.ContainsRune(address, 0) {
 		return nil, fieldError("Address", fmt.Sprintf("%q", address), "abstract sockets have no permissions and are not used: give a path")
@@ -132,7 +132,7 @@ func makePrivate(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return nil // checkPrivate looks at it
+		return nil // checkPrivate checks it
 	case err != nil:
 		return newError(ErrConfig, err, "cannot make the directory of the socket: set Address or GIPC_SOCKET_DIR")
 	}
@@ -158,7 +158,7 @@ func keepsBoundaries(network string) bool {
 	return network == "unixpacket" || network == "unixgram" || strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 }
 
-// userText names a user for an error.
+// userText returns the name of a user for an error text.
 func userText(user int) string {
 	if user < 0 {
 		return "a user that has no number here"

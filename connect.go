@@ -1,5 +1,5 @@
-// One attempt of a client to connect: where the server can be, and what an error
-// means for the attempts that follow.
+// One connection attempt of a client: possible paths of the server, the check of the
+// server's user, and which errors are permanent.
 
 package gipc
 
@@ -20,17 +20,17 @@ import (
 	"example.com/gipc/internal/sys"
 )
 
-const connectTimeout = 10 * time.Second // for one attempt, however many addresses a name has
+const connectTimeout = 10 * time.Second // for one attempt, with all addresses of a host name
 
-// dialedServer is a connection to a server before the handshake.
+// A dialedServer is a connection to a server before the handshake.
 type dialedServer struct {
 	conn       net.Conn
 	peer       Peer // its Addr is the public address
-	unverified bool // not known to be this user's or root's: only the Secret can show whose it is
+	unverified bool // the server may be another user's; only the Secret can authenticate it
 }
 
-// An attemptError is an error of one attempt to connect that says itself whether
-// further attempts are of use.
+// An attemptError is an error of a connection attempt that determines whether further
+// attempts are made.
 type attemptError struct {
 	error
 	permanent bool // no further attempt can succeed
@@ -38,15 +38,15 @@ type attemptError struct {
 
 func (e *attemptError) Unwrap() error { return e.error }
 
-// isForeignError reports whether an attempt failed because of a file or a server
-// of another user at the place of the server. The client logs a warning and goes on.
+// isForeignError reports whether an attempt failed because of another user's file or
+// server at the path. The client then logs a warning and retries.
 func isForeignError(err error) bool {
 	var attempt *attemptError
 	return errors.As(err, &attempt) && !attempt.permanent
 }
 
-// handshakeError returns the error of a handshake with this server. That of a
-// foreign server does not end the client; otherwise any user could end it.
+// handshakeError adds the address to the error of a handshake with this server. An
+// unverified server does not end the client; otherwise any user could end it.
 func (d *dialedServer) handshakeError(s *settings, err error) error {
 	where := fmt.Errorf(errorPrefix+"%s %s", s.network, s.address)
 	if s.network == "unix" && d.peer.Addr != nil {
@@ -78,7 +78,7 @@ func (s *settings) dialServer(ctx context.Context) (*dialedServer, error) {
 	return s.connectUnix(ctx)
 }
 
-// connectByDial has the config's Dial make the connection.
+// connectByDial makes the connection by the config's Dial.
 func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
 	c, err := s.dialFunc(ctx)
 	switch {
@@ -107,8 +107,8 @@ func checkStream(c net.Conn) error {
 	return nil
 }
 
-// rejectSelf closes a TCP connection whose two ends are one. The kernel makes one
-// if no server listens on a port of the range from which it takes the client's.
+// rejectSelf closes a TCP connection that is connected to itself. The kernel makes such
+// a connection if no server listens on the port and the client gets the same port.
 func rejectSelf(c net.Conn) error {
 	local, ok := c.LocalAddr().(*net.TCPAddr)
 	if !ok || c.RemoteAddr() == nil || local.String() != c.RemoteAddr().String() {
@@ -118,8 +118,7 @@ func rejectSelf(c net.Conn) error {
 	return fmt.Errorf("tcp %s: the client has connected to itself: %w", local, sys.ErrRefused)
 }
 
-// connectUnix connects to the socket at the first place that has one which does
-// not refuse.
+// connectUnix connects to the first socket path at which a server listens.
 func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	var failed []error
 	for i, place := range s.socketPlaces {
@@ -141,18 +140,18 @@ func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	return nil, err
 }
 
-// isAbsent reports whether an attempt at a place failed because no server listens
-// there, or because the place may not be used.
+// isAbsent reports whether an attempt failed because no server listens at the path, or
+// because the path must not be used.
 func isAbsent(err error) bool {
 	return isNoServer(err) || errors.Is(err, ErrConfig)
 }
 
-// isNoServer reports whether err is that of connect where no server listens.
+// isNoServer reports whether err means that no server listens.
 func isNoServer(err error) bool {
 	return errors.Is(err, sys.ErrRefused) || errors.Is(err, fs.ErrNotExist)
 }
 
-// placesError says what each place of a socket had.
+// A placesError has the errors of all paths that were tried.
 type placesError struct {
 	skipped []error
 	last    error
@@ -166,10 +165,10 @@ func (e *placesError) Error() string {
 	return errorPrefix + text + trimPrefix(e.last)
 }
 
-// Unwrap returns the last error alone: that of another place does not decide.
+// Unwrap returns the last error alone, which decides about further attempts.
 func (e *placesError) Unwrap() error { return e.last }
 
-// connectPlace connects to the socket at one place, and checks whose it is.
+// connectPlace connects to the socket at one path, and checks the server's user.
 func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialedServer, error) {
 	if err := place.checkLength(); err != nil {
 		return nil, err
@@ -179,7 +178,7 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 			return nil, err
 		}
 	}
-	proven := s.secret != nil || s.allowAnyUser // or not needed
+	proven := s.secret != nil || s.allowAnyUser // the user does not matter
 	route := routeTo(place.path)
 	if route.linkErr != nil && !proven {
 		return nil, route.linkErr
@@ -203,8 +202,7 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 	return server, nil
 }
 
-// dialError adds to an error of the dialer what to do. The text of err has the
-// address in full.
+// dialError adds advice to an error of the dialer, whose text has the address.
 func (s *settings) dialError(err error) error {
 	switch {
 	case errors.Is(err, ErrConfig), errors.Is(err, ErrUntrustedServer):
@@ -221,24 +219,24 @@ func (s *settings) dialError(err error) error {
 	return fmt.Errorf(errorPrefix+"%w", err)
 }
 
-// permissionDelay is how long permission may be missing: a server that has just
-// started sets the mode of its socket in less.
+// permissionDelay is the delay before a second attempt after a permission error. A server
+// that has just started sets the mode of its socket in less time.
 const permissionDelay = 50 * time.Millisecond
 
 const maxLinks = 40 // symbolic links on one path, as on Linux
 
-// hintTrust are the ways to talk to another user's server.
+// hintTrust is the advice for a server of another user.
 const hintTrust = "set the same Secret on both sides, or AllowAnyUser here"
 
-// socketRoute is a path of a socket and where it leads to.
+// A socketRoute is the path of a socket with its symbolic links resolved.
 type socketRoute struct {
 	path     string
-	target   string      // path without symbolic links, or path if it leads nowhere
-	fileInfo os.FileInfo // of the file there, or nil
-	linkErr  error       // a symbolic link on the path cannot be trusted
+	target   string      // path without symbolic links, or path if it cannot be resolved
+	fileInfo os.FileInfo // of target, or nil
+	linkErr  error       // set if a symbolic link on the path is not trusted
 }
 
-// routeTo follows the symbolic links of a path.
+// routeTo resolves the symbolic links of a path.
 func routeTo(path string) *socketRoute {
 	r := &socketRoute{path: path, target: path}
 	if runtime.GOOS == "windows" {
@@ -255,14 +253,14 @@ func routeTo(path string) *socketRoute {
 	return r
 }
 
-// followLinks returns an absolute path without its symbolic links. A link counts
-// only if this user or root has made it, because its maker chooses the server.
+// followLinks returns an absolute path without its symbolic links. Only links of this
+// user and of root are trusted, because a link's owner chooses the server.
 func followLinks(path string) (string, error) {
 	done, links := string(filepath.Separator), 0
 	for rest := path; rest != ""; {
 		var name string
 		name, rest, _ = strings.Cut(rest, string(filepath.Separator))
-		next := filepath.Join(done, name) // with name ".." the directory above, which is none of a link
+		next := filepath.Join(done, name) // for ".." the parent, which is right because done has no links
 		info, err := os.Lstat(next)
 		if err != nil {
 			return "", err
@@ -288,12 +286,12 @@ func followLinks(path string) (string, error) {
 	return done, nil
 }
 
-// isTrusted reports whether a client trusts a server, or a link, of the user.
+// isTrusted reports whether a client trusts servers and links of the user.
 func isTrusted(user int) bool { return user == 0 || user >= 0 && user == os.Geteuid() }
 
-// dialTarget connects to the target, since the path itself may lead elsewhere by now. A
-// permission that is missing is looked for once more: a server that has just
-// started may be about to give it.
+// dialTarget connects to the target, because the links of the path may have changed.
+// After a permission error it tries once more, because a server that has just started
+// may be about to set the mode of its socket.
 func (r *socketRoute) dialTarget(ctx context.Context) (net.Conn, error) {
 	target := r.target
 	if len(target) > sys.MaxSocketPath {
@@ -310,8 +308,8 @@ func (r *socketRoute) dialTarget(ctx context.Context) (net.Conn, error) {
 	return c, err
 }
 
-// checkServer returns an error unless the server is this user's or root's: by the
-// credentials from the kernel, otherwise by the owner of the socket file.
+// checkServer returns an error unless the server runs as this user or root. It uses the
+// credentials from the kernel or, if not known, the owner of the socket file.
 func (r *socketRoute) checkServer(peer Peer) error {
 	if r.linkErr != nil {
 		return r.linkErr
@@ -335,7 +333,7 @@ func (r *socketRoute) checkServer(peer Peer) error {
 	return nil
 }
 
-// peerOfConn returns who is at the other end of c.
+// peerOfConn returns the Peer of a connection.
 func peerOfConn(c net.Conn) Peer {
 	p := Peer{UID: -1, GID: -1, PID: -1, Addr: c.RemoteAddr()}
 	if sc, ok := c.(syscall.Conn); ok && p.Addr != nil && p.Addr.Network() == "unix" {
@@ -346,7 +344,8 @@ func peerOfConn(c net.Conn) Peer {
 	return p
 }
 
-// loggedPeer is a Peer in the log: a client on a unix socket has no address.
+// A loggedPeer is a Peer in a log record. A client on a unix socket has no address, so it
+// is logged by its user and process.
 type loggedPeer Peer
 
 func (p loggedPeer) LogValue() slog.Value {

@@ -46,10 +46,10 @@ func (s *settings) checkExposure(addr net.Addr) error {
 	return nil
 }
 
-// ListenConn returns a listener that accepts conn once, and then nothing until
-// Close. It is the Listener of a server whose only client is at the other end of a
-// ready connection, such as a socketpair that is shared with a child process. The
-// server is done, with ErrClosed, when that connection is over.
+// ListenConn returns a listener that accepts conn once, and then blocks until Close. Use
+// it as the Listener of a server whose only client is at the other end of an existing
+// connection, such as a socketpair that is shared with a child process. When that
+// connection is over, Done of the server is closed and Err returns ErrClosed.
 func ListenConn(conn net.Conn) net.Listener {
 	return &connListener{conn: conn, closed: make(chan struct{})}
 }
@@ -72,7 +72,7 @@ func (l *connListener) Accept() (conn net.Conn, err error) {
 
 func (l *connListener) Close() error {
 	l.close.Do(func() { close(l.closed) })
-	l.accept.Do(func() { l.conn.Close() }) // nobody has accepted it
+	l.accept.Do(func() { l.conn.Close() }) // if conn was not accepted
 	return nil
 }
 

@@ -1,5 +1,5 @@
-// Unix sockets of a server: the path of a name, and the lock that stands for it.
-// What differs by system is in internal/sys.
+// Unix socket listeners: the lock on a path, the check for a live server, and binding.
+// The parts that differ by system are in internal/sys.
 
 package gipc
 
@@ -20,7 +20,8 @@ import (
 
 const maxLockAttempts = 100 // an attempt fails only if another process interferes
 
-// openListener opens the server's listener. Its Close removes all files that listen made.
+// openListener returns the server's listener. Its Close removes all files that
+// openListener created.
 func (s *settings) openListener() (net.Listener, error) {
 	switch {
 	case s.listener != nil:
@@ -31,7 +32,7 @@ func (s *settings) openListener() (net.Listener, error) {
 	return s.listenUnix()
 }
 
-// useListener checks the config's Listener and takes over its socket file.
+// useListener checks the config's Listener. It disables the removal of its socket file.
 func (s *settings) useListener(l net.Listener) error {
 	if network := l.Addr().Network(); keepsBoundaries(network) {
 		return fieldError("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
@@ -60,7 +61,7 @@ func (s *settings) listenUnix() (net.Listener, error) {
 	return l, nil
 }
 
-// socketMode returns the mode of the socket file: who may connect.
+// socketMode returns the mode of the socket file, which decides who may connect.
 func (s *settings) socketMode() os.FileMode {
 	if s.unmaskSocket {
 		return 0o777
@@ -68,9 +69,8 @@ func (s *settings) socketMode() os.FileMode {
 	return 0o600
 }
 
-// lockPath takes the lock of a socket path. The kernel releases it when the
-// process ends, so no server of this library serves the path of a lock that can be
-// taken.
+// lockPath acquires the lock of a socket path. The kernel releases it when the process
+// ends, so if the lock can be acquired no other server of this package serves the path.
 func lockPath(path string) (*sys.Lock, error) {
 	name := path + ".lock"
 	var err error
@@ -94,7 +94,7 @@ func lockPath(path string) (*sys.Lock, error) {
 	return nil, lockError(path, name, err)
 }
 
-// lockError says why the lock cannot be taken.
+// lockError returns the error for a lock that cannot be acquired.
 func lockError(path, name string, err error) error {
 	info, missing := os.Lstat(name)
 	switch {
@@ -114,7 +114,7 @@ const (
 	maxPrivateName  = 15          // bytes in the random name of a directory
 )
 
-// unixListener is a socket that is known by a path, and the lock on that path.
+// A unixListener is a listening socket, its path, and the lock on that path.
 type unixListener struct {
 	*net.UnixListener
 	path     string
@@ -140,8 +140,8 @@ func (l *unixListener) Close() (err error) {
 	return err
 }
 
-// checkVacant returns an error unless the path is free, or has the socket of a
-// server that is gone. A server that takes no lock counts, too.
+// checkVacant returns an error if a live server listens at the path, even one that uses
+// no lock, or if there is a file that is not a socket.
 func (l *unixListener) checkVacant() error {
 	info, err := os.Lstat(l.path)
 	switch {
@@ -163,8 +163,8 @@ func (l *unixListener) checkVacant() error {
 	return newError(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+hintChooseOther, sys.OwnerOf(info), l.path)
 }
 
-// bind puts a socket of the given mode at the path, which checkVacant has found
-// vacant. At no moment can a user connect whom the mode excludes.
+// bind creates the socket at the path, which is vacant, with the given mode. At no
+// moment can a user connect whom the mode excludes.
 func (l *unixListener) bind(mode os.FileMode) error {
 	var err error
 	if sys.BindsInPlace {
@@ -181,9 +181,8 @@ func (l *unixListener) bind(mode os.FileMode) error {
 	return newError(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+hintChooseOther, l.path)
 }
 
-// bindInPlace binds the socket to the path. The mode is the socket's before the
-// path is, and the umask of this process can only take bits of it away, which
-// AfterBind gives back.
+// bindInPlace binds the socket to the path. The socket has its mode before it has the
+// path. The umask of this process can only remove bits, which AfterBind restores.
 func (l *unixListener) bindInPlace(mode os.FileMode) error {
 	if now, err := os.Lstat(l.path); err == nil && l.identity != nil && os.SameFile(now, l.identity) {
 		if err := os.Remove(l.path); err != nil {
@@ -227,8 +226,8 @@ func (l *unixListener) bindAndRename(mode os.FileMode) error {
 	return err
 }
 
-// privateDirectory makes a directory with a random name in dir. The name is
-// shorter where the path of a socket in it would be too long.
+// privateDirectory creates a directory with a random name in dir. The name is shortened
+// if the path of a socket in it would be too long.
 func privateDirectory(dir string) (string, error) {
 	prefix := strings.TrimSuffix(filepath.Join(dir, ".x"), "x")
 	room := min(maxPrivateName, sys.MaxSocketPath-len(prefix)-len("/s"))
@@ -260,8 +259,7 @@ func (l *unixListener) open(path string, mode os.FileMode) error {
 	return nil
 }
 
-// disableUnlink leaves the removal of a socket's file to this package, or to
-// nobody.
+// disableUnlink makes the Close of a listener leave its socket file in place.
 func disableUnlink(l net.Listener) {
 	if l, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok { // not on every system
 		l.SetUnlinkOnClose(false)

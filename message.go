@@ -87,23 +87,22 @@ const (
 	maxStatuses     = 16       // maximum number of queued status messages
 )
 
-// unlimited is the room of a reader that takes whatever comes.
+// unlimited is the size limit of a reader that accepts every message.
 const unlimited = maxMsgSize + messageOverhead
 
-// A messageQueue holds unread messages in order. It is the one place that bounds
-// them.
+// A messageQueue holds unread messages in order, and limits their memory. The
+// endpoint's lock guards it, except length.
 //
-// Invariant: bytes and statuses are those of the messages in the list, and length
-// is their number. The endpoint's lock guards it, except length.
+// Invariant: queuedBytes, statusCount and length are the totals of messages.
 type messageQueue struct {
 	messages    []*Message
 	queuedBytes int
 	statusCount int
-	length      atomic.Int64 // of messages, for those who do not hold the lock
+	length      atomic.Int64 // number of messages; read without the lock
 }
 
-// freeBytes returns how many bytes the next message may have, its overhead included.
-// The queue takes one message of any size more if oneLarger is set.
+// freeBytes returns the maximum size of the next message in bytes, including its
+// overhead. If oneLarger is set, the queue accepts one more message of any size.
 func (q *messageQueue) freeBytes(oneLarger bool) int {
 	switch {
 	case oneLarger && q.queuedBytes <= queueSize:
@@ -114,8 +113,8 @@ func (q *messageQueue) freeBytes(oneLarger bool) int {
 	return queueSize + messageOverhead
 }
 
-// push appends a message. Of the status messages it drops the oldest if there are
-// too many, and returns how many that were.
+// push appends a message. If there are too many status messages it drops the oldest,
+// and returns 1.
 func (q *messageQueue) push(m *Message) (dropped uint64) {
 	q.messages = append(q.messages, m)
 	q.adjustCounts(m, 1)
@@ -128,13 +127,13 @@ func (q *messageQueue) push(m *Message) (dropped uint64) {
 	return dropped
 }
 
-// pop removes the oldest message. It returns nil if there is none.
+// pop removes and returns the oldest message, or nil if there is none.
 func (q *messageQueue) pop() *Message {
 	if len(q.messages) == 0 {
 		return nil
 	}
 	m := q.messages[0]
-	q.messages = slices.Delete(q.messages, 0, 1) // few words: an index would cost more to keep
+	q.messages = slices.Delete(q.messages, 0, 1) // cheap, because the queue is short
 	q.adjustCounts(m, -1)
 	if len(q.messages) == 0 && cap(q.messages) > 64 {
 		q.messages = nil // an idle endpoint holds no memory

@@ -1,4 +1,4 @@
-// Requests: the calls that wait for a reply, and replies.
+// The methods that send requests and replies, and the wait for a reply.
 
 package gipc
 
@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	stoppedReadTimeout = 10 * time.Second       // with unread messages before the reply
-	replyCheckDelay    = 100 * time.Millisecond // before a reply looks whether it is stuck
+	stoppedReadTimeout = 10 * time.Second       // how long a call or a reply waits while the queue is full
+	replyCheckDelay    = 100 * time.Millisecond // before the first check whether a reply is blocked
 	replyAdvice        = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
-	unreadAdvice       = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
+	unreadAdvice       = "64 KiB of unread messages precede the reply: read them, or call from another goroutine"
 )
 
-// Call sends a request and returns the reply. The peer's reader gets the request as a
-// message for which IsRequest is true, and answers it by Reply. Any number of calls
-// may be open at once, in both directions. Call is safe for concurrent use, also while
-// a handler or a loop over messages runs. It does not retain data; the caller owns the
-// reply.
+// Call sends a request and returns the reply. The peer's reader receives the request
+// as a message for which IsRequest returns true, and answers it by Reply. Any number of
+// calls may be open at the same time, in both directions. Call is safe for concurrent
+// use, even while a handler or a loop over messages runs. It does not retain data; the
+// caller owns the reply.
 //
-// While nobody else reads, the goroutine of Call reads for its reply; what comes before
-// it is queued for readers. If they leave 64 KiB unread, the reply cannot be reached:
-// Call then waits until somebody reads, until ctx is done, or for 10 seconds. Call
-// waits for the first connection as Write does. Errors:
+// While nobody else reads, Call reads until its reply arrives, and queues earlier
+// messages for readers. If 64 KiB of them are unread, the reply cannot be received:
+// Call then waits until they are read, until ctx is done, or for 10 seconds. Call
+// blocks until the first connection, as Write does. Errors:
 //   - ErrReservedType, ErrTooLarge, ErrMultiClient, or the context's error alone:
 //     nothing was sent.
-//   - ErrNotConnected and ErrClosed alone: nothing was sent, as for Write.
-//   - ErrUnconfirmed: the request may have been handled, and no reply will come. It
+//   - ErrNotConnected or ErrClosed alone: nothing was sent, as for Write.
+//   - ErrUnconfirmed: the request may have been handled, and no reply will arrive. It
 //     wraps the context's error, the cause of the loss, or ErrClosed after Close.
 func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message, error) {
 	if err := checkMessageType(msgType); err != nil {
@@ -50,7 +50,7 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	if err == nil {
 		reply, err = e.awaitReply(ctx, c, w)
 	}
-	// The call may have ended while it was given up.
+	// The reply may have arrived while the call was ending.
 	if late, ended, why := c.sender.callTable.abandonCall(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
 		reply, err = late, why
 	}
@@ -58,16 +58,16 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 	return reply, e.noteFailure(c, err)
 }
 
-// A sendContext is the context of a call while its request is being sent, and that of a
-// reply. Beside the caller's it ends when no reply can come any more, and when reading
-// has been stopped for too long. What it takes is made when somebody waits.
+// A sendContext is the context for sending a request or a reply. It is done when the
+// caller's context is, when no reply can arrive any more, and when reading has been
+// stopped for too long. Its parts are allocated by the first call of Done.
 type sendContext struct {
-	context.Context // the caller's; then one that is made of it
+	context.Context // the caller's; after the first call of Done, derived from it
 	endpoint        *endpoint
 	conn            *connection
 	call            *openCall               // nil for a reply
-	callerCtx       context.Context         // nil until a context is made, like what follows
-	cancel          context.CancelCauseFunc // of the context that was made
+	callerCtx       context.Context         // nil, like the next fields, before the first call of Done
+	cancel          context.CancelCauseFunc // of the derived context
 	waitStart       time.Time
 }
 
@@ -81,9 +81,9 @@ func (e *endpoint) newSendContext(ctx context.Context, c *connection, call *open
 	return s
 }
 
-// release releases the context. Nothing is being sent with it any more.
+// release ends the use of the context after sending.
 func (s *sendContext) release() {
-	if s.callerCtx != nil { // others may still hold it
+	if s.callerCtx != nil { // the derived context may still be in use
 		s.cancel(nil)
 		return
 	}
@@ -92,7 +92,7 @@ func (s *sendContext) release() {
 	pool.sendContexts.Put(s)
 }
 
-// errUnread is the cause of a sendContext that has ended since nobody reads.
+// errUnread is the cause of a sendContext that is done because messages stay unread.
 var errUnread = errors.New(unreadAdvice)
 
 func (s *sendContext) Done() <-chan struct{} {
@@ -109,9 +109,9 @@ func (s *sendContext) Done() <-chan struct{} {
 	return s.Context.Done()
 }
 
-// limitReply ends s when writing has been blocked for too long and nobody reads: the
-// peer may wait for the same. A reply behind one that has waited so long does not wait
-// as long again.
+// limitReply cancels s when writing was blocked for too long while reading is stopped,
+// because the peer may be blocked in the same way. The time starts when the flush in
+// progress was blocked, so replies behind it do not wait as long again.
 func (s *sendContext) limitReply() {
 	s.limitTime(replyCheckDelay, func() time.Duration {
 		left := stoppedReadTimeout
@@ -125,7 +125,7 @@ func (s *sendContext) limitReply() {
 	})
 }
 
-// limitRequest ends s when reading has been stopped for too long since it was made.
+// limitRequest cancels s when reading was stopped for too long.
 func (s *sendContext) limitRequest() {
 	begun := s.waitStart
 	s.limitTime(stoppedReadTimeout, func() time.Duration {
@@ -136,8 +136,8 @@ func (s *sendContext) limitRequest() {
 	})
 }
 
-// limitTime asks after a first time, and then again and again, how much time is left, and
-// ends s when that is none. left is called with the endpoint's lock held.
+// limitTime cancels s when left returns no remaining time. It calls left after the time
+// first, and then each time after the result of left, with the endpoint's lock held.
 func (s *sendContext) limitTime(first time.Duration, left func() time.Duration) {
 	e, ctx, cancel := s.endpoint, s.Context, s.cancel
 	var timer *time.Timer
@@ -158,8 +158,8 @@ func (s *sendContext) limitTime(first time.Duration, left func() time.Duration) 
 	context.AfterFunc(ctx, func() { timer.Stop() })
 }
 
-// callResult returns what an error of sending means: the library's own reasons are no end
-// of the caller's context.
+// callResult converts an error of sending to that of the call: if the derived context
+// was canceled for a reason of this package, the error is not context.Canceled.
 func (s *sendContext) callResult(err error) error {
 	if s.callerCtx == nil || s.callerCtx.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
 		return err
@@ -183,15 +183,15 @@ func (s *sendContext) callResult(err error) error {
 // A replyWait is a call that waits for its reply.
 type replyWait struct {
 	call          openCall
-	leadWaiter    readWaiter // in the line of the read role
-	holdsRole     bool       // it holds the read role
-	sendWaitStart time.Time  // when it first waited while its request was being sent; zero: never
-	stopCount     uint64     // of the role, since when it has waited
-	stopTime      time.Time  // of that stop
-	timedOut      bool       // it has waited too long
+	leadWaiter    readWaiter // in the replyWaiters of the read role
+	holdsRole     bool       // the call was granted the read role
+	sendWaitStart time.Time  // when the sending of its request first waited; zero if it did not
+	stopCount     uint64     // of the read role, for which stopTime is valid
+	stopTime      time.Time  // since when the call has waited for that stop to end
+	timedOut      bool       // the call has waited too long
 }
 
-// getReplyWait returns a call that waits for nothing yet.
+// getReplyWait returns an unused replyWait.
 func getReplyWait(p *bufferPool) *replyWait {
 	if w, _ := p.replyWaits.Get().(*replyWait); w != nil {
 		return w
@@ -199,7 +199,7 @@ func getReplyWait(p *bufferPool) *replyWait {
 	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, leadWaiter: readWaiter{wakeSignal: make(chan struct{}, 1)}}
 }
 
-// putReplyWait takes a call back that has ended or was given up.
+// putReplyWait returns w to the pool, after its call was abandoned.
 func putReplyWait(p *bufferPool, w *replyWait) {
 	select {
 	case <-w.call.doneSignal:
@@ -228,8 +228,8 @@ func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) 
 	}
 }
 
-// checkReplyLocked ends a call that has a reply or waits no longer. Otherwise the call
-// has the role afterwards if it may read.
+// checkReplyLocked returns the result of a call that has one, or that has to end. If
+// done is false it acquires the read role for the call, if the role is not held.
 func (e *endpoint) checkReplyLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
 	reply, done, err = c.sender.callTable.callResult(&w.call)
 	if !done {
@@ -248,8 +248,8 @@ func (e *endpoint) checkReplyLocked(ctx context.Context, c *connection, w *reply
 	return reply, done, err
 }
 
-// giveUpReasonLocked returns why a call waits no longer, or nil. A request that was not sent
-// yet is taken back.
+// giveUpReasonLocked returns the error of a call that has to end without a reply, or
+// nil. It withdraws a request that was not sent.
 func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *replyWait) error {
 	if ctx.Err() == nil && !w.timedOut {
 		return nil
@@ -270,19 +270,19 @@ func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *rep
 	return newError(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
 }
 
-// readForReply reads for a call that holds the role, until its reply has come, or once
-// into the queue. It releases mu meanwhile.
+// readForReply reads for a call that holds the role, until its reply arrives or one
+// message was queued. The caller holds mu, which is released meanwhile.
 func (e *endpoint) readForReply(c *connection, read *readCall) {
 	read.destination = destination{maxSize: e.queueRoomLocked()}
 	e.mu.Unlock()
-	var m Message // on the stack: mostly the reply comes
+	var m Message // on the stack, because mostly the reply arrives, which does not use it
 	err := c.receive(read, &m)
 	read.endWatching()
 	e.mu.Lock()
 	e.finishReplyReadLocked(c, read, &m, err)
 }
 
-// finishReplyReadLocked gives the role up with the result of one receive.
+// finishReplyReadLocked releases the role after a receive with the given result.
 func (e *endpoint) finishReplyReadLocked(c *connection, read *readCall, m *Message, err error) {
 	e.readRole.readCount++
 	switch _, interrupted := err.(*interruption); {
@@ -293,7 +293,7 @@ func (e *endpoint) finishReplyReadLocked(c *connection, read *readCall, m *Messa
 		e.releaseRoleLocked()
 	case err == errReplied, interrupted:
 		e.releaseRoleLocked()
-	case err == errNeedRoom && e.queueRoomLocked() > read.destination.maxSize: // the pool has read meanwhile
+	case err == errNeedRoom && e.queueRoomLocked() > read.destination.maxSize: // messages were read meanwhile
 		e.releaseRoleLocked()
 	case err == errNeedRoom:
 		e.stopReadingLocked(c)
@@ -302,10 +302,10 @@ func (e *endpoint) finishReplyReadLocked(c *connection, read *readCall, m *Messa
 	}
 }
 
-// awaitReplyEvent waits until the call has ended, until it gets the role, or until
-// the reasons to wait have changed. It releases mu meanwhile.
+// awaitReplyEvent waits until the call has ended, was granted the role, or has to check
+// its limits. The caller holds mu, which is released meanwhile.
 func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
-	var late <-chan time.Time
+	var expired <-chan time.Time
 	if e.readRole.state == roleStopped {
 		if w.stopCount != e.readRole.stopCount {
 			w.stopCount, w.stopTime = e.readRole.stopCount, time.Now()
@@ -315,7 +315,7 @@ func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
 		}
 		timer := time.NewTimer(max(time.Until(w.stopTime.Add(stoppedReadTimeout)), 1))
 		defer timer.Stop()
-		late = timer.C
+		expired = timer.C
 	}
 	e.readRole.addReplyWaiter(&w.leadWaiter)
 	e.mu.Unlock()
@@ -324,7 +324,7 @@ func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
 	case <-w.leadWaiter.wakeSignal:
 	case <-w.call.doneSignal:
 	case <-ctx.Done():
-	case <-late:
+	case <-expired:
 		timedOut = true
 	}
 	e.mu.Lock()
@@ -332,7 +332,7 @@ func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
 	w.timedOut = timedOut && e.readRole.state == roleStopped && e.readRole.stopCount == w.stopCount
 }
 
-// sendReply sends the reply to a request that came on the given connection.
+// sendReply sends the reply to a request that arrived on the given connection.
 func (e *endpoint) sendReply(conn, number uint64, msgType int, data []byte) error {
 	c, err := e.writable(context.Background(), conn)
 	if err != nil {
