@@ -1,5 +1,5 @@
-// Frames: what one message or one control frame looks like in plaintext. No
-// net, no locks, no cryptography.
+// The encoding of frames, which carry messages and control information, in plaintext.
+// No net, no locks, no cryptography.
 
 package gipc
 
@@ -40,7 +40,7 @@ const (
 	kindPong          = 2
 	kindClose         = 3
 	kindCloseAck      = 4
-	firstCriticalKind = 16 // an unknown kind from here on must not be ignored
+	firstCriticalKind = 16 // unknown kinds from here on must not be ignored
 
 	closedByUser     = 0 // the byte of a close
 	closedByShutdown = 1
@@ -48,7 +48,7 @@ const (
 	someDiscarded    = 1
 )
 
-// A frameHeader is what precedes the data of a frame.
+// A frameHeader is the decoded header of a frame.
 type frameHeader struct {
 	frameType uint32 // with requestFlag
 	id        uint64 // 0 without requestFlag
@@ -86,18 +86,18 @@ func appendFrameHeader(dst []byte, h frameHeader) []byte {
 
 // parseFrameHeader checks as much of a header as b holds: the length as soon as
 // its 4 bytes are there, then the length together with the type. The header is
-// complete if need <= len(b); otherwise need is how many bytes the next check
-// takes. limit is the largest data that this side accepts, in bytes.
+// complete if need <= len(b); otherwise need is the number of bytes for the next check.
+// limit is the maximum size of data that this side accepts, in bytes.
 func parseFrameHeader(b []byte, limit int) (h frameHeader, need int, err error) {
 	if len(b) < lengthSize {
 		return h, lengthSize, nil
 	}
 	length := uint64(binary.BigEndian.Uint32(b))
 	if length < typeSize {
-		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, and the least is %d", length, typeSize)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, below the minimum of %d", length, typeSize)
 	}
 	if most := uint64(typeSize+idSize) + uint64(limit); length > most {
-		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, and the MaxMsgSize of this side allows %d", length, most)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, above the maximum of %d set by this side's MaxMsgSize", length, most)
 	}
 	if len(b) < headerSize {
 		return h, headerSize, nil
@@ -108,10 +108,10 @@ func parseFrameHeader(b []byte, limit int) (h frameHeader, need int, err error) 
 	}
 	rest := uint64(h.size() - lengthSize)
 	if length < rest {
-		return h, 0, newError(ErrMalformed, nil, "the length of a frame with an id is %d, and the least is %d", length, rest)
+		return h, 0, newError(ErrMalformed, nil, "the length of a frame with an id is %d, below the minimum of %d", length, rest)
 	}
 	if length-rest > uint64(limit) {
-		return h, 0, newError(ErrMalformed, nil, "a frame has %d bytes of data, and the MaxMsgSize of this side is %d", length-rest, limit)
+		return h, 0, newError(ErrMalformed, nil, "a frame has %d bytes of data, above this side's MaxMsgSize of %d", length-rest, limit)
 	}
 	h.dataSize = int(length - rest)
 	if need = h.size(); len(b) >= need && need > headerSize {

@@ -1,4 +1,4 @@
-// A handshake on a connection of any type ends in time, and when it is told to.
+// The time limit of a handshake, which works on connections of any type.
 
 package transport
 
@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// SilentTimeout is how long a peer may send nothing after our hello before it counts
-// as silent.
+// SilentTimeout is the time after this side's hello without a byte of the peer after
+// which the peer counts as silent.
 const SilentTimeout = time.Second
 
-// A LimitedConn is a connection during its handshake. A socket is limited by
-// deadlines. Any other connection may lack them, so it is also closed when its
-// time has passed.
+// A LimitedConn is a connection with a time limit for its handshake. A socket is limited
+// by deadlines. Other connections may not support them, so they are also closed when
+// the time limit has passed.
 type LimitedConn struct {
 	net.Conn
-	innerConn    *LimitedConn // what Upgrade was given, if this is what it returned
+	innerConn    *LimitedConn // the connection below, if this one was returned by Upgrade
 	isSocket     bool
 	expired      atomic.Bool
-	helloSentAt  atomic.Int64 // when something was written first, in Unix nanoseconds
-	dataReceived atomic.Bool  // something has come
+	helloSentAt  atomic.Int64 // time of the first write in Unix nanoseconds, or 0
+	dataReceived atomic.Bool
 
 	mu        sync.Mutex
 	timer     *time.Timer   // nil for a socket
@@ -31,7 +31,7 @@ type LimitedConn struct {
 	remaining time.Duration // of the limit, while it is paused
 }
 
-// Limit returns conn with no limit yet.
+// Limit returns a LimitedConn for conn, without a limit so far.
 func Limit(conn net.Conn) *LimitedConn {
 	c := &LimitedConn{Conn: conn}
 	switch conn.(type) {
@@ -41,27 +41,27 @@ func Limit(conn net.Conn) *LimitedConn {
 	return c
 }
 
-// Wrap returns a connection that conn, made by Upgrade, carries over c. To pause it
-// pauses c, too.
+// Wrap returns a LimitedConn for conn, which Upgrade returned for c. Pausing it also
+// pauses c.
 func (c *LimitedConn) Wrap(conn net.Conn) *LimitedConn {
 	over := Limit(conn)
 	over.innerConn = c
 	return over
 }
 
-// SetHelloSent says that the peer has had a hello, or that it has not.
-func (c *LimitedConn) SetHelloSent(greeted bool) {
+// SetHelloSent sets whether the peer counts as having received a hello, from now on.
+func (c *LimitedConn) SetHelloSent(sent bool) {
 	at := int64(0)
-	if greeted {
+	if sent {
 		at = time.Now().UnixNano()
 	}
 	c.helloSentAt.Store(at)
 }
 
-// Expired reports whether the handshake has been ended.
+// Expired reports whether the limit has passed, or Expire was called.
 func (c *LimitedConn) Expired() bool { return c.expired.Load() }
 
-// SetLimit ends the handshake after d.
+// SetLimit makes the handshake fail after d.
 func (c *LimitedConn) SetLimit(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,7 +80,7 @@ func (c *LimitedConn) setLimitLocked(d time.Duration) {
 	}
 }
 
-// Pause stops the clock of the limit, while the peer waits for this side.
+// Pause stops the time of the limit, while the peer waits for this side.
 func (c *LimitedConn) Pause() {
 	for ; c != nil; c = c.innerConn {
 		c.mu.Lock()
@@ -92,7 +92,7 @@ func (c *LimitedConn) Pause() {
 	}
 }
 
-// Resume has the clock go on.
+// Resume continues the time of the limit after Pause.
 func (c *LimitedConn) Resume() {
 	for ; c != nil; c = c.innerConn {
 		c.mu.Lock()
@@ -103,7 +103,7 @@ func (c *LimitedConn) Resume() {
 	}
 }
 
-// Expire ends the handshake now.
+// Expire makes the handshake fail now.
 func (c *LimitedConn) Expire() {
 	c.expired.Store(true)
 	c.Conn.SetDeadline(Past)
@@ -112,7 +112,7 @@ func (c *LimitedConn) Expire() {
 	}
 }
 
-// Release ends the limit. It returns false if the handshake has been ended.
+// Release removes the limit. It returns false if the limit has passed.
 func (c *LimitedConn) Release() bool {
 	c.mu.Lock()
 	if c.timer != nil {
@@ -144,15 +144,15 @@ func (c *LimitedConn) result(err error) error {
 	return err
 }
 
-// forEachLayer applies f to this connection and to the one under it.
+// forEachLayer calls f for this connection and for the ones below it.
 func (c *LimitedConn) forEachLayer(f func(*LimitedConn)) {
 	for ; c != nil; c = c.innerConn {
 		f(c)
 	}
 }
 
-// Silent reports whether the peer has had our hello for a while and nothing of it
-// has come.
+// Silent reports whether the peer has sent nothing for SilentTimeout after this side's
+// hello.
 func (c *LimitedConn) Silent() bool {
 	at := c.helloSentAt.Load()
 	return at != 0 && !c.dataReceived.Load() && time.Since(time.Unix(0, at)) > SilentTimeout

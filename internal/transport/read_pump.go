@@ -1,4 +1,4 @@
-// The receiving side of a connection whose deadlines may be missing or broken.
+// The receiving side of a connection that may not support deadlines.
 
 package transport
 
@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	idlePumpSize = 4 << 10  // bytes that a pump holds while nothing comes
-	busyPumpSize = 64 << 10 // bytes that it reads at once after a read has filled that
+	idlePumpSize = 4 << 10  // bytes of the buffer while the connection is idle
+	busyPumpSize = 64 << 10 // bytes of the buffer after a read has filled the small one
 )
 
-const tryReadWait = time.Millisecond // how long a look waits if it cannot do without
+const tryReadWait = time.Millisecond // how long TryRead waits if it cannot avoid waiting
 
-// A readPump reads conn in a goroutine of its own, one read ahead, so that a
-// reader can stop waiting though conn knows no deadlines. The goroutine ends when
-// a read of conn fails, as it does when conn is closed, and at end.
+// A readPump reads conn in its own goroutine, one read ahead, so that a reader can stop
+// waiting even if conn does not support deadlines. The goroutine ends when a read of
+// conn fails, such as after Close, or after End.
 type readPump struct {
 	conn       net.Conn
-	readDone   chan struct{} // receives once when a read is done
-	bytesTaken chan struct{} // receives once when its bytes are taken
-	pending    []byte        // of the last read; owned by the side that was signalled last
+	readDone   chan struct{} // receives once for each completed read
+	bytesTaken chan struct{} // receives once when the bytes of a read are consumed
+	pending    []byte        // of the last read; owned by the side that was signaled last
 	readErr    error         // of the last read
-	readerDone chan struct{} // closed when nobody will read any more
-	readerOwns bool          // the reader owns bytes and err
+	readerDone chan struct{} // closed by End
+	readerOwns bool          // the reader owns pending and readErr
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	started bool
 	expired chan struct{} // closed when the deadline has passed
 	timer   *time.Timer
@@ -38,7 +38,7 @@ func newReadPump(conn net.Conn) *readPump {
 	return &readPump{conn: conn, readDone: make(chan struct{}, 1), bytesTaken: make(chan struct{}, 1), readerDone: make(chan struct{}), expired: make(chan struct{})}
 }
 
-// pump reads until conn fails.
+// pump reads until conn fails, or until End is called.
 func (p *readPump) pump() {
 	buffer := make([]byte, idlePumpSize)
 	for {
@@ -62,7 +62,7 @@ func (p *readPump) pump() {
 	}
 }
 
-// start starts the goroutine at the first use.
+// start starts the goroutine on the first call.
 func (p *readPump) start() (expired <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,10 +122,11 @@ func (p *readPump) TryRead(b Buffer, patient bool) (int, bool, error) {
 	return n, n > 0 || err != nil, err
 }
 
-// end ends the goroutine once its read is done. Nobody reads any more.
+// End ends the goroutine once its read is done. No method is called afterwards.
 func (p *readPump) End() { close(p.readerDone) }
 
-// moveBytes moves bytes of the last read to d. Its error comes behind them.
+// moveBytes moves bytes of the last read to b. The error of the read is returned after
+// all its bytes.
 func (p *readPump) moveBytes(b Buffer) (int, error) {
 	if len(p.pending) == 0 && p.readErr != nil {
 		return 0, p.readErr
@@ -143,8 +144,8 @@ func (p *readPump) moveBytes(b Buffer) (int, error) {
 	return n, nil
 }
 
-// SetReadDeadline ends the reads in progress and all later ones when t has
-// passed. The zero time is none.
+// SetReadDeadline makes the read in progress and all later ones fail after t. The zero
+// time is no deadline.
 func (p *readPump) SetReadDeadline(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,8 +170,7 @@ func (p *readPump) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// expire closes the channel of the deadline that set the timer, unless a later
-// deadline has its own.
+// expire closes the channel of a deadline, unless a later deadline has replaced it.
 func (p *readPump) expire(expired chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

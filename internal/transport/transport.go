@@ -1,7 +1,7 @@
 // Package transport carries the bytes of a connection: over the descriptor of a
-// socket, over a socket of the net package, or over any other net.Conn. Each of them
-// keeps the same promise: a read can be interrupted without losing bytes, and a write
-// that was interrupted can be continued by another call.
+// socket, over a socket of the net package, or over any other net.Conn. With each of
+// them a read can be interrupted without losing bytes, and an interrupted write can be
+// continued by another call.
 package transport
 
 import (
@@ -18,59 +18,59 @@ import (
 )
 
 const (
-	stallDelay         = 10 * time.Millisecond // a write that is blocked for so long is reported
-	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is seen
-	GrowSendBufferFrom = 128 << 10             // a write of so many bytes asks for a larger send buffer
-	SendBufferSize     = 1 << 20               // the send buffer that it asks for, in bytes
+	stallDelay         = 10 * time.Millisecond // time after which a blocked write is reported
+	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is reported
+	GrowSendBufferFrom = 128 << 10             // bytes of a write that enlarges the send buffer
+	SendBufferSize     = 1 << 20               // bytes of the enlarged send buffer
 )
 
-// Past is a deadline that has passed whatever the clock says.
+// Past is a deadline that has passed, whatever the current time is.
 var Past = time.Unix(1, 0)
 
-// ErrInterrupted is the result of a write that was interrupted: the rest can be
-// written by another call.
+// ErrInterrupted is returned by a write that was interrupted. The rest can be written
+// by another call.
 var ErrInterrupted = errors.New("interrupted")
 
-// A Buffer is where the bytes of a transport go.
+// A Buffer receives the bytes of a transport.
 type Buffer interface {
-	// Space returns where the next read goes. It is never empty.
+	// Space returns the memory for the next read. It is never empty.
 	Space() []byte
-	// Received takes in n bytes that were read into Space.
+	// Received records that n bytes were read into Space.
 	Received(n int)
-	// Release gives back memory before a wait.
+	// Release releases unused memory before a wait.
 	Release()
 }
 
-// A Source is the receiving side of a transport. One goroutine at a time
-// reads; interrupting is safe at any time, by a deadline that has passed.
+// A Source is the receiving side of a transport. One goroutine at a time may read. Any
+// goroutine may interrupt it, by a deadline that has passed.
 type Source interface {
-	// Receive waits for bytes and takes them into b.
+	// Receive waits for bytes and reads them into b.
 	Receive(b Buffer) (n int, err error)
-	// Look takes what is there into b, even Past a deadline. ok is false if that
-	// is nothing. A source that cannot look without waiting waits for a moment if
-	// patient is set.
+	// TryRead reads available bytes into b without waiting, even after the deadline. ok
+	// is false if there are none. A source that cannot read without waiting waits for 1
+	// ms if patient is set.
 	TryRead(b Buffer, patient bool) (n int, ok bool, err error)
 	SetReadDeadline(time.Time) error
-	// End is called when nobody will read any more.
+	// End is called once, after the last read.
 	End()
 }
 
-// A Sink is the sending side of a transport. One goroutine at a time writes.
+// A Sink is the sending side of a transport. One goroutine at a time may write.
 type Sink interface {
-	// Send writes b and then tail, and returns how many bytes were taken. It
-	// returns ErrInterrupted when ctx is done, or stopped, which may be nil, is set
-	// before an interrupt. b and tail are not used after it has returned.
+	// Send writes b and then tail, and returns how many bytes were accepted. It returns
+	// ErrInterrupted when ctx is done, or when stopped, which may be nil, is set before
+	// Interrupt is called. It does not retain b and tail.
 	Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (int, error)
-	// Interrupt has the write in progress look at its reasons to stop. It is safe
-	// for concurrent use.
+	// Interrupt makes the write in progress check whether it has to stop. It is safe for
+	// concurrent use.
 	Interrupt()
-	// Interruptible reports whether Send can be interrupted. A caller that must not
-	// be blocked leaves an uninterruptible write to another goroutine.
+	// Interruptible reports whether Send can be interrupted. If not, a caller that must
+	// not block calls Send in another goroutine.
 	Interruptible() bool
 }
 
-// NewSource returns the receiving side of conn. A conn that is not a socket of the
-// net package may lack deadlines, so a goroutine of its own reads it.
+// NewSource returns the receiving side of conn. A conn that is not a socket of the net
+// package may not support deadlines, so a goroutine reads it.
 func NewSource(conn net.Conn) Source {
 	switch c := conn.(type) {
 	case Source: // of a test
@@ -84,17 +84,17 @@ func NewSource(conn net.Conn) Source {
 	return newReadPump(conn)
 }
 
-// NewSink returns the sending side of conn. stalled is called when a write is
-// blocked, progress when the peer takes part of a long write.
-func NewSink(conn net.Conn, stalled, progress func()) Sink {
+// NewSink returns the sending side of conn. onStall is called when a write is blocked.
+// onProgress, which may be nil, is called when the peer accepts a part of a long write.
+func NewSink(conn net.Conn, onStall, onProgress func()) Sink {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-		return &socketSink{conn: conn, raw: sys.RawConn(conn), onStall: stalled, onProgress: progress}
+		return &socketSink{conn: conn, raw: sys.RawConn(conn), onStall: onStall, onProgress: onProgress}
 	}
-	return &blockingSink{conn: conn, onStall: stalled, onProgress: progress}
+	return &blockingSink{conn: conn, onStall: onStall, onProgress: onProgress}
 }
 
-// A descriptorSource reads the descriptor itself, so it holds no memory while it
+// A descriptorSource reads the descriptor directly, so that it holds no memory while it
 // waits.
 type descriptorSource struct {
 	net.Conn
@@ -104,7 +104,7 @@ type descriptorSource struct {
 	rawTryRead func(fd uintptr)
 	readLen    int
 	readErr    error
-	readDone   bool // n and err are those of this read
+	readDone   bool // readLen and readErr are set
 }
 
 func newDescriptorSource(conn net.Conn, raw syscall.RawConn) *descriptorSource {
@@ -126,7 +126,7 @@ func (s *descriptorSource) End() {}
 
 func (s *descriptorSource) Receive(b Buffer) (int, error) {
 	s.buffer, s.readDone = b, false
-	b.Space() // not as deep as in tryRead: the stack of an idle reader stays at 2 KiB
+	b.Space() // here the stack is less deep than in rawRead, and stays at 2 KiB for an idle reader
 	if err := s.raw.Read(s.rawRead); err != nil {
 		b.Release()
 		return 0, err
@@ -144,7 +144,7 @@ func (s *descriptorSource) TryRead(b Buffer, _ bool) (int, bool, error) {
 	return n, true, err
 }
 
-// moveBytes hands the bytes of a read to the buffer.
+// moveBytes passes the bytes of a read to the buffer.
 func (s *descriptorSource) moveBytes() (int, error) {
 	if s.readErr == nil && s.readLen == 0 {
 		return 0, io.EOF
@@ -153,7 +153,8 @@ func (s *descriptorSource) moveBytes() (int, error) {
 	return s.readLen, s.readErr
 }
 
-// A SocketSource reads a connection with deadlines whose descriptor cannot be tried without waiting.
+// A SocketSource reads a connection that supports deadlines, but whose descriptor
+// cannot be read without waiting.
 type SocketSource struct{ net.Conn }
 
 func (s SocketSource) End() {}
@@ -166,8 +167,8 @@ func (s SocketSource) TryRead(b Buffer, _ bool) (int, bool, error) {
 	return n, !errors.Is(err, os.ErrDeadlineExceeded), err
 }
 
-// readInto has b take what one read returns. An error that comes with bytes is
-// returned again by the next read.
+// readInto passes the bytes of one read to b. An error that is returned with bytes is
+// dropped, because the next read returns it again.
 func readInto(r io.Reader, b Buffer) (n int, err error) {
 	for n == 0 && err == nil {
 		n, err = r.Read(b.Space())
@@ -180,23 +181,23 @@ func readInto(r io.Reader, b Buffer) (n int, err error) {
 	return 0, err
 }
 
-// A socketSink writes a socket of the net package, in the goroutine that calls
-// it. An interrupt is a write deadline that has passed.
+// A socketSink writes a socket of the net package in the calling goroutine. It is
+// interrupted by a write deadline that has passed.
 type socketSink struct {
 	conn       net.Conn
-	raw        syscall.RawConn // nil if the descriptor cannot be tried without waiting
+	raw        syscall.RawConn // nil if the descriptor cannot be written without waiting
 	onStall    func()
-	onProgress func() // nil if nobody needs to know
+	onProgress func() // nil if progress is not reported
 
 	stallTimer      *time.Timer           // runs while a write is blocked; nil before the first that is
-	rawWrite        func(fd uintptr) bool // writes rest, and waits
-	rawWriteOnce    func(fd uintptr) bool // writes rest without waiting
+	rawWrite        func(fd uintptr) bool // writes rawInput, and waits
+	rawWriteOnce    func(fd uintptr) bool // writes rawInput without waiting
 	rawInput        []byte
 	rawWritten      int
 	rawErr          error
 	vector          *[2][]byte  // nil before the first write of two slices
 	vectorRest      net.Buffers // of vector
-	sendBufferGrown bool        // the send buffer is what large messages need
+	sendBufferGrown bool        // the send buffer was enlarged for large messages
 }
 
 func (s *socketSink) Interruptible() bool { return true }
@@ -218,8 +219,8 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		defer context.AfterFunc(ctx, s.Interrupt)()
 	}
 	for {
-		// The reason to stop is set before the deadline. Here the deadline is
-		// cleared before the reasons are read, so none is missed.
+		// Interrupters set the reason before the deadline. Clear the deadline before
+		// checking the reasons, so that no interrupt is lost.
 		s.conn.SetWriteDeadline(time.Time{})
 		if ctx.Err() != nil || stopped != nil && stopped.Load() {
 			return n, ErrInterrupted
@@ -244,7 +245,7 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 	}
 }
 
-// writeOnce writes what the kernel takes of b without waiting.
+// writeOnce writes as much of b as the kernel accepts without waiting.
 func (s *socketSink) writeOnce(b []byte) (int, error) {
 	if s.rawWriteOnce == nil {
 		s.rawWriteOnce = func(fd uintptr) bool {
@@ -258,7 +259,7 @@ func (s *socketSink) writeOnce(b []byte) (int, error) {
 	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
-// writeRest writes b, and waits for the kernel.
+// writeRest writes b, and waits until the kernel accepts it.
 func (s *socketSink) writeRest(b []byte) (int, error) {
 	if s.raw == nil {
 		return s.conn.Write(b[:min(len(b), progressSize)])
@@ -279,7 +280,7 @@ func (s *socketSink) writeRest(b []byte) (int, error) {
 	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
-// writeBoth writes two slices at once, of the second one a part.
+// writeBoth writes b and at most SendBufferSize bytes of tail by one system call.
 func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 	if s.vector == nil {
 		s.vector = new([2][]byte)
@@ -299,8 +300,8 @@ func (s *socketSink) startTimer() {
 	}
 }
 
-// growSendBuffer enlarges the send buffer, or two sides that exchange large messages wait
-// for each other. Over TCP the kernel finds the size itself.
+// growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
+// exchange large messages wait for each other. Over TCP the kernel adjusts the size.
 func (s *socketSink) growSendBuffer() {
 	s.sendBufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
@@ -308,8 +309,8 @@ func (s *socketSink) growSendBuffer() {
 	}
 }
 
-// A blockingSink writes a connection of any type. It sets no deadline, since a
-// write that a deadline has ended ruins some of them (crypto/tls) for good.
+// A blockingSink writes a connection of any type. It sets no deadline, because a write
+// timeout corrupts some connections, such as those of crypto/tls.
 type blockingSink struct {
 	conn       net.Conn
 	onStall    func()
@@ -338,17 +339,17 @@ func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (
 	return n, UnwrapOpError(err)
 }
 
-// EndSending ends the sending half of conn, if it has one to end, and reports
-// whether the peer can still send.
+// EndSending shuts down the sending half of conn, and reports whether it did. If so the
+// peer can still send.
 func EndSending(conn net.Conn) bool {
 	half, ok := conn.(interface{ CloseWrite() error })
 	return ok && half.CloseWrite() == nil
 }
 
-// UnwrapOpError is a system's error without the addresses: a socket's own are those
-// under which it was bound, and not the ones that users know.
+// UnwrapOpError returns the error inside a net.OpError, without its addresses: they are
+// those under which a socket was bound, which users may not know.
 func UnwrapOpError(err error) error {
-	if err == nil { // without an allocation
+	if err == nil { // avoids the allocation below
 		return nil
 	}
 	var op *net.OpError
