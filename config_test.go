@@ -366,7 +366,7 @@ func loud(file *ast.File) (found []string) {
 	return found
 }
 
-func TestLibraryEndsNobody(t *testing.T) {
+func TestLibraryNeverExitsOrPanics(t *testing.T) {
 	t.Parallel()
 	parse := func(name string, source any) *ast.File {
 		file, err := parser.ParseFile(token.NewFileSet(), name, source, 0)

@@ -985,7 +985,7 @@ func TestVectorsSession(t *testing.T) {
 func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer net.Conn) {
 	limit := int(v.number(t, "limit"))
 	hello := binary.BigEndian.AppendUint32([]byte{0, 0}, uint32(limit))
-	near, far := newRoad(nil, nil)
+	near, far := newFaultPipe(nil, nil)
 	expectBytes := func(want []byte) {
 		got := make([]byte, len(want))
 		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, want) {
@@ -1279,7 +1279,7 @@ func startPiped(t *testing.T, config ServerConfig) (s *Server, conns chan<- net.
 func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
 	config.Name = "n"
 	config.Dial = func(ctx context.Context) (net.Conn, error) {
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		select {
 		case conns <- far:
 			return near, nil
@@ -1290,11 +1290,11 @@ func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
 	return StartClient(&config)
 }
 
-func TestSilentClientsEndAndHinderNobody(t *testing.T) {
+func TestSilentClientsAreEvicted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		start := time.Now()
 		s, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		near.Write([]byte{0, 0}) // and nothing more
 		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff, Timeout: time.Second}, conns)
@@ -1327,7 +1327,7 @@ func TestSilentHandshakeIsReplaced(t *testing.T) {
 		_, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
 		var ends []net.Conn
 		for i := range maxPending {
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			synctest.Wait()
 			if i > 0 {
@@ -1335,7 +1335,7 @@ func TestSilentHandshakeIsReplaced(t *testing.T) {
 			}
 			ends = append(ends, near)
 		}
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		accepted := make(chan struct{})
 		go func() { conns <- far; close(accepted) }()
 		<-accepted
@@ -1359,7 +1359,7 @@ func TestRefusalsInPlaceOfTheHello(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		refused := func(conns chan<- net.Conn, reason byte) {
 			t.Helper()
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			if got, err := io.ReadAll(near); !bytes.Equal(got, []byte{0, reason}) || err != nil {
 				t.Errorf("it writes %x, %v", got, err)
@@ -1383,7 +1383,7 @@ func TestClientWaitsThirtySecondsForEachMessage(t *testing.T) {
 	for _, sent := range []int{0, 6} {
 		bubble(t, func(t *testing.T) {
 			start := time.Now()
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			far.Write([]byte{3, 0, 0, 0, 4, 0}[:sent])
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
@@ -1406,7 +1406,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 	_, conns := startPiped(t, ServerConfig{MultiClient: true})
 	seen := map[string]bool{}
 	for range 2 {
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(near, hello); err != nil {
@@ -1415,7 +1415,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 		seen["server"+string(hello)] = true
 		near.Close()
 
-		near, far = newRoad(nil, nil)
+		near, far = newFaultPipe(nil, nil)
 		far.Write(hello)
 		far.(*roadEnd).CloseWrite()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -1476,7 +1476,7 @@ func TestSenderKeepsThePeersLimit(t *testing.T) {
 }
 
 func TestNewestPingIsAnswered(t *testing.T) {
-	near, far := newRoad(nil, nil)
+	near, far := newFaultPipe(nil, nil)
 	var wg sync.WaitGroup
 	s := newSender(transport.NewSink(near, func() {}, nil), 1024, testBuffers, nil, &wg, func(error) {})
 	s.flushing = true // somebody is writing
@@ -1495,10 +1495,10 @@ func TestNewestPingIsAnswered(t *testing.T) {
 	far.Close()
 }
 
-func TestAnyFrameIsASignOfLife(t *testing.T) {
+func TestAnyFrameIsHeartbeatActivity(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, Heartbeat: time.Second})
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		near.Write([]byte{0, 0, 0, 0, 4, 0})
 		drained := make(chan struct{})
@@ -1537,7 +1537,7 @@ func TestCallsBehindUnreadMessagesFail(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for _, reads := range []bool{false, true} {
 			s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			near.Write([]byte{0, 0, 0, 0, 4, 0})
 			if _, err := s.Read(); err != nil {

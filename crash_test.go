@@ -413,7 +413,7 @@ func TestClientsKilled(t *testing.T) {
 }
 
 // A single-client server: the place of a client that was killed is free.
-func TestKilledClientGivesItsPlace(t *testing.T) {
+func TestKilledClientFreesItsSlot(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
 	s := startOne(t, path, -1)
@@ -697,7 +697,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 
 // Silence is judged by the clock, and a process that stood still could not
 // listen: what was read since the judgement, or can be read now, counts.
-func TestSilenceIsNotWhatTheSocketHolds(t *testing.T) {
+func TestHeartbeatReadsSocketBeforeTimeout(t *testing.T) {
 	t.Parallel()
 	for _, worse := range []bool{false, true} { // something besides silence
 		silenceIsNot(t, worse)

@@ -884,7 +884,7 @@ func (c *speaker) listen(peer *speaker) {
 }
 
 // settle finds what was lost: a nil from closing means that all of the last
-// connection has arrived, and in calm weather that everything has. And it finds
+// connection has arrived, and without faults that everything has. And it finds
 // what has come though it was not sent.
 func (c *speaker) settle(calm bool) {
 	c.mu.Lock()
@@ -925,7 +925,7 @@ func FuzzSession(f *testing.F) {
 }
 
 // converse has two ends talk as the program says, where the first connections
-// have bad weather, and counts what comes of it. The count of the tally is that
+// have faults, and counts what comes of it. The count of the tally is that
 // of these connections, and its name is the kind of the conversation.
 func converse(t *testing.T, p *program) *tally {
 	server, client := ServerConfig{}, ClientConfig{Timeout: time.Minute}
@@ -947,12 +947,12 @@ func converse(t *testing.T, p *program) *tally {
 		server.Heartbeat, client.Heartbeat = time.Second, 2*time.Second
 	}
 	parting := p.next()
-	var storms [2][2]*weather // of the first connections; later ones are calm
+	var storms [2][2]*connFaults // of the first connections; later ones are calm
 	for i := range storms {
-		storms[i] = [2]*weather{p.weather(), p.weather()}
+		storms[i] = [2]*connFaults{p.faults(), p.faults()}
 	}
 	still, sure, honest := true, true, true
-	pace := 1 << 16 // bytes that every road takes in one step
+	pace := 1 << 16 // bytes that every pipe takes in one step
 	for _, s := range storms {
 		for _, w := range s {
 			for _, n := range []int{w.room, w.chunk, w.piece} {
@@ -980,16 +980,16 @@ func converse(t *testing.T, p *program) *tally {
 		t.Fatal(err)
 	}
 	var kept keeper
-	roads := 0
+	pipes := 0
 	client.Name, client.Dial = "n", func(ctx context.Context) (net.Conn, error) {
-		var w [2]*weather
-		if roads < len(storms) {
-			w = storms[roads]
+		var w [2]*connFaults
+		if pipes < len(storms) {
+			w = storms[pipes]
 		}
-		near, far := newRoad(w[0], w[1])
+		near, far := newFaultPipe(w[0], w[1])
 		select {
 		case l.conns <- kept.keep(far):
-			roads++
+			pipes++
 			return kept.keep(near), nil
 		case <-l.done:
 			far.Close()
@@ -1000,7 +1000,7 @@ func converse(t *testing.T, p *program) *tally {
 	}
 	defer func() {
 		kept.check(y)
-		y.count = int64(min(roads, len(storms)))
+		y.count = int64(min(pipes, len(storms)))
 	}()
 	c, err := StartClient(&client)
 	if err != nil {
@@ -1054,7 +1054,7 @@ func converse(t *testing.T, p *program) *tally {
 	ends[0].settle(false)
 	ends[1].settle(still && order == 1)
 	if still && order == 1 && parting&1 == 0 && ends[1].err != nil {
-		y.wrong(besides, "in calm weather the client's closing returns %v", ends[1].err)
+		y.wrong(besides, "without faults the client's closing returns %v", ends[1].err)
 	}
 	return y
 }

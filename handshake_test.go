@@ -775,7 +775,7 @@ func TestHandshakeKeepsWhatComesBehind(t *testing.T) {
 func serverFinish(confirmation []byte) []byte { return append([]byte{0}, confirmation...) }
 
 // One who stands between, with keys of his own and without the secret.
-func TestHandshakeManInTheMiddle(t *testing.T) {
+func TestHandshakeMITM(t *testing.T) {
 	t.Parallel()
 	tm := secretTerms(secretA)
 	mine := testKey(3)
@@ -1077,9 +1077,9 @@ func TestHandshakeHybrid(t *testing.T) {
 	})
 }
 
-// TestHandshakeHybridInTheMiddle: a change on the way of what the hellos say of ML-KEM is noticed
+// TestHandshakeHybridMITM: a change on the way of what the hellos say of ML-KEM is noticed
 // on both sides, with and without a secret.
-func TestHandshakeHybridInTheMiddle(t *testing.T) {
+func TestHandshakeHybridMITM(t *testing.T) {
 	t.Parallel()
 	mine, err := mlkem.GenerateKey1024()
 	if err != nil {

@@ -223,7 +223,7 @@ func TestPingIsAnswered(t *testing.T) {
 }
 
 // The watcher steps in within a second after the last read.
-func TestWatcherStepsIn(t *testing.T) {
+func TestBackgroundReaderStartsAfterIdleReads(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{}, ClientConfig{}, nil)
 		wantStatus(t, s, Connected)
@@ -281,7 +281,7 @@ func TestCloseOfStuckPeer(t *testing.T) {
 }
 
 // A context that has ended cuts at once.
-func TestShutdownCutsAtOnce(t *testing.T) {
+func TestShutdownWithDoneContext(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		conn, _ := rawClient(t, l, "pipe")
@@ -325,7 +325,7 @@ func TestSilentHandshakeEnds(t *testing.T) {
 
 // A peer that has said goodbye says with its answer to ours whether it has what
 // was written. An answer that comes before ours could be read is none.
-func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
+func TestCloseAckBehindPeersClose(t *testing.T) {
 	t.Parallel()
 	goodbye, held, discarded := ctl(kindClose, 0), ctl(kindCloseAck, 0), ctl(kindCloseAck, 1)
 	for _, c := range []struct {
@@ -386,7 +386,7 @@ func ctl(kind, what byte) []byte {
 
 // A handshake that waits for its turn to compute is not charged for that; a peer that
 // keeps the server waiting is, for its whole 10 seconds.
-func TestHandshakeWaitsForItsTurn(t *testing.T) {
+func TestHandshakeComputesInTurn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		defer s.Close()
@@ -434,7 +434,7 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 }
 
 // Close does not wait for handshakes that wait for their turn.
-func TestCloseWithHandshakesInLine(t *testing.T) {
+func TestCloseWithWaitingHandshakes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		for range cap(s.listenerState.computeSlots) {
@@ -680,7 +680,7 @@ func (k *talks) pong() {
 // A thousand who connect and say nothing, or announce all that one may and say
 // no more: each costs a few KiB and one goroutine, until it leaves. These run
 // alone, since they count what is the whole process's.
-func TestBoundsOfThoseWhoStop(t *testing.T) {
+func TestMemoryOfStalledPeers(t *testing.T) {
 	const most = 1 << 30
 	prefix := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: most})[:lengthSize]
 	ping := appendControl(nil, kindPing, make([]byte, 8)...)
@@ -753,7 +753,7 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 
 // Floods of what costs nothing to send, from peers that never read: the server
 // holds little for them, and good clients are served.
-func TestBoundsOfFloods(t *testing.T) {
+func TestMemoryUnderFloods(t *testing.T) {
 	const batches, batchOf = 20, 4000
 	for name, data := range map[string][]byte{
 		"pings":                     append([]byte{kindPing}, make([]byte, 8)...),
@@ -801,7 +801,7 @@ func TestBoundsOfFloods(t *testing.T) {
 
 // Messages that nobody reads stay with their sender: the server holds 64 KiB
 // of them for each client, however small they are.
-func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
+func TestMemoryOfUnreadMessages(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
 	known, before := testutil.Goroutines(nil), heap()
 	const n = 20
@@ -833,7 +833,7 @@ func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 // Peers that never read, and a server that writes to them from many goroutines
 // and to everybody: what waits for them is held once and not for each message,
 // and the others have theirs.
-func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
+func TestMemoryOfPeersThatNeverRead(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
 	g := serveAll(t, c)
 	readers := c.joinMany(3)

@@ -407,7 +407,7 @@ func (c *child) expect(want string, parts ...string) {
 
 // Two users who are meant to talk: both sides have to say so, and each error
 // names what is missing. A secret says it for the client.
-func TestTwoUsers(t *testing.T) {
+func TestServersOfTwoUsers(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(tempSocket(t))
 	user := asNobody(t, dir)
@@ -621,7 +621,7 @@ func squatterChild() {
 // A name that another user was first to take: a client says nothing at all to
 // him, or, with a Secret, nothing that a message or the secret is in; a server
 // leaves the name alone.
-func TestSquattedName(t *testing.T) {
+func TestNameTakenByOtherUser(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
 	user := asNobody(t, filepath.Dir(path))

@@ -768,7 +768,7 @@ func TestCloseInsideAHandler(t *testing.T) {
 }
 
 // A client that floods has no more turns than one that says a word.
-func TestMessagesAreFair(t *testing.T) {
+func TestMessagesRoundRobin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		const n = 10
@@ -1107,7 +1107,7 @@ func TestManyDialAtOnce(t *testing.T) {
 
 // Clients come and go at random while the server reads: what each has sent
 // before a Close that returned nil is there, and everything is in order.
-func TestComeAndGo(t *testing.T) {
+func TestClientsConnectAndDisconnect(t *testing.T) {
 	for name, way := range ways4 {
 		t.Run(name, func(t *testing.T) {
 			d, crowdSize := time.Second, 200
@@ -1326,7 +1326,7 @@ func TestAuthorize(t *testing.T) {
 	eventually(t, "the server has counted one refusal", func() bool { return c.s.Stats().Refused == 1 })
 }
 
-func TestTopOfMany(t *testing.T) {
+func TestMultiClientServerMethods(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		c.joinMany(2)
@@ -1356,7 +1356,7 @@ func TestTopOfMany(t *testing.T) {
 	})
 }
 
-func TestStatsAreTheSum(t *testing.T) {
+func TestStatsOfMultiClientServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		for i := range uint64(4) {
@@ -1389,7 +1389,7 @@ func TestStatsAreTheSum(t *testing.T) {
 	})
 }
 
-func TestHostileAmongGood(t *testing.T) {
+func TestHostileClientsDisturbNoOthers(t *testing.T) {
 	for name, way := range ways4 {
 		t.Run(name, func(t *testing.T) {
 			patience := 50 * time.Millisecond // of a program whose one loop also writes
@@ -1613,7 +1613,7 @@ func TestAcceptErrors(t *testing.T) {
 }
 
 // A listener that somebody else has closed: who is there is served to the end.
-func TestListenerIsGone(t *testing.T) {
+func TestListenerClosedExternally(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		one, srv := c.member()
@@ -1697,7 +1697,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 }
 
 // All that do not answer the goodbye are waited for together.
-func TestCloseHasABound(t *testing.T) {
+func TestCloseTimeLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		const n = 100
@@ -2097,7 +2097,7 @@ func TestEmptyDeparturesAreBounded(t *testing.T) {
 
 // At the limit nobody reads for nobody: no close is found, and none acknowledged,
 // until the application has read.
-func TestDeparturesHoldBack(t *testing.T) {
+func TestDeparturesPauseReading(t *testing.T) {
 	for _, always := range []bool{false, true} {
 		t.Run(fmt.Sprintf("always=%v", always), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -2148,7 +2148,7 @@ func waitIdle(p *ConnectionPool) {
 
 // What was not acknowledged makes room: the oldest first, counted, and told by Close
 // where something was sent to it.
-func TestLostClientsMakeRoom(t *testing.T) {
+func TestLostClientsAreEvictedFirst(t *testing.T) {
 	for _, sent := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sent=%v", sent), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

@@ -117,9 +117,9 @@ func skipStatus(t *testing.T, e interface {
 	}
 }
 
-// TestInterruptWhileClearing has every reason to leave come between the
+// TestInterruptDuringDeadlineReset has every reason to leave come between the
 // reader's decision to change its deadline and the change.
-func TestInterruptWhileClearing(t *testing.T) {
+func TestInterruptDuringDeadlineReset(t *testing.T) {
 	reasons := map[string]func(c *Client, cancel func()){
 		"context": func(_ *Client, cancel func()) { cancel() },
 		"close": func(c *Client, _ func()) {
@@ -213,9 +213,9 @@ func numbered(t *testing.T, c *Client, n int) {
 	}
 }
 
-// TestLeavingReaders has readers with tiny timeouts compete, so that grants
+// TestReadersThatGiveUp has readers with tiny timeouts compete, so that grants
 // meet readers who leave, also against a watcher that is quick to step in.
-func TestLeavingReaders(t *testing.T) {
+func TestReadersThatGiveUp(t *testing.T) {
 	for _, readers := range []int{1, 2, 8} {
 		for _, idle := range []time.Duration{idleBeforeBackground, 300 * time.Microsecond} {
 			t.Run(fmt.Sprint(readers, idle), func(t *testing.T) {
@@ -278,9 +278,9 @@ func TestLeavingReaders(t *testing.T) {
 	}
 }
 
-// TestWatcherAgainstReader has the watcher take the role over and over while a
+// TestBackgroundReaderAndReaders has the watcher take the role over and over while a
 // reader comes back at that very moment: order is kept.
-func TestWatcherAgainstReader(t *testing.T) {
+func TestBackgroundReaderAndReaders(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	s.mu.Lock()
 	s.readRole.idleDelay = 50 * time.Microsecond
@@ -330,9 +330,9 @@ func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server
 func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
-		storm := &weather{cut: 20} // in the first message
+		storm := &connFaults{cut: 20} // in the first message
 		c, err := StartClient(&ClientConfig{Name: "n", Encryption: EncryptionOff, Dial: func(context.Context) (net.Conn, error) {
-			near, far := newRoad(storm, nil)
+			near, far := newFaultPipe(storm, nil)
 			storm = nil
 			conns <- far
 			return near, nil

@@ -499,9 +499,9 @@ func TestSecretsRefused(t *testing.T) {
 	}
 }
 
-// TestSecretsTellWhoItIs: the client that proves a secret is who has it, whichever it is,
+// TestSecretsIdentity: the client that proves a secret is who has it, whichever it is,
 // and nobody else is served.
-func TestSecretsTellWhoItIs(t *testing.T) {
+func TestSecretsIdentity(t *testing.T) {
 	t.Parallel()
 	secrets := secretsOf(256)
 	for _, own := range [][]byte{nil, testSecret} {
@@ -595,8 +595,8 @@ func TestSecretsTryEach(t *testing.T) {
 	}
 }
 
-// TestSecretsWaitForTheirTurn: many tries are work, which waits for its turn; one is not.
-func TestSecretsWaitForTheirTurn(t *testing.T) {
+// TestSecretsComputeInTurn: many tries are work, which waits for its turn; one is not.
+func TestSecretsComputeInTurn(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]int{0: 2, 1: 3, 2: 3} { // beside Secret
 		config := ServerConfig{Name: "test", Network: "unix", Secret: testSecret, Secrets: secretsOf(n)}

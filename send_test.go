@@ -1352,7 +1352,7 @@ var (
 	ackFrame   = [2]byte{kindCloseAck, allReceived}
 )
 
-func TestSenderCloseWith(t *testing.T) {
+func TestSenderQueueClose(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10, 20_000} {
 		t.Run(fmt.Sprintf("while %d bytes are being flushed", size), func(t *testing.T) {
@@ -1443,7 +1443,7 @@ func TestSenderCloseWith(t *testing.T) {
 	})
 }
 
-func TestSenderAcknowledgeWith(t *testing.T) {
+func TestSenderQueueCloseAck(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10, 20_000} {
 		t.Run(fmt.Sprintf("while %d bytes are being flushed", size), func(t *testing.T) {
@@ -1901,7 +1901,7 @@ func TestSenderSequenceExhausted(t *testing.T) {
 
 // ---- Settle, blocked, totals
 
-func TestSenderSettle(t *testing.T) {
+func TestSenderAwaitFlushEnd(t *testing.T) {
 	t.Parallel()
 	settle := func(t *senderTest) *senderCall {
 		return t.start("settle", func(ctx context.Context) error { t.s.awaitFlushEnd(ctx); return nil })
@@ -2305,11 +2305,11 @@ func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 	}
 }
 
-// TestSenderDismissCause: dismiss promises ErrUnconfirmed, wrapping its cause.
+// TestSenderReleaseUserCallsCause: dismiss promises ErrUnconfirmed, wrapping its cause.
 // The call that flushes gets the reason of acknowledgeWith instead. The endpoint's
 // reason is an ErrNotConnected, so the error of a message that may arrive says that
 // nothing of it was sent.
-func TestSenderDismissCause(t *testing.T) {
+func TestSenderReleaseUserCallsCause(t *testing.T) {
 	t.Parallel()
 	eachSender(t, func(t *senderTest) {
 		a, b := t.write('A', 10), t.write('B', 10)

@@ -456,7 +456,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 				sc := sc
 				sc.Listener = l
 				dial := func(context.Context) (net.Conn, error) {
-					near, far := newRoad(nil, nil)
+					near, far := newFaultPipe(nil, nil)
 					select {
 					case l.conns <- kept.keep(far):
 						return kept.keep(near), nil
