@@ -163,7 +163,7 @@ func (e *endpoint) onSendFailure(c *connection, cause error) {
 // checkHeartbeat sends a ping to an idle peer, and reports a heartbeat timeout when
 // nothing was received for two intervals. While the queue is full nothing is read,
 // so silence proves nothing. It then only sends pings: they keep the peer from
-// timing this side out, and a failed write reveals that the peer is gone.
+// timing this side out, and a failed write reveals a dead peer.
 func (e *endpoint) checkHeartbeat(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -206,7 +206,7 @@ func (l lostMessages) lossError(cause error) error {
 	if l.uncertain > 0 {
 		cause = newError(ErrUnconfirmed, cause, "some of them may have arrived")
 	}
-	return newError(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection; nothing was sent now: send again what matters", l.unsent+l.uncertain)
+	return newError(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection, and nothing was sent now: resend as needed", l.unsent+l.uncertain)
 }
 
 func (l *lostMessages) add(o lostMessages) {

@@ -210,10 +210,10 @@ func (s *settings) applyDefaults(e Encryption, secrets map[string][]byte) (*sett
 	s.network = cmp.Or(s.network, sys.DefaultNetwork)
 	secret, name := s.secret != nil, s.name
 	for _, check := range []struct {
-		bad    bool
-		field  string
-		value  any
-		advice string
+		invalid bool
+		field   string
+		value   any
+		advice  string
 	}{
 		{name == "" || len(name) > 255 || !utf8.ValidString(name) || strings.ContainsAny(name, "/\\\x00") || name == "." || name == "..",
 			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
@@ -233,7 +233,7 @@ func (s *settings) applyDefaults(e Encryption, secrets map[string][]byte) (*sett
 		{s.maxRetryDelay < 0, "RetryTimer", s.maxRetryDelay, "must not be negative; 0 means 1 s"},
 		{s.maxRetryDelay < time.Millisecond, "RetryTimer", s.maxRetryDelay, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
 	} {
-		if check.bad {
+		if check.invalid {
 			return nil, fieldError(check.field, check.value, check.advice)
 		}
 	}

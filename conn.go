@@ -59,7 +59,7 @@ type readDeadline struct {
 	stale bool // an interrupt has replaced the deadline of the source
 }
 
-// A pendingLoss tells the reader to report the connection as lost, no earlier than
+// A pendingLoss makes the reader report the connection as lost, no earlier than
 // notBefore. It is set before the reader is interrupted. The first one wins, except
 // that a heartbeat timeout can be replaced or withdrawn.
 type pendingLoss struct {

@@ -154,7 +154,7 @@ func (l *unixListener) checkVacant() error {
 	}
 	c, err := net.DialTimeout("unix", l.path, probeTimeout)
 	switch {
-	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist): // no other error shows that the server is gone
+	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist): // no other error proves that no server listens
 		l.identity = info
 		return nil
 	case err == nil:

@@ -276,7 +276,7 @@ func (p *ConnectionPool) shutdown(ctx context.Context) error {
 	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
 	err := forEachClient(clients, func(s *Server) error {
 		err := s.shutdown(ctx, closedByShutdown)
-		if evicted, gone := ending[s]; gone && !evicted {
+		if evicted, departed := ending[s]; departed && !evicted {
 			return nil // its end was read by the application
 		}
 		return err

@@ -32,7 +32,7 @@ const (
 
 // errSequenceExhausted ends a connection that has used all sequence numbers of its
 // sending direction.
-var errSequenceExhausted error = &sentinel{"every sequence number of this connection is used: the next connection has new ones", nil}
+var errSequenceExhausted error = &sentinel{"sequence numbers exhausted: the next connection starts new ones", nil}
 
 // A kdf is HKDF over SHA-384 (RFC 5869). It collects errors, which only a cryptographic
 // module that refuses an input could cause, so that the code reads like the

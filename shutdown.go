@@ -35,20 +35,20 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 		c.delivery.unconfirmedErr = newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
 	c.sender.callTable.endAllCalls(newError(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
-	gone := Disconnected
+	status := Disconnected
 	if e.hooks.reconnect != nil {
-		gone = ReConnecting
+		status = ReConnecting
 		e.goroutines.Add(1)
 		go e.hooks.reconnect(c)
 	}
 	e.settings.eventLog.Info("connection over", "id", c.id, "err", cause)
 	c.delivery.lossNotice = &Message{Err: cause, Conn: c.id}
-	e.announceStatusLocked(c.delivery.lossNotice, gone)
+	e.announceStatusLocked(c.delivery.lossNotice, status)
 	e.drainingConns = append(e.drainingConns, c)
 	e.goroutines.Add(1)
 	go e.teardown(c, e.lifecycle.abortContext()) // owns the connection from here on
 	if e.hooks.noReconnect {
-		e.setFinalErrLocked(newError(ErrClosed, cause, "the client is gone"))
+		e.setFinalErrLocked(newError(ErrClosed, cause, "the client has disconnected"))
 	}
 }
 

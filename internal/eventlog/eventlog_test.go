@@ -1,3 +1,5 @@
+// Tests of the rate limit of repeated warnings.
+
 package eventlog
 
 import (
