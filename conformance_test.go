@@ -1644,13 +1644,13 @@ var citedByTests = map[string]string{
 	"H-4":  "TestEachConnectionHasNewKeys",
 	"H-8":  "TestHandshakeWriteFails",
 	"R-4":  "TestLastSequenceNumber",
-	"L-1":  "TestSilentClientsEndAndHinderNobody",
-	"L-2":  "TestSilentClientsEndAndHinderNobody",
+	"L-1":  "TestSilentClientsAreEvicted",
+	"L-2":  "TestSilentClientsAreEvicted",
 	"L-3":  "TestSilentHandshakeIsReplaced",
 	"L-5":  "TestClientWaitsThirtySecondsForEachMessage",
 	"H-20": "TestRefusalsInPlaceOfTheHello",
 	"C-5":  "TestNewestPingIsAnswered",
-	"C-7":  "TestAnyFrameIsASignOfLife",
+	"C-7":  "TestAnyFrameIsHeartbeatActivity",
 	"Q-8":  "TestCallsBehindUnreadMessagesFail",
 }
 

@@ -37,11 +37,11 @@ type closePhase uint8
 
 const (
 	sideOpen     closePhase = iota
-	sideStopping            // Close has begun: stopReadingLocked
-	sideAwaiting            // its close is accepted: awaitAck of closeConnection
-	sideParting             // the peer's close came before its Close: loseLocked, part
+	sideStopping            // Close has begun: endReading
+	sideAwaiting            // its close is accepted: awaitCloseAck of closeConnection
+	sideParting             // the peer's close came before its Close: disconnectLocked, teardown
 	sideDraining            // it knows the outcome and sends the rest: closeConnection
-	sideHanging             // it has ended its sending half: hangUp
+	sideHanging             // it has ended its sending half: closeGracefully
 	sideOver
 )
 
@@ -120,7 +120,7 @@ var closingRules = []closingRule{
 		func(v closingView) bool {
 			return v.reads() && v.comes() == frameClose && strings.ContainsAny(v.in.frames, "01")
 		},
-		func(v closingView) { v.receive(); v.receiveAck() }}, // checkRecord does the latter
+		func(v closingView) { v.receive(); v.receiveAck() }}, // checkRemainder does the latter
 	{"receives the end of the stream", true,
 		func(v closingView) bool { return v.reads() && v.comes() == streamEnd },
 		func(v closingView) { v.finish(ErrTruncated) }},
@@ -189,7 +189,7 @@ func (v closingView) receive() {
 		v.receiveMessage()
 	case frameClose:
 		if v.noteClose() && v.phase == sideOpen {
-			// loseLocked, in one step: no message is accepted between its total and its refusal.
+			// disconnectLocked, in one step: no message is accepted between its total and its refusal.
 			v.told, v.unconfirmed, v.phase = "close", v.written > 0, sideParting
 			v.acknowledge()
 		}
@@ -221,7 +221,7 @@ func (v closingView) receiveAck() {
 // finish has the side wait for nothing more, for the given cause.
 func (v closingView) finish(cause error) {
 	switch v.phase {
-	case sideOpen: // loseLocked
+	case sideOpen: // disconnectLocked
 		v.told, v.unconfirmed = "loss", v.written > 0
 	case sideAwaiting, sideParting:
 		v.learn(cause)
@@ -232,7 +232,7 @@ func (v closingView) finish(cause error) {
 	v.hangUp()
 }
 
-// learn is the end of awaitAck. part may only take back what loseLocked has noted.
+// learn is the end of awaitCloseAck. teardown may only take back what disconnectLocked has noted.
 func (s *closingSide) learn(cause error) {
 	failed := s.deliveryResult(uint64(s.written), cause) != nil
 	s.unconfirmed = failed && (s.unconfirmed || s.phase == sideAwaiting)
@@ -648,7 +648,7 @@ func (w *roleWorld) await(t *roleTask) {
 	}
 }
 
-// awakeCall is waitForReplyLocked behind the sleep.
+// awakeCall is awaitReplyEvent behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
 	t.wait.holdsRole = w.e.readRole.removeReplyWaiter(t.waiter)
 	t.wait.timedOut = t.late && t.place == givingUp && w.e.readRole.state == roleStopped && w.e.readRole.stopCount == t.wait.stopCount
@@ -656,7 +656,7 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 	w.await(t)
 }
 
-// enter is a turn of readLocked.
+// enter is a turn of readNext.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
 	if w.e.readRole.state == roleFree && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
@@ -684,7 +684,7 @@ func (w *roleWorld) enter(t *roleTask) {
 	}
 }
 
-// awake is waitLocked behind the sleep, and the turn of readLocked from there on.
+// awake is awaitMessageOrRole behind the sleep, and the turn of readNext from there on.
 func (w *roleWorld) awake(t *roleTask) {
 	if t.isCall() {
 		w.awakeCall(t)
@@ -827,7 +827,7 @@ func (w *roleWorld) noteLoss() {
 	if w.c == nil || w.e.currentConn.Load() != nil {
 		return
 	}
-	synctest.Wait() // for part
+	synctest.Wait() // for teardown
 	if !w.ended && w.c.pendingLoss.Load() == nil {
 		w.fault = "the connection is lost without a reason"
 	}
@@ -851,7 +851,7 @@ func (w *roleWorld) drained() bool {
 	return loss != nil && !time.Now().Before(loss.notBefore)
 }
 
-// close is stopReadingLocked until it waits for the role.
+// close is endReading until it waits for the role.
 func (w *roleWorld) close(*roleTask) {
 	w.e.closing.Store(true)
 	if s := w.e.readRole.state; s != roleReading && s != roleBackground {
@@ -865,9 +865,9 @@ func (w *roleWorld) close(*roleTask) {
 	w.c.interrupt()
 }
 
-// endReads is stopReadingLocked where it does not wait.
+// endReads is endReading where it does not wait.
 func (w *roleWorld) endReads(*roleTask) {
-	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
+	for _, m := range w.decoder { // queueArrivedLocked: the real decoder has nothing
 		w.e.deliverOrQueueLocked(m)
 	}
 	if w.decoder, w.closing = nil, 'd'; w.e.lifecycle.finalErr == nil {
@@ -938,7 +938,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.c.pendingLoss.Store(&pendingLoss{cause: ErrNotConnected, notBefore: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
 		if w.e.readRole.state == roleStopped {
-			w.e.wakeReader(w.c) // by the timer of fullLocked
+			w.e.wakeReader(w.c) // by the timer of stopReadingLocked
 		}
 	})
 	add(w.blocks && !blocked, false, "a write blocks", func(w *roleWorld, _ *roleTask) {

@@ -678,7 +678,7 @@ func TestFaultConnDirections(t *testing.T) {
 // in the same pieces, however they are written.
 func TestFaultConnSeed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		seed := seedOf(t, "go test -run '^TestRoadOfASeed$' .")
+		seed := seedOf(t, "go test -run '^TestFaultConnSeed$' .")
 		stream := make([]byte, 3000)
 		for i := range stream {
 			stream[i] = byte(i / 7)

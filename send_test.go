@@ -1031,7 +1031,7 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 		sent string // behind the frame
 	}{
 		"its context is done": {func(t *senderTest, call *senderCall) { call.stop() }, "unconfirmed canceled", ""},
-		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
+		"queueClose":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
 		"dismiss": {func(t *senderTest, _ *senderCall) {
 			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			t.s.releaseUserCalls(errCause)
@@ -1078,7 +1078,7 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 		sent string
 	}{
 		"its context is done, while it is sealed": {func(_ *senderTest, call *senderCall) { call.cancel() }, "unconfirmed canceled", "A"},
-		"closeWith, while it is sealed":           {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", "A close"},
+		"queueClose, while it is sealed":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", "A close"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1412,7 +1412,7 @@ func TestSenderQueueClose(t *testing.T) {
 				end := t.pretendFlush()
 				t.queueAll("A", 10)
 				b := t.write('B', size)
-				end(func() { // closeWith, under the lock that end holds
+				end(func() { // queueClose, under the lock that end holds
 					t.s.refuseNewFramesLocked(errReason)
 					t.s.appendControlsLocked(closeFrame)
 					t.s.releaseUserCallsLocked(errReason)
@@ -1552,7 +1552,7 @@ func TestSenderQueueCloseAck(t *testing.T) {
 			end := t.pretendFlush()
 			a := t.write('A', 10)
 			b := t.write('B', 10)
-			end(func() { // acknowledgeWith, under the lock that end holds
+			end(func() { // queueCloseAck, under the lock that end holds
 				t.s.refuseNewFramesLocked(errReason)
 				t.s.appendControlsLocked(closeFrame, ackFrame)
 				t.s.scheduleFlushLocked()
@@ -1682,7 +1682,7 @@ func TestSenderAbandon(t *testing.T) {
 			t.wantSent("A")
 		})
 	})
-	t.Run("after acknowledgeWith", func(t *testing.T) {
+	t.Run("after queueCloseAck", func(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			stuck := t.stuck(10)
@@ -2083,14 +2083,14 @@ var groupEnds = []groupEnd{
 		c.sink.change(func() { c.sink.room, c.sink.failure = n, errSink })
 	}, false, errSink, "canceled unsent sink"},
 	{"the sink fails at once", func(c *writerGroup) { c.sink.change(func() { c.sink.room, c.sink.failure = 0, errSink }) }, false, errSink, "canceled unsent sink"},
-	{"closeWith", func(c *writerGroup) { c.s.queueClose(errReason, closeFrame) }, true, nil, "canceled reason"},
-	{"acknowledgeWith", func(c *writerGroup) { c.s.queueCloseAck(errReason, closeFrame, ackFrame) }, true, nil, "canceled reason"},
-	{"acknowledgeWith and dismiss", func(c *writerGroup) {
+	{"queueClose", func(c *writerGroup) { c.s.queueClose(errReason, closeFrame) }, true, nil, "canceled reason"},
+	{"queueCloseAck", func(c *writerGroup) { c.s.queueCloseAck(errReason, closeFrame, ackFrame) }, true, nil, "canceled reason"},
+	{"queueCloseAck and dismiss", func(c *writerGroup) {
 		c.s.queueCloseAck(errReason, closeFrame, ackFrame)
 		c.disturb()
 		c.s.releaseUserCalls(errCause)
 	}, true, nil, "canceled reason cause"},
-	{"closeWith and a failure", func(c *writerGroup) {
+	{"queueClose and a failure", func(c *writerGroup) {
 		c.s.queueClose(errReason, closeFrame)
 		n := c.random.IntN(50_000)
 		c.sink.change(func() { c.sink.room, c.sink.failure = n, errSink })
@@ -2273,7 +2273,7 @@ func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 		sent string // behind the frames
 	}{
 		"its context is done": {func(t *senderTest, call *senderCall) { call.stop() }, "unconfirmed canceled", ""},
-		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
+		"queueClose":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
 		"dismiss": {func(t *senderTest, _ *senderCall) {
 			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			t.s.releaseUserCalls(errReason)
@@ -2306,7 +2306,7 @@ func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 }
 
 // TestSenderReleaseUserCallsCause: dismiss promises ErrUnconfirmed, wrapping its cause.
-// The call that flushes gets the reason of acknowledgeWith instead. The endpoint's
+// The call that flushes gets the reason of queueCloseAck instead. The endpoint's
 // reason is an ErrNotConnected, so the error of a message that may arrive says that
 // nothing of it was sent.
 func TestSenderReleaseUserCallsCause(t *testing.T) {
@@ -2336,7 +2336,7 @@ func (a *slowAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
 
 // TestSenderNoRoomBehindQueuedFrames: a write waits for room in a batch of
 // queued frames that has less than headerSize bytes left. When the flush in
-// progress ends, passLocked does not flush queued frames, and wakeNextLocked does
+// progress ends, scheduleFlushLocked does not flush queued frames, and wakeRoomWaiterLocked does
 // not wake the write, because no header fits. It waits until another call sends.
 func TestSenderNoRoomBehindQueuedFrames(t *testing.T) {
 	t.Parallel()
