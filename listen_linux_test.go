@@ -1780,7 +1780,7 @@ var advices = []struct {
 		c.Shutdown(ended())
 		parted(&s.endpoint)
 		return s.Write(1, nil)
-	}, []error{ErrNotConnected}, "2 queued messages were lost|nothing was sent|again"},
+	}, []error{ErrNotConnected}, "2 queued messages were lost|nothing was sent|resend as needed"},
 	{"a write after Close", func(h *firstHour) error {
 		_, c := h.connected(ServerConfig{}, ClientConfig{})
 		c.Close()
