@@ -16,7 +16,7 @@ import (
 
 const broadcastTimeout = time.Second // of Broadcast if its context has no deadline
 
-// ConnectionPool is the set of a server's clients: [Server].Connections.
+// A ConnectionPool is the set of a server's clients: [Server].Connections.
 // Without MultiClient it holds the server alone. Its methods are safe for
 // concurrent use.
 //
