@@ -1,4 +1,4 @@
-// Where a server is: TCP addresses, the places of sockets, and the environment.
+// Addresses of servers: TCP addresses, the paths of sockets, and the environment.
 
 package gipc
 
@@ -19,7 +19,7 @@ import (
 
 const hintChooseOther = "choose another Name, Address or GIPC_SOCKET_DIR"
 
-// tcpAddress is the configured address, or the environment's.
+// tcpAddress returns the configured address, or that of the environment.
 func tcpAddress(address string) (string, error) {
 	from := "Address"
 	if address == "" {
@@ -31,24 +31,24 @@ func tcpAddress(address string) (string, error) {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return "", fail(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
+		return "", newError(ErrConfig, err, "%s is %q: on tcp give a host and a port from 0 to 65535", from, address)
 	}
 	return address, nil
 }
 
-// A socketPlace is a path at which the socket of a name can be.
+// A socketPlace is a possible path of the socket of a name.
 type socketPlace struct {
 	path    string
-	derived bool // from Name alone: neither Address nor GIPC_SOCKET_DIR was given
+	derived bool // derived from Name alone, without Address and GIPC_SOCKET_DIR
 	private bool // in the directory that only this user may enter
 }
 
-// socketPlaces returns the places of a socket. A server uses the first one, and a
-// client looks in all of them. The paths are absolute, so that they mean the same
-// until Close.
+// socketPlaces returns the possible paths of a socket. A server uses the first one, a
+// client tries all of them. They are absolute, so a later change of the working
+// directory has no effect.
 func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error) {
 	if strings.HasPrefix(address, "@") || strings.ContainsRune(address, 0) {
-		return nil, badField("Address", fmt.Sprintf("%q", address), "abstract sockets have no permissions and are not used: give a path")
+		return nil, fieldError("Address", fmt.Sprintf("%q", address), "abstract sockets have no permissions and are not used: give a path")
 	}
 	file, dir := name+".sock", os.Getenv("GIPC_SOCKET_DIR")
 	if runtime.GOOS == "windows" { // the directory is private to the user
@@ -70,7 +70,7 @@ func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error
 	for i := range places {
 		path, err := filepath.Abs(places[i].path)
 		if err != nil {
-			return nil, fail(ErrConfig, err, "Address or GIPC_SOCKET_DIR is relative: give an absolute path")
+			return nil, newError(ErrConfig, err, "Address or GIPC_SOCKET_DIR is relative: give an absolute path")
 		}
 		places[i].path = path
 	}
@@ -79,7 +79,7 @@ func socketPlaces(name, address, base string, unmask bool) ([]socketPlace, error
 
 func (p socketPlace) checkLength() error {
 	if len(p.path) > sys.MaxSocketPath {
-		return fail(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+hintChooseOther, p.path, len(p.path), sys.MaxSocketPath)
+		return newError(ErrConfig, nil, "the socket path %s has %d bytes and the system's limit is %d: "+hintChooseOther, p.path, len(p.path), sys.MaxSocketPath)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (p socketPlace) checkDirectory() error {
 		base = filepath.Dir(dir)
 	}
 	if p.derived && isOpenToAll(base) {
-		return fail(ErrConfig, nil, "%s is writable by every user and not sticky, so that other users can replace a socket in it: run chmod +t on it, or set Address or GIPC_SOCKET_DIR", base)
+		return newError(ErrConfig, nil, "%s is writable by every user and not sticky, so that other users can replace a socket in it: run chmod +t on it, or set Address or GIPC_SOCKET_DIR", base)
 	}
 	return nil
 }
@@ -132,9 +132,9 @@ func makePrivate(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return nil // checkPrivate looks at it
+		return nil // checkPrivate checks it
 	case err != nil:
-		return fail(ErrConfig, err, "cannot make the directory of the socket: set Address or GIPC_SOCKET_DIR")
+		return newError(ErrConfig, err, "cannot make the directory of the socket: set Address or GIPC_SOCKET_DIR")
 	}
 	return nil
 }
@@ -144,9 +144,9 @@ func checkPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	switch {
 	case err != nil:
-		return fail(ErrConfig, err, "cannot use the directory of the socket: set Address or GIPC_SOCKET_DIR")
+		return newError(ErrConfig, err, "cannot use the directory of the socket: set Address or GIPC_SOCKET_DIR")
 	case !info.IsDir() || sys.OwnerOf(info) != os.Geteuid() || info.Mode().Perm()&0o077 != 0:
-		return fail(ErrConfig, nil, "%s is not a directory that user %d alone may enter (it belongs to %s and has mode %s): remove it or run chmod 700 on it, or set Address or GIPC_SOCKET_DIR",
+		return newError(ErrConfig, nil, "%s is not a directory that user %d alone may enter (it belongs to %s and has mode %s): remove it or run chmod 700 on it, or set Address or GIPC_SOCKET_DIR",
 			dir, os.Geteuid(), userText(sys.OwnerOf(info)), info.Mode())
 	}
 	return nil
@@ -158,7 +158,7 @@ func keepsBoundaries(network string) bool {
 	return network == "unixpacket" || network == "unixgram" || strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 }
 
-// userText names a user for an error.
+// userText returns the name of a user for an error text.
 func userText(user int) string {
 	if user < 0 {
 		return "a user that has no number here"

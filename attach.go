@@ -1,4 +1,4 @@
-// How an endpoint begins, and how it gets a connection.
+// The start of an endpoint, and the attachment of a new connection to it.
 
 package gipc
 
@@ -9,66 +9,67 @@ import (
 )
 
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
-	e.settings, e.pool, e.hooks = settings, pool, hooks
-	e.life, e.queue, e.ledger = new(lifecycle), new(messageQueue), new(deliveryLedger)
-	e.role = &readRole{idle: idleBeforeBackground, paused: e.onPause, startReader: e.startReader}
+	e.settings, e.buffers, e.hooks = settings, pool, hooks
+	e.lifecycle, e.unreadQueue, e.deliveries = new(lifecycle), new(messageQueue), new(deliveryLedger)
+	e.readRole = &readRole{idleDelay: idleBeforeBackground, onIdle: e.onReaderIdle, startBackgroundReader: e.startBackgroundReader}
 }
 
-// attach makes c the connection of this endpoint and gives its role to whoever is
-// first. It returns false if this endpoint takes none any more.
-func (e *endpoint) attach(c *connection) bool {
+// attachConnection makes c the current connection, and grants the read role to the
+// first waiter. It returns false if the endpoint accepts no connection.
+func (e *endpoint) attachConnection(c *connection) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.leaving.Load() || e.current.Load() != nil || !e.announceLocked(&Message{Conn: c.id}, Connected) {
+	if e.closing.Load() || e.currentConn.Load() != nil || !e.announceStatusLocked(&Message{Conn: c.id}, Connected) {
 		return false
 	}
-	if e.latest != nil {
-		e.totals.Reconnects++
-		e.totals.add(e.latest.stats())
+	if e.latestConn != nil {
+		e.earlierTotals.Reconnects++
+		e.earlierTotals.add(e.latestConn.stats())
 	}
-	e.latest = c
-	e.life.dialErr = nil
-	e.ledger.begin(c.delivery)
-	e.current.Store(c)
-	if c.beat.interval > 0 {
-		c.beat.checkAfter(c.beat.interval, func() { e.checkHeartbeat(c) })
+	e.latestConn = c
+	e.lifecycle.dialErr = nil
+	e.deliveries.beginDelivery(c.delivery)
+	e.currentConn.Store(c)
+	if c.heartbeat.interval > 0 {
+		c.heartbeat.scheduleCheck(c.heartbeat.interval, func() { e.checkHeartbeat(c) })
 	}
-	e.role.take()
-	e.releaseLocked()
-	if e.role.state == free && e.role.reads == 0 && !e.role.untilRead {
-		e.role.startBackground()
+	e.readRole.acquire()
+	e.releaseRoleLocked()
+	if e.readRole.state == roleFree && e.readRole.readCount == 0 && !e.readRole.deferBackground {
+		e.readRole.startBackground()
 	}
-	e.settings.log.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
+	e.settings.eventLog.Info("connected", "id", c.id, "peer", loggedPeer(c.peer), "encrypted", c.security.Encrypted, "hybrid", c.security.Hybrid)
 	return true
 }
 
-// onPause has the background reader read if nobody has for a while.
-func (e *endpoint) onPause() {
+// onReaderIdle starts the background reader if nobody has read for a while. The idle
+// timer of the read role calls it.
+func (e *endpoint) onReaderIdle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.role.onPause(e.leaving.Load())
+	e.readRole.checkIdle(e.closing.Load())
 }
 
-// newConnection returns the connection that a handshake has agreed on.
+// newConnection returns the connection for the result of a handshake.
 func (e *endpoint) newConnection(opened *openedConn, agreed *session, id uint64) *connection {
-	c := &connection{conn: opened.over, peer: opened.peer, id: id, busy: e.settings.busyPoll, security: agreed.security,
-		source:  transport.NewSource(opened.over),
-		decoder: &decoder{cipher: agreed.in, limit: e.settings.limit, pool: e.pool},
-		closing: new(closeHandshake), delivery: new(delivery),
-		beat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
-	c.answer = func(number uint64, msgType int, data []byte) error { return e.answer(id, number, msgType, data) }
-	c.decoder.preload(agreed.rest)
+	c := &connection{netConn: opened.stream, peer: opened.peer, id: id, busyPoll: e.settings.busyPoll, security: agreed.security,
+		source:         transport.NewSource(opened.stream),
+		decoder:        &decoder{cipher: agreed.receiveCipher, maxDataSize: e.settings.maxDataSize, buffers: e.buffers},
+		closeHandshake: new(closeHandshake), delivery: new(delivery),
+		heartbeat: newHeartbeat(e.settings.heartbeatFor(opened.conn.RemoteAddr()))}
+	c.sendReply = func(number uint64, msgType int, data []byte) error { return e.sendReply(id, number, msgType, data) }
+	c.decoder.preload(agreed.trailingBytes)
 	var progress func()
-	if c.beat.interval > 0 {
-		progress = c.beat.touch // no ping fits into a long frame: that it moves has to do
+	if c.heartbeat.interval > 0 {
+		progress = c.heartbeat.noteActivity // no ping can be sent within a long frame, so write progress counts as activity
 	}
-	sink := transport.NewSink(opened.over, func() { e.stalled(c) }, progress)
-	c.sender = newSender(sink, agreed.limit, e.pool, agreed.out, &e.tasks, func(err error) { e.sendFailed(c, err) })
+	sink := transport.NewSink(opened.stream, func() { e.onWriteStalled(c) }, progress)
+	c.sender = newSender(sink, agreed.peerMaxDataSize, e.buffers, agreed.sendCipher, &e.goroutines, func(err error) { e.onSendFailure(c, err) })
 	return c
 }
 
-// An openedConn is a connection before its handshake.
+// An openedConn is a connection that is ready for its handshake.
 type openedConn struct {
 	dialedServer
-	over net.Conn // what to speak over: conn, or what Upgrade made of it
+	stream net.Conn // carries the protocol: conn, or the result of Upgrade
 }

@@ -1,37 +1,35 @@
-// What happens while nobody reads: losses are detected and pings answered all the
-// same.
+// The background reader, which reads while no caller does: it detects losses and
+// answers pings.
 
 package gipc
 
 import "time"
 
-const fullPing = time.Second // between the pings of a side whose queue is full
-
-// startReader starts the background reader. The read role calls it with the lock
+// startBackgroundReader starts the background reader. readRole calls it with mu
 // held.
-func (e *endpoint) startReader() {
-	c := e.current.Load()
-	if c.loss.Load() == nil {
-		c.beat.touch() // until now nobody listened
+func (e *endpoint) startBackgroundReader() {
+	c := e.currentConn.Load()
+	if c.pendingLoss.Load() == nil {
+		c.heartbeat.noteActivity() // nothing was read until now, so its age proves nothing
 	}
-	e.tasks.Add(1)
-	go e.readInBackground(c, e.roomLocked())
+	e.goroutines.Add(1)
+	go e.readInBackground(c, e.queueRoomLocked())
 }
 
-// readInBackground reads into the queue until a caller takes the role.
+// readInBackground reads into the queue until it has to release the role.
 func (e *endpoint) readInBackground(c *connection, room int) {
-	defer e.tasks.Done()
-	call := readCall{replies: true, to: destination{room: room}}
+	defer e.goroutines.Done()
+	call := readCall{anyReply: true, destination: destination{maxSize: room}}
 	for {
-		if e.heldBack(c) {
+		if e.pausedByPool(c) {
 			return
 		}
 		var m Message // on the stack: an idle client has none
 		err := c.receive(&call, &m)
 		e.mu.Lock()
-		room := e.roomLocked()
-		goOn := err == errNeedRoom && room > call.to.room || e.queueLocked(c, &m, err)
-		call.to.room = e.roomLocked()
+		room := e.queueRoomLocked()
+		goOn := err == errNeedRoom && room > call.destination.maxSize || e.queueReceivedLocked(c, &m, err)
+		call.destination.maxSize = e.queueRoomLocked()
 		e.mu.Unlock()
 		if !goOn {
 			return
@@ -39,155 +37,155 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 	}
 }
 
-// heldBack reports whether the background reader has given up the role, since the
-// pool keeps too much. A blocked write goes on: it might never end otherwise.
-func (e *endpoint) heldBack(c *connection) bool {
-	if e.hooks.holdBack == nil || !e.hooks.holdBack() {
+// pausedByPool releases the background reader's role if the pool keeps too many
+// unread messages, and reports whether it did. While a write is blocked it does
+// not, because the write might never end otherwise.
+func (e *endpoint) pausedByPool(c *connection) bool {
+	if e.hooks.readsPaused == nil || !e.hooks.readsPaused() {
 		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.hooks.holdBack() || c.sender.blocked.Load() {
+	if !e.hooks.readsPaused() || c.sender.writeBlocked.Load() {
 		return false
 	}
-	e.fullLocked(c)
+	e.stopReadingLocked(c)
 	return true
 }
 
-// resume has the background reader read again after it was held back.
-func (e *endpoint) resume() {
+// resumeReading starts the background reader again after pausedByPool.
+func (e *endpoint) resumeReading() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.role.state == stopped && !e.leaving.Load() {
-		e.role.startBackground()
+	if e.readRole.state == roleStopped && !e.closing.Load() {
+		e.readRole.startBackground()
 	}
 }
 
-// queueLocked queues what the background reader has received, and reports whether
-// it goes on. Otherwise it has given up the role.
-func (e *endpoint) queueLocked(c *connection, m *Message, err error) bool {
+// queueReceivedLocked queues what the background reader has received, and reports
+// whether it continues. If not, its role was released.
+func (e *endpoint) queueReceivedLocked(c *connection, m *Message, err error) bool {
 	switch {
 	case err == nil:
-		awaited := len(e.role.waiters) > 0 && !e.role.always
+		awaited := len(e.readRole.waiters) > 0 && !e.readRole.fanIn
 		queued := *m
-		e.countLocked(&queued)
-		e.pushLocked(&queued)
+		e.countReceivedLocked(&queued)
+		e.deliverOrQueueLocked(&queued)
 		if awaited {
-			e.preemptedLocked(c)
+			e.releasePreemptedLocked(c)
 		}
 		return !awaited
 	case err == errNeedRoom:
-		e.fullLocked(c)
-	case err == errReplied && e.role.always:
+		e.stopReadingLocked(c)
+	case err == errReplied && e.readRole.fanIn:
 		return true
-	case err == error(preempted), err == errReplied: // who calls again reads for himself
-		e.preemptedLocked(c)
+	case err == error(preempted), err == errReplied: // the next call is to read by itself
+		e.releasePreemptedLocked(c)
 	default:
-		e.loseLocked(c, err)
+		e.disconnectLocked(c, err)
 	}
 	return false
 }
 
-// preemptedLocked gives up the role of the background reader.
-func (e *endpoint) preemptedLocked(c *connection) {
-	if !e.leaving.Load() {
-		c.preempt.Store(false)
+// releasePreemptedLocked releases the role of the background reader for a caller.
+func (e *endpoint) releasePreemptedLocked(c *connection) {
+	if !e.closing.Load() {
+		c.preemptRequested.Store(false)
 	}
-	e.releaseLocked()
+	e.releaseRoleLocked()
 }
 
-// fullLocked has nobody read, since the next message does not fit into the queue or
-// the pool keeps too much.
-// A connection that is being lost is over at its time all the same.
-func (e *endpoint) fullLocked(c *connection) {
-	switch loss := c.loss.Load(); {
-	case e.leaving.Load() || len(e.role.waiters) > 0:
-		e.preemptedLocked(c)
+// stopReadingLocked stops all reading, because the next message does not fit into
+// the queue or because the pool keeps too many unread messages. A pending loss is
+// reported at its time nevertheless.
+func (e *endpoint) stopReadingLocked(c *connection) {
+	switch loss := c.pendingLoss.Load(); {
+	case e.closing.Load() || len(e.readRole.waiters) > 0:
+		e.releasePreemptedLocked(c)
 		return
-	case loss != nil && !loss.silent && !time.Now().Before(loss.at):
-		e.loseLocked(c, fail(ErrTruncated, loss.cause, "unread messages were discarded"))
+	case loss != nil && !loss.heartbeatTimeout && !time.Now().Before(loss.notBefore):
+		e.disconnectLocked(c, newError(ErrTruncated, loss.cause, "unread messages were discarded"))
 		return
-	case loss != nil && !loss.silent:
-		time.AfterFunc(max(time.Until(loss.at), 1), func() { e.wake(c) })
+	case loss != nil && !loss.heartbeatTimeout:
+		time.AfterFunc(max(time.Until(loss.notBefore), 1), func() { e.wakeReader(c) })
 	default:
-		c.beat.checkAfter(fullPing, func() { e.checkHeartbeat(c) })
+		c.heartbeat.scheduleCheck(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
-	c.preempt.Store(false) // who asked for the role has had a message: callers would hand it around for ever
-	e.role.stop()
+	c.preemptRequested.Store(false) // the caller that requested it has its message; otherwise callers would pass the role around forever
+	e.readRole.stopReading()
 }
 
-// wake has the background reader read if nobody does, and whoever reads look at
-// the reasons to end.
-func (e *endpoint) wake(c *connection) {
+// wakeReader starts the background reader if nobody reads. Otherwise it makes the
+// reader check whether its call has to end.
+func (e *endpoint) wakeReader(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.current.Load() != c || e.leaving.Load():
+	case e.currentConn.Load() != c || e.closing.Load():
 		c.interrupt()
-	case e.role.state == free || e.role.state == stopped:
-		e.role.startBackground()
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped:
+		e.readRole.startBackground()
 	default:
 		c.interrupt()
 	}
 }
 
-// readAlways has the background reader read from here on whenever nobody else
-// does.
-func (e *endpoint) readAlways() {
+// enableFanIn makes the background reader read whenever no caller does.
+func (e *endpoint) enableFanIn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.role.always = true
-	if e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited {
-		e.role.startBackground()
+	e.readRole.fanIn = true
+	if e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited {
+		e.readRole.startBackground()
 	}
 }
 
-// stalled has the background reader read while a write waits for the peer;
-// otherwise two sides that both write before they read would wait for each other.
-func (e *endpoint) stalled(c *connection) {
+// onWriteStalled starts the background reader while a write waits for the peer;
+// otherwise two sides that both write before they read would deadlock.
+func (e *endpoint) onWriteStalled(c *connection) {
 	c.sender.noteBlocked()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.current.Load() == c && !e.leaving.Load() && (e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited) {
-		e.role.startBackground()
+	if e.currentConn.Load() == c && !e.closing.Load() && (e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited) {
+		e.readRole.startBackground()
 	}
 }
 
-// sendFailed declares a connection lost to which nothing can be written any more,
-// after what has arrived is read.
-func (e *endpoint) sendFailed(c *connection, cause error) {
-	c.setLoss(cause, time.Now().Add(drainTime))
-	e.wake(c)
+// onSendFailure makes the reader report a connection as lost that can no longer be
+// written to. What has arrived is read first, for 1 s at most.
+func (e *endpoint) onSendFailure(c *connection, cause error) {
+	c.failAt(cause, time.Now().Add(drainTimeout))
+	e.wakeReader(c)
 }
 
-// checkHeartbeat sends a ping to a peer that is idle, and declares one lost from
-// which nothing has come for two intervals. A side whose queue is full cannot
-// judge: it sends pings, so that the peer sees activity, and so that a peer that
-// is gone shows in the write that fails.
+// checkHeartbeat sends a ping to an idle peer, and reports a heartbeat timeout when
+// nothing was received for two intervals. While the queue is full nothing is read,
+// so silence proves nothing. It then only sends pings: they keep the peer from
+// timing this side out, and a failed write reveals a dead peer.
 func (e *endpoint) checkHeartbeat(c *connection) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.current.Load() != c || e.leaving.Load() {
+	if e.currentConn.Load() != c || e.closing.Load() {
 		return
 	}
 	again := func() { e.checkHeartbeat(c) }
 	switch {
-	case e.role.state == stopped:
-		c.sender.ping()
-		c.beat.checkAfter(fullPing, again)
-	case c.beat.interval == 0:
-	case e.role.state == free: // nobody has looked
-		e.role.startBackground()
-		c.beat.checkAfter(c.beat.interval, again)
+	case e.readRole.state == roleStopped:
+		c.sender.queuePing()
+		c.heartbeat.scheduleCheck(fullQueuePing, again)
+	case c.heartbeat.interval == 0:
+	case e.readRole.state == roleFree: // nothing was read, so silence proves nothing yet
+		e.readRole.startBackground()
+		c.heartbeat.scheduleCheck(c.heartbeat.interval, again)
 	default:
-		result, latest, next := c.beat.check()
+		result, latest, next := c.heartbeat.checkActivity()
 		switch result {
 		case peerLost:
-			c.setSilent(latest)
+			c.failInactive(latest)
 			c.interrupt()
 		case pingDue:
-			c.sender.ping()
+			c.sender.queuePing()
 		}
-		c.beat.checkAfter(next, again)
+		c.heartbeat.scheduleCheck(next, again)
 	}
 }

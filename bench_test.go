@@ -528,7 +528,7 @@ func (s *endlessSource) Receive(d transport.Buffer) (int, error) {
 	s.at += n
 	return n, nil
 }
-func (s *endlessSource) Look(d transport.Buffer, _ bool) (int, bool, error) {
+func (s *endlessSource) TryRead(d transport.Buffer, _ bool) (int, bool, error) {
 	n, err := s.Receive(d)
 	return n, true, err
 }
@@ -540,13 +540,13 @@ func BenchmarkQueue(b *testing.B) {
 	for _, encrypted := range []bool{false, true} {
 		b.Run(map[bool]string{false: "plain", true: "encrypted"}[encrypted], func(b *testing.B) {
 			e := new(endpoint)
-			e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+			e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
 			var cipher *recordCipher
 			if encrypted {
 				cipher, _ = newRecordCipher(make([]byte, hashLen))
 			}
-			c := &connection{sender: newSender(nullSink{}, 1<<20, e.pool, cipher, new(sync.WaitGroup), func(error) {})}
-			e.current.Store(c)
+			c := &connection{sender: newSender(nullSink{}, 1<<20, e.buffers, cipher, new(sync.WaitGroup), func(error) {})}
+			e.currentConn.Store(c)
 			data := make([]byte, 64)
 			for b.Loop() {
 				e.Queue(1, data)
@@ -558,19 +558,19 @@ func BenchmarkQueue(b *testing.B) {
 // BenchmarkReadInto is the receiving half without a kernel: 64 B in plaintext.
 func BenchmarkReadInto(b *testing.B) {
 	e := new(endpoint)
-	e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
+	e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
 	var stream []byte
 	for len(stream) < 64<<10 {
 		stream = append(stream, appendFrame(nil, 1, make([]byte, 64))...)
 	}
 	c := newReceiver(nil, 1<<20)
 	c.source = &endlessSource{stream: stream}
-	e.life.become(Listening)
-	e.life.become(Connected)
-	e.latest = c
-	e.current.Store(c)
-	e.role.reads = 1
-	e.role.setFree()
+	e.lifecycle.setStatus(Listening)
+	e.lifecycle.setStatus(Connected)
+	e.latestConn = c
+	e.currentConn.Store(c)
+	e.readRole.readCount = 1
+	e.readRole.setFree()
 	var m Message
 	for b.Loop() {
 		if err := e.ReadInto(context.Background(), &m); err != nil {

@@ -1,4 +1,4 @@
-// Memory that connections borrow while they have something to hold.
+// The pool of buffers that connections use while they have bytes to hold.
 
 package gipc
 
@@ -7,23 +7,22 @@ import (
 	"sync"
 )
 
-// A buffer is lent by a bufferPool. The struct saves an allocation each time
-// that the slice goes back.
-type buffer struct{ b []byte }
+// A buffer is a slice from a bufferPool. It is a struct because a slice would be
+// allocated again each time it is returned to a sync.Pool.
+type buffer struct{ data []byte }
 
 const (
 	smallestClass = 12                        // 4 KiB
-	largestClass  = 26 + 2*(bits.UintSize>>6) // 64 MiB, on 64-bit systems 256 MiB; larger ones are made to measure and not kept
+	largestClass  = 26 + 2*(bits.UintSize>>6) // 64 MiB, on 64-bit systems 256 MiB; larger buffers are allocated exactly and not pooled
 )
 
-// A bufferPool lends buffers in sizes of powers of two. The clients of one
-// server share one, so that an idle connection holds none. It is safe for
-// concurrent use.
+// A bufferPool holds buffers in sizes of powers of two. All clients of a server share
+// one pool, so an idle connection holds no buffer. It is safe for concurrent use.
 type bufferPool struct {
-	classes [largestClass - smallestClass + 1]sync.Pool
-	waiters sync.Pool // of *writeWaiter
-	calls   sync.Pool // of *replyWait
-	sending sync.Pool // of *sendContext
+	classes      [largestClass - smallestClass + 1]sync.Pool
+	writeWaiters sync.Pool // of *writeWaiter
+	replyWaits   sync.Pool // of *replyWait
+	sendContexts sync.Pool // of *sendContext
 }
 
 // get returns an empty buffer with room for n bytes.
@@ -38,25 +37,25 @@ func (p *bufferPool) get(n int) *buffer {
 	return &buffer{make([]byte, 0, 1<<class)}
 }
 
-// put takes b back; its caller must not touch it any more.
+// put returns b to the pool. The caller must not use it any more.
 func (p *bufferPool) put(b *buffer) {
-	b.b = b.b[:0]
-	if class := bits.Len(uint(cap(b.b) - 1)); class <= largestClass {
+	b.data = b.data[:0]
+	if class := bits.Len(uint(cap(b.data) - 1)); class <= largestClass {
 		p.classes[class-smallestClass].Put(b)
 	}
 }
 
-// grow returns a buffer with the bytes of b, which may be nil, and room for n
-// bytes in all; b goes back where it is too small.
+// grow returns a buffer with the bytes of b, which may be nil, and room for n bytes in
+// total. If b is too small it is returned to the pool.
 func (p *bufferPool) grow(b *buffer, n int) *buffer {
 	if b == nil {
 		return p.get(n)
 	}
-	if cap(b.b) >= n {
+	if cap(b.data) >= n {
 		return b
 	}
 	larger := p.get(n)
-	larger.b = append(larger.b, b.b...)
+	larger.data = append(larger.data, b.data...)
 	p.put(b)
 	return larger
 }

@@ -1,4 +1,4 @@
-// Requests that wait for their replies. No net, no clock.
+// The table of open calls: requests that wait for their replies. No net, no clock.
 
 package gipc
 
@@ -7,159 +7,161 @@ import (
 	"sync"
 )
 
-// An openCall is a request whose reply is awaited.
+// An openCall is a call that waits for its reply.
 type openCall struct {
-	done   chan struct{} // receives once when the call has ended
-	number uint64        // of the request; 0 unless it was accepted for sending
-	start  int           // of its frame in the batch, in bytes
-	header frameHeader
-	over   bool // it has ended
-	reply  *Message
-	err    error                   // why there is no reply
-	cancel context.CancelCauseFunc // ends the sending of the request; nil if nobody waits for that
+	doneSignal    chan struct{} // receives once when the call has ended
+	requestNumber uint64        // 0 unless the request was accepted for sending
+	frameStart    int           // offset of the request's frame in its batch, in bytes
+	header        frameHeader
+	ended         bool // reply or err is set
+	reply         *Message
+	err           error                   // why there is no reply; nil with one
+	cancelSend    context.CancelCauseFunc // cancels the sending of the request; nil if no call waits for that
 }
 
 // A callTable holds the open calls of one connection. It is safe for concurrent
 // use.
 //
 // Invariants: requests are numbered 1, 2, 3 in the order in which they were accepted
-// for sending, without a gap. Each call ends once. Once over is set no call is open.
+// for sending, without gaps. Each call ends once. Once endErr is set no call is open.
 type callTable struct {
-	mu      sync.Mutex
-	last    uint64
-	flushed uint64 // the last one that somebody writes or has written
-	open    map[uint64]*openCall
-	over    error  // what a call ends with from here on
-	unasked uint64 // replies that nobody waits for
+	mu               sync.Mutex
+	lastNumber       uint64
+	lastFlushed      uint64 // number of the last request that is being written or was written
+	openCalls        map[uint64]*openCall
+	endErr           error  // result of all later calls; nil while calls are possible
+	unclaimedReplies uint64 // number of replies that no call waits for
 }
 
-// add gives a call the next number. It is accepted for sending.
-func (t *callTable) add(call *openCall) uint64 {
+// addCall adds a call whose request is accepted for sending, and returns its number.
+func (t *callTable) addCall(call *openCall) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last++
-	call.number = t.last
-	if t.over != nil {
-		call.endLocked(nil, t.over)
-		return t.last
+	t.lastNumber++
+	call.requestNumber = t.lastNumber
+	if t.endErr != nil {
+		call.endLocked(nil, t.endErr)
+		return t.lastNumber
 	}
-	if t.open == nil {
-		t.open = map[uint64]*openCall{}
+	if t.openCalls == nil {
+		t.openCalls = map[uint64]*openCall{}
 	}
-	t.open[t.last] = call
-	return t.last
+	t.openCalls[t.lastNumber] = call
+	return t.lastNumber
 }
 
-// takeBack takes the latest request back, which was not written: its number is free
-// again. The call ends if there is a reason.
-func (t *callTable) takeBack(reason error) {
+// removeLatest removes the latest request, which was withdrawn, so that its number is
+// used again. Its call ends with reason, unless that is nil.
+func (t *callTable) removeLatest(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if call := t.open[t.last]; call != nil {
-		call.number = 0
-		delete(t.open, t.last)
+	if call := t.openCalls[t.lastNumber]; call != nil {
+		call.requestNumber = 0
+		delete(t.openCalls, t.lastNumber)
 		if reason != nil {
 			call.endLocked(nil, reason)
 		}
 	}
-	t.last--
+	t.lastNumber--
 }
 
-// endFrom ends the calls whose numbers are first or higher, unless first is 0.
-func (t *callTable) endFrom(first uint64, err error) {
+// endCallsFrom ends the calls whose numbers are first or higher with err. If first is 0
+// it does nothing.
+func (t *callTable) endCallsFrom(first uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for number, call := range t.open {
+	for number, call := range t.openCalls {
 		if first > 0 && number >= first {
-			delete(t.open, number)
+			delete(t.openCalls, number)
 			call.endLocked(nil, err)
 		}
 	}
 }
 
-// flush notes that all requests so far go out.
-func (t *callTable) flush() {
+// noteFlushed records that all requests so far are being written.
+func (t *callTable) noteFlushed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.flushed = t.last
+	t.lastFlushed = t.lastNumber
 }
 
-// watch has cancel called when the call has ended without a reply.
-func (t *callTable) watch(call *openCall, cancel context.CancelCauseFunc) {
+// cancelOnEnd makes cancel called when the call ends without a reply.
+func (t *callTable) cancelOnEnd(call *openCall, cancel context.CancelCauseFunc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	call.cancel = cancel
+	call.cancelSend = cancel
 	if call.err != nil {
 		cancel(call.err)
 	}
 }
 
-// deliver gives a reply to the call that waits for it, and returns that, or nil.
-func (t *callTable) deliver(number uint64, msgType int, data []byte, conn uint64) *openCall {
+// deliverReply ends the call that waits for a reply, and returns it. It returns nil if
+// no call waits for the reply.
+func (t *callTable) deliverReply(number uint64, msgType int, data []byte, conn uint64) *openCall {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	call := t.open[number]
-	if call == nil || number > t.flushed {
-		t.unasked++
+	call := t.openCalls[number]
+	if call == nil || number > t.lastFlushed {
+		t.unclaimedReplies++
 		return nil
 	}
-	delete(t.open, number)
+	delete(t.openCalls, number)
 	call.endLocked(&Message{MsgType: msgType, Data: data, Conn: conn}, nil)
 	return call
 }
 
-// end ends all calls, now and from here on.
-func (t *callTable) end(err error) {
+// endAllCalls ends all open and later calls with err.
+func (t *callTable) endAllCalls(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over == nil {
-		t.over = err
+	if t.endErr == nil {
+		t.endErr = err
 	}
-	for _, call := range t.open {
-		call.endLocked(nil, t.over)
+	for _, call := range t.openCalls {
+		call.endLocked(nil, t.endErr)
 	}
-	t.open = nil
+	t.openCalls = nil
 }
 
-// giveUp returns the result of a call that is not awaited any longer. ended is false
-// if it had none.
-func (t *callTable) giveUp(call *openCall) (reply *Message, ended bool, err error) {
+// abandonCall removes a call, and returns its result if it has ended.
+func (t *callTable) abandonCall(call *openCall) (reply *Message, ended bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[call.number] == call {
-		delete(t.open, call.number)
+	if t.openCalls[call.requestNumber] == call {
+		delete(t.openCalls, call.requestNumber)
 	}
-	if call.cancel != nil {
-		call.cancel(nil)
+	if call.cancelSend != nil {
+		call.cancelSend(nil)
 	}
-	return call.reply, call.over, call.err
+	return call.reply, call.ended, call.err
 }
 
-// result returns how a call has ended, if it has.
-func (t *callTable) result(call *openCall) (reply *Message, ended bool, err error) {
+// callResult returns the result of a call if it has ended.
+func (t *callTable) callResult(call *openCall) (reply *Message, ended bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return call.reply, call.over, call.err
+	return call.reply, call.ended, call.err
 }
 
-// any reports whether a call is open.
-func (t *callTable) any() bool {
+// hasOpenCalls reports whether any call is open.
+func (t *callTable) hasOpenCalls() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.open) > 0
+	return len(t.openCalls) > 0
 }
 
-// counts returns how many requests were sent, and how many replies nobody waited for.
-func (t *callTable) counts() (calls, unasked uint64) {
+// callCounts returns the numbers of sent requests and of replies that no call waited
+// for.
+func (t *callTable) callCounts() (calls, unclaimed uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.last, t.unasked
+	return t.lastNumber, t.unclaimedReplies
 }
 
 func (c *openCall) endLocked(reply *Message, err error) {
-	c.over, c.reply, c.err = true, reply, err
-	if c.cancel != nil && err != nil {
-		c.cancel(err)
+	c.ended, c.reply, c.err = true, reply, err
+	if c.cancelSend != nil && err != nil {
+		c.cancelSend(err)
 	}
-	c.done <- struct{}{} // has room: a call ends once
+	c.doneSignal <- struct{}{} // does not block, because a call ends once
 }

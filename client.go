@@ -1,5 +1,4 @@
-// The end that dials: the first connection and every later one come from the
-// same loop.
+// The client: its dial loop, which makes the first connection and every later one.
 
 package gipc
 
@@ -17,34 +16,38 @@ import (
 )
 
 const (
-	helloTime  = 30 * time.Second // for each message of the server: thousands may be before this client
-	firstPause = time.Millisecond // before the second attempt
+	helloTimeout    = 30 * time.Second // for each message of the server, which may have to serve thousands of clients first
+	firstRetryDelay = time.Millisecond // before the second attempt
+	warnDelay       = 10 * time.Second // without a connection before a warning is logged
 )
 
 // A Client is the dialing side of a connection. It reconnects automatically. Its
 // methods are safe for concurrent use.
 type Client struct {
 	endpoint
-	// The dial loop's:
-	pause time.Duration   // before the next attempt
-	made  uint64          // connections
-	hung  <-chan struct{} // is closed when the Dial or Upgrade that took too long has returned; nil without one
+	// The fields below belong to the dial loop.
+	retryDelay time.Duration   // before the next attempt
+	retryStart time.Time       // of the attempts for the next connection
+	waitWarned bool            // a warning was logged since retryStart, because it takes long
+	connCount  uint64          // connections so far
+	hungDial   <-chan struct{} // closed when a Dial or Upgrade that took too long has returned; nil without one
 }
 
 // StartClient connects to a server and returns when messages can flow. It retries
 // with exponential backoff up to RetryTimer, for Timeout or, if that is 0,
 // forever; use [StartClientContext] to be able to give up.
 //
-// On an error the client is nil and nothing is left behind. What cannot succeed
-// ends at once: ErrConfig, ErrVersion, ErrEncryption, ErrSecret (also for
-// another name), ErrUntrustedServer, and ErrRefused by the server's Authorize.
-// ErrTimeout wraps the cause of the last failure.
+// On error the returned client is nil and all resources are released. Permanent
+// errors are returned immediately: ErrConfig, ErrVersion, ErrEncryption, ErrSecret
+// (also if the names differ), ErrUntrustedServer, and ErrRefused if the server's
+// Authorize refused the client. After Timeout the error is ErrTimeout, wrapping the
+// last dial error.
 func StartClient(config *ClientConfig) (*Client, error) {
 	return StartClientContext(context.Background(), config)
 }
 
-// StartClientContext is like StartClient but gives up when ctx is done. ctx does
-// not affect the returned client.
+// StartClientContext is like StartClient but gives up, with an error wrapping
+// ctx.Err(), when ctx is done. ctx does not affect the returned client.
 func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, error) {
 	set, err := config.settings()
 	if err == nil {
@@ -54,96 +57,113 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 		return nil, err
 	}
 	c := new(Client)
-	hooks := &endpointHooks{redial: c.reconnect}
-	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	hooks := &endpointHooks{reconnect: c.reconnect}
+	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	c.init(set, new(bufferPool), hooks)
 	c.mu.Lock()
-	c.announceLocked(&Message{}, Connecting)
+	c.announceStatusLocked(&Message{}, Connecting)
 	c.mu.Unlock()
-	if err := c.connect(ctx, true); err != nil {
-		hooks.endNow()
+	if err := c.connectWithRetry(ctx, true); err != nil {
+		hooks.cancelBase()
 		return nil, err
 	}
 	return c, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
-// returns nil if the peer process has received every message that was written since
-// the last Connected, and no loss of an earlier connection is unreported. Reads in
-// progress end at once: they return the complete messages that this process holds,
-// one message Closed, and then ErrClosed. If the peer's application does not read,
-// its library does after a second, up to 64 KiB; with more than that on the way Close
-// takes its 5 seconds and fails.
+// Close closes the client gracefully, within 5 seconds. It returns nil if the peer
+// process has received every message that was written since the last Connected, and
+// no loss of an earlier connection is unreported. Reads in progress end at once: they
+// return the complete messages that have arrived, one message Closed, and then
+// ErrClosed. If the peer's application does not read, its library receives up to 64
+// KiB, after a second; if more is on the way Close takes 5 seconds and fails.
 //
-// The error is ErrUnconfirmed: messages may not have arrived. It matches
-// ErrNotConnected if messages of Queue were lost. The client is closed all the same.
-// A second call waits for the first and returns nil, whatever that returned.
+// The error is ErrUnconfirmed if messages may not have arrived. It also matches
+// ErrNotConnected if messages of Queue were lost. The client is closed even if Close
+// returns an error. A concurrent or later call waits for the first one and returns
+// nil.
 func (c *Client) Close() error { return c.shutdown(context.Background(), closedByUser) }
 
-// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
-// ctx has no deadline. If ctx is already done it closes the connection at once. Its
-// errors are those of Close. They wrap that of ctx if it was done too early. The
-// client is closed all the same.
+// Shutdown is like Close but waits until ctx is done, and at most 5 seconds if ctx
+// has no deadline. If ctx is already done it closes the connection at once. Its
+// errors are those of Close, wrapping ctx.Err() if ctx was done too early. The client
+// is closed even if Shutdown returns an error.
 func (c *Client) Shutdown(ctx context.Context) error { return c.shutdown(ctx, closedByUser) }
 
-// reconnect makes the connection that follows the given one.
+// reconnect makes the next connection after the given one was lost. If that fails it
+// sets the final status and error.
 func (c *Client) reconnect(lost *connection) {
-	defer c.tasks.Done()
-	if time.Since(lost.beat.start) > c.settings.retry {
-		c.pause = 0
+	defer c.goroutines.Done()
+	if time.Since(lost.heartbeat.startTime) > c.settings.maxRetryDelay {
+		c.retryDelay = 0
 	}
-	err := c.connect(c.hooks.ended, false)
-	if err == nil || c.hooks.ended.Err() != nil {
+	err := c.connectWithRetry(c.hooks.baseCtx, false)
+	if err == nil || c.hooks.baseCtx.Err() != nil {
 		return
 	}
 	status := Timeout
-	if isFinalDialError(err) {
+	if isPermanentDialError(err) {
 		status = Error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.announceLocked(&Message{Err: err}, status) {
-		c.finishLocked(err)
+	if c.announceStatusLocked(&Message{Err: err}, status) {
+		c.setFinalErrLocked(err)
 	}
-	c.settings.log.Err("connecting ended", "err", err)
+	c.settings.eventLog.Err("connecting ended", "err", err)
 }
 
-// connect tries until there is a connection, until that is impossible, or until
-// the time has passed.
-func (c *Client) connect(ctx context.Context, first bool) error {
+// connectWithRetry makes attempts until one succeeds, until one fails permanently, or
+// until ctx is done or Timeout has passed. first is set before the first connection,
+// when more errors are permanent.
+func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
+	c.retryStart, c.waitWarned = time.Now(), false
 	limited := ctx
-	if c.settings.timeout > 0 {
+	if c.settings.totalTimeout > 0 {
 		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeout(ctx, c.settings.timeout)
+		limited, cancel = context.WithTimeout(ctx, c.settings.totalTimeout)
 		defer cancel()
 	}
 	for {
-		c.sleep(limited)
-		if err := c.expired(ctx, limited); err != nil {
+		c.awaitRetryDelay(limited)
+		if err := c.giveUpReason(ctx, limited); err != nil {
 			return err
 		}
-		c.pause = min(max(2*c.pause, firstPause), c.settings.retry)
-		made, err := c.dial(limited)
+		c.retryDelay = min(max(2*c.retryDelay, firstRetryDelay), c.settings.maxRetryDelay)
+		made, err := c.connectOnce(limited)
 		if err == nil {
-			if c.attach(made) {
+			if c.attachConnection(made) {
 				return nil
 			}
-			closeTransport(ctx, made.conn)
+			closeTransport(ctx, made.netConn)
 			return ErrClosed
 		}
-		if isFinalDialError(err) || first && hopeless(err) {
+		if isPermanentDialError(err) {
+			return c.withLastCause(err)
+		}
+		if first && isPermanent(err) {
 			return err
 		}
-		c.noteAttempt(ctx, limited, err)
+		c.noteFailedAttempt(ctx, limited, err)
 	}
 }
 
-// sleep waits for the time between two attempts.
-func (c *Client) sleep(ctx context.Context) {
-	if c.pause == 0 {
+// withLastCause adds the error of the attempt before to a permanent error of Dial, which
+// says that there is no further connection, and not why the last one failed.
+func (c *Client) withLastCause(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lifecycle.dialErr == nil {
+		return err
+	}
+	return fmt.Errorf("%w; the attempt before: %w", err, c.lifecycle.dialErr)
+}
+
+// awaitRetryDelay waits for the delay between two attempts, with jitter.
+func (c *Client) awaitRetryDelay(ctx context.Context) {
+	if c.retryDelay == 0 {
 		return
 	}
-	timer := time.NewTimer(c.pause/2 + rand.N(c.pause/2+1))
+	timer := time.NewTimer(c.retryDelay/2 + rand.N(c.retryDelay/2+1))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -151,95 +171,100 @@ func (c *Client) sleep(ctx context.Context) {
 	}
 }
 
-// expired returns why no more attempts are made. It wraps the cause of the last
-// attempt.
-func (c *Client) expired(ctx, limited context.Context) error {
+// giveUpReason returns why no further attempt is made, wrapping the error of the last
+// one, or nil.
+func (c *Client) giveUpReason(ctx, limited context.Context) error {
 	c.mu.Lock()
-	last := c.life.dialErr
+	last := c.lifecycle.dialErr
 	c.mu.Unlock()
-	switch timeout := c.settings.timeout; {
+	switch timeout := c.settings.totalTimeout; {
 	case ctx.Err() != nil:
-		return fail(contextError("connect", ctx), last, "")
+		return newError(contextError("connect", ctx), last, "")
 	case limited == ctx || limited.Err() == nil:
 		return nil
 	case timeout < time.Millisecond:
-		return fail(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", timeout)
+		return newError(ErrTimeout, last, "no connection within Timeout, which is %v: for seconds multiply by time.Second", timeout)
 	default:
-		return fail(ErrTimeout, last, "no connection within %v", timeout)
+		return newError(ErrTimeout, last, "no connection within %v", timeout)
 	}
 }
 
-// noteAttempt logs a failed attempt, and keeps its cause unless the attempt itself
-// was cut by the time.
-func (c *Client) noteAttempt(ctx, limited context.Context, err error) {
+// noteFailedAttempt logs a failed attempt. It keeps its error as dialErr, except if the
+// attempt failed only because the time was over. The first attempts log Info and then
+// Debug; one of them logs a warning after 10 s.
+func (c *Client) noteFailedAttempt(ctx, limited context.Context, err error) {
 	c.mu.Lock()
-	last := c.life.dialErr
-	end, hasEnd := limited.Deadline() // a dial ends then, perhaps before the context does
+	last := c.lifecycle.dialErr
+	end, hasEnd := limited.Deadline() // a dial may end at the deadline before limited is done
 	if last == nil || limited.Err() == nil && (!hasEnd || time.Now().Before(end)) {
-		c.life.dialErr = err
+		c.lifecycle.dialErr = err
 		if ctx.Err() != nil && errors.Is(err, ErrTimeout) {
-			c.life.dialErr = errors.New(bare(err)) // ctx has ended the wait
+			c.lifecycle.dialErr = errors.New(trimPrefix(err)) // no ErrTimeout: ctx has ended the wait
 		}
 	}
 	c.mu.Unlock()
-	events := c.settings.log
+	events, waited := c.settings.eventLog, time.Since(c.retryStart)
 	switch {
-	case hopeless(err), isForeignError(err):
+	case isPermanent(err), isForeignError(err):
 		events.Warn("connection attempt failed; retrying", "err", err)
+	case waited >= warnDelay && !c.waitWarned:
+		c.waitWarned = true
+		events.Warn("connection attempt failed; retrying", "err", err, "waited", waited.Round(time.Second))
 	case last == nil:
 		events.Info("connection attempt failed; retrying", "err", err)
-	default: // it says the same again
+	default: // an error was logged at a higher level before
 		events.Debug("connection attempt failed; retrying", "err", err)
 	}
 }
 
-// A finalDialError is an error of Dial that says that there will be no other
-// connection.
-type finalDialError struct{ error }
+// A permanentDialError is an error of Dial that wraps net.ErrClosed: there will be no
+// further connection.
+type permanentDialError struct{ error }
 
-func (e *finalDialError) Unwrap() error { return e.error }
+func (e *permanentDialError) Unwrap() error { return e.error }
 
-func isFinalDialError(err error) bool {
-	var final *finalDialError
+func isPermanentDialError(err error) bool {
+	var final *permanentDialError
 	return errors.As(err, &final)
 }
 
-// hopeless reports whether another attempt with the same configuration ends the
-// same way.
-func hopeless(err error) bool {
+// isPermanent reports whether another attempt with the same configuration would fail
+// with the same error.
+func isPermanent(err error) bool {
 	var attempt *attemptError
 	if errors.As(err, &attempt) {
-		return attempt.final
+		return attempt.permanent
 	}
 	kinds := []error{ErrConfig, ErrVersion, ErrEncryption, ErrSecret, ErrUntrustedServer}
 	reason, _ := refusalReason(err)
 	return reason == reasonUnauthorized || slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// open makes one connection, ready for the handshake. Dial and Upgrade are user
-// code: when ctx is done nobody waits for them, and what they return is closed.
-func (c *Client) open(ctx context.Context) (*openedConn, error) {
+// openConn makes one connection, ready for the handshake. Dial and Upgrade are user
+// code, which may ignore ctx. When ctx is done, openConn returns, and a goroutine
+// closes what they return later.
+func (c *Client) openConn(ctx context.Context) (*openedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel() // not before the result is taken: it would look as if the time had passed
-	if c.settings.dial == nil && c.settings.upgrade == nil {
-		return c.openNow(ctx)
+	defer cancel() // not earlier: Upgrade's connection would look expired
+	if c.settings.dialFunc == nil && c.settings.upgradeFunc == nil {
+		return c.openAndUpgrade(ctx)
 	}
 	type result struct {
 		opened *openedConn
 		err    error
 	}
-	late := fail(ErrTimeout, nil, "Dial or Upgrade did not return in time")
-	if c.hung != nil { // one at a time: else each attempt would leave a goroutine
+	timeoutErr := newError(ErrTimeout, nil, "Dial or Upgrade did not return in time")
+	if c.hungDial != nil { // one call at a time; otherwise each attempt would leave a goroutine
 		select {
-		case <-c.hung:
-			c.hung = nil
+		case <-c.hungDial:
+			c.hungDial = nil
 		case <-ctx.Done():
-			return nil, late
+			return nil, timeoutErr
 		}
 	}
 	results := make(chan result, 1)
 	go func() {
-		opened, err := c.openNow(ctx)
+		opened, err := c.openAndUpgrade(ctx)
 		results <- result{opened, err}
 	}()
 	select {
@@ -248,35 +273,35 @@ func (c *Client) open(ctx context.Context) (*openedConn, error) {
 	case <-ctx.Done():
 	}
 	hung := make(chan struct{})
-	c.hung = hung
+	c.hungDial = hung
 	go func() {
 		r := <-results
 		close(hung)
 		if r.err == nil {
-			r.opened.over.Close()
+			r.opened.stream.Close()
 		}
 	}()
-	return nil, late
+	return nil, timeoutErr
 }
 
-func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
-	server, err := c.settings.connect(ctx)
+func (c *Client) openAndUpgrade(ctx context.Context) (*openedConn, error) {
+	server, err := c.settings.dialServer(ctx)
 	if err != nil {
-		if c.settings.dial != nil && errors.Is(err, net.ErrClosed) {
-			err = &finalDialError{err}
+		if c.settings.dialFunc != nil && errors.Is(err, net.ErrClosed) {
+			err = &permanentDialError{err}
 		}
 		return nil, err
 	}
 	conn := server.conn
 	opened := &openedConn{*server, conn}
-	if c.settings.upgrade == nil {
+	if c.settings.upgradeFunc == nil {
 		return opened, nil
 	}
 	limited := transport.Limit(conn)
-	limited.SetLimit(helloTime)
+	limited.SetLimit(helloTimeout)
 	defer context.AfterFunc(ctx, limited.Expire)()
-	if opened.over, err = upgraded(c.settings.upgrade, conn); err == nil && !limited.Release() {
-		opened.over.Close()
+	if opened.stream, err = callUpgrade(c.settings.upgradeFunc, conn); err == nil && !limited.Release() {
+		opened.stream.Close()
 		err = contextError("upgrade", ctx)
 	}
 	if err != nil {
@@ -286,8 +311,8 @@ func (c *Client) openNow(ctx context.Context) (*openedConn, error) {
 	return opened, nil
 }
 
-// upgraded calls the Upgrade of a config.
-func upgraded(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
+// callUpgrade calls the Upgrade of a config and checks its result.
+func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn, error) {
 	over, err := upgrade(conn)
 	if err == nil && over == nil {
 		err = errors.New("neither a connection nor an error")
@@ -298,50 +323,51 @@ func upgraded(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.Conn
 	return over, nil
 }
 
-// dial makes one connection.
-func (c *Client) dial(ctx context.Context) (*connection, error) {
-	opened, err := c.open(ctx)
+// connectOnce makes one attempt: it opens a connection and performs the handshake.
+func (c *Client) connectOnce(ctx context.Context) (*connection, error) {
+	opened, err := c.openConn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	cut := c.life.cutContext()
+	abort := c.lifecycle.abortContext()
 	c.mu.Unlock()
-	limited := transport.Limit(opened.over)
+	limited := transport.Limit(opened.stream)
 	stop := context.AfterFunc(ctx, limited.Expire)
-	stopCut := context.AfterFunc(cut, limited.Expire)
+	stopAbort := context.AfterFunc(abort, limited.Expire)
 	agreed, err := c.handshake(limited)
 	stop()
-	stopCut()
+	stopAbort()
 	if open := limited.Release(); err == nil && !open {
 		err = contextError("connect", ctx)
 	}
 	if err == nil {
-		c.made++
-		return c.newConnection(opened, agreed, c.made), nil
+		c.connCount++
+		return c.newConnection(opened, agreed, c.connCount), nil
 	}
 	if reason, byPeer := refusalReason(err); reason != 0 && !byPeer {
-		closeSlowly(opened.over) // the server has yet to read the reason
+		lingerAndClose(opened.stream) // closing at once could destroy the reason before the server has read it
 	} else {
-		closeTransport(ctx, opened.over)
+		closeTransport(ctx, opened.stream)
 	}
 	return nil, opened.handshakeError(c.settings, err)
 }
 
-// handshake is the client's part, in time.
+// handshake performs the client's half of a handshake, within helloTimeout for each
+// message of the server.
 func (c *Client) handshake(conn *transport.LimitedConn) (*session, error) {
-	conn.SetLimit(helloTime)
-	key := newKey
-	if c.settings.encrypt { // made while the server makes its own
-		private, err := newKey()
+	conn.SetLimit(helloTimeout)
+	key := newECDHKey
+	if c.settings.encrypt { // make the key while the server makes its own
+		private, err := newECDHKey()
 		key = func() (*ecdh.PrivateKey, error) { return private, err }
 	}
-	hello, err := clientHello(conn, &c.settings.terms, clientSide{key: key})
+	hello, err := clientHello(conn, &c.settings.handshakeConfig, clientSide{newKey: key})
 	if err != nil {
 		return nil, err
 	}
 	if !conn.Expired() {
-		conn.SetLimit(helloTime)
+		conn.SetLimit(helloTimeout)
 	}
-	return hello.finish()
+	return hello.readFinish()
 }

@@ -1,74 +1,74 @@
-// The close handshake: which orders of close and close-ack are legal, and what
-// they mean. No net, no clock, no locks.
+// The state of the close handshake: the valid orders of close and close-ack, and the
+// delivery result. No net, no clock, no locks.
 
 package gipc
 
 import "time"
 
 const (
-	closeTime = 5 * time.Second // for a close and its close-ack
-	drainTime = time.Second     // for what is left of a connection that is lost
+	closeTimeout = 5 * time.Second // of a close handshake, and the default of Shutdown
+	drainTimeout = time.Second     // for reading and writing the rest of a lost connection
 )
 
-// A closeHandshake is the state of one connection's end.
+// A closeHandshake is the state of the close handshake of one connection.
 //
 //	frames, close  ------------------------>
 //	<------------------------ frames, close, close-ack
 //	close-ack      ------------------------>
 //
-// A close-ack says whether everything that came before the close that it
-// acknowledges was received for the application, or some of it was discarded. Only
-// a close-ack of 0 proves that messages were received.
+// The byte of a close-ack is 0 if every message before the acknowledged close was
+// received for the application, and 1 if some were discarded. Only a close-ack of 0
+// confirms delivery.
 type closeHandshake struct {
-	sentClose  bool  // ours was accepted for sending
-	sentAck    bool  // the close-ack for the peer's was accepted for sending
-	peerClosed bool  // the peer's has come: only its close-ack counts behind it
-	acked      bool  // the close-ack for ours has come
-	ack        byte  // its byte
-	discarded  bool  // a message was discarded before the peer's close came
-	refused    error // what came behind a close was malformed: nothing more is written
+	sentClose        bool  // this side's close was accepted for sending
+	sentAck          bool  // the close-ack for the peer's close was accepted for sending
+	peerClosed       bool  // the peer's close was received; only its close-ack is valid behind it
+	ackReceived      bool  // the close-ack for this side's close was received
+	ackCode          byte  // the byte of that close-ack
+	messageDiscarded bool  // a message was discarded before the peer's close was received
+	protocolErr      error // violation behind a close, after which nothing more is written
 }
 
-// onClose notes the peer's close and reports whether it is the first one.
-func (h *closeHandshake) onClose() bool {
+// noteClose records the peer's close and reports whether it is the first one.
+func (h *closeHandshake) noteClose() bool {
 	first := !h.peerClosed
 	h.peerClosed = true
 	return first
 }
 
-// onAck notes a close-ack. It must come behind both closes, once.
-func (h *closeHandshake) onAck(b byte) error {
-	if !h.sentClose || !h.peerClosed || h.acked {
-		return fail(ErrMalformed, nil, "a close-ack without a close before it")
+// noteAck records a close-ack. It is valid once, behind the closes of both sides.
+func (h *closeHandshake) noteAck(b byte) error {
+	if !h.sentClose || !h.peerClosed || h.ackReceived {
+		return newError(ErrMalformed, nil, "unexpected close-ack: it must follow the closes of both sides, once")
 	}
-	h.acked, h.ack = true, min(b, someDiscarded)
+	h.ackReceived, h.ackCode = true, min(b, someDiscarded)
 	return nil
 }
 
-// onMessage notes a message that is discarded since this side has closed. Those
+// noteDiscarded records that a message was discarded after this side's close. Messages
 // behind the peer's close do not count.
-func (h *closeHandshake) onMessage() {
-	h.discarded = h.discarded || !h.peerClosed
+func (h *closeHandshake) noteDiscarded() {
+	h.messageDiscarded = h.messageDiscarded || !h.peerClosed
 }
 
-// ackByte returns what our close-ack says.
-func (h *closeHandshake) ackByte() byte {
-	if h.discarded {
+// ownAckCode returns the byte of this side's close-ack.
+func (h *closeHandshake) ownAckCode() byte {
+	if h.messageDiscarded {
 		return someDiscarded
 	}
 	return allReceived
 }
 
-// outcome returns nil if the peer has received everything that was sent. sent is
-// the number of messages, and cause why the handshake ended early, if it did.
-func (h *closeHandshake) outcome(sent uint64, cause error) error {
+// deliveryResult returns nil if the peer has received everything that was sent. sent
+// is the number of messages. cause is why the handshake ended early, or nil.
+func (h *closeHandshake) deliveryResult(sent uint64, cause error) error {
 	switch {
 	case sent == 0:
 		return nil
-	case h.acked && h.ack == allReceived:
+	case h.ackReceived && h.ackCode == allReceived:
 		return nil
-	case h.acked:
-		return fail(ErrUnconfirmed, nil, "the peer was closing too and discarded messages")
+	case h.ackReceived:
+		return newError(ErrUnconfirmed, nil, "the peer was closing too and discarded messages")
 	}
-	return fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+	return newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 }

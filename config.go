@@ -1,4 +1,4 @@
-// Both configurations: their fields, defaults and checks, and the environment.
+// ServerConfig and ClientConfig: their fields, defaults and checks, and the environment.
 
 package gipc
 
@@ -21,18 +21,19 @@ import (
 	"example.com/gipc/internal/sys"
 )
 
-// Encryption says whether a connection is encrypted.
+// Encryption selects whether connections are encrypted.
 type Encryption int
 
 const (
-	EncryptionOn  Encryption = iota // the default: a peer that does not encrypt is refused
-	EncryptionOff                   // a server speaks plaintext; a client does what its server does
+	EncryptionOn  Encryption = iota // the default: peers that do not encrypt are refused
+	EncryptionOff                   // a server uses plaintext; a client follows its server
 )
 
-// ServerConfig says what StartServer serves, and to whom. It is copied before
-// use, the bytes of secrets included. A field that cannot be used is ErrConfig.
+// ServerConfig configures StartServer, which copies it, including the bytes of secrets.
+// If a field has an invalid value StartServer returns ErrConfig.
 type ServerConfig struct {
-	// Name is the connection's name, the same on both sides; encryption checks that.
+	// Name is the connection's name, which must be the same on both sides; the encrypted
+	// handshake verifies it.
 	// Required: 1 to 255 bytes of UTF-8, without '/', '\' and NUL, and neither "."
 	// nor "..".
 	Name string
@@ -43,151 +44,156 @@ type ServerConfig struct {
 	//
 	// Default "": on unix the file NAME.sock in the directory GIPC_SOCKET_DIR, if that
 	// is set, and otherwise in /tmp/gipc-UID, which belongs to the effective user UID
-	// alone and is made if needed (with UnmaskPermissions: in /tmp; on Windows: in
-	// os.TempDir). A client looks in its own /tmp/gipc-UID, then in /tmp. On tcp
+	// alone and is created if needed (with UnmaskPermissions: in /tmp; on Windows: in
+	// os.TempDir). A client tries its own /tmp/gipc-UID first, then /tmp. On tcp
 	// GIPC_NETWORK_HOST (127.0.0.1) and GIPC_NETWORK_PORT (8100).
 	Address string
-	// Encryption is on by default: keys by P-384 and ML-KEM-1024 (FIPS 203) together,
-	// records by AES-256-GCM. A client that has no ML-KEM is served with P-384 alone; see
-	// Security. EncryptionOff serves in plaintext.
+	// Encryption is on by default: keys are agreed on by P-384 and ML-KEM-1024 (FIPS 203),
+	// and records are sealed with AES-256-GCM. A client without ML-KEM is served with
+	// P-384 alone; see Security. EncryptionOff serves in plaintext.
 	Encryption Encryption
-	// Secret is shared with the clients, 32 random bytes or more: each side proves
-	// that it holds it. Default nil: nobody is authenticated.
+	// Secret is shared with the clients, and authenticates both sides. It has 32 random
+	// bytes or more. Default nil: no authentication.
 	Secret []byte
-	// Secrets gives each client a secret of its own, by the client's name. The client has
-	// it as its Secret, and Peer.Identity is the name whose secret it has proved. There are
-	// 256 at most. Each is as Secret is, no two are alike, and no name is "". Secret can be
-	// set as well: its Identity is "". Where a Secret is required, Secrets is enough. To
-	// change a secret, list the old one and the new one under two names for a while. Every
-	// handshake tries all of them: about 9 microseconds each. Default nil: Secret alone.
+	// Secrets maps names of clients to their own secrets. A client uses its secret as
+	// Secret, and Peer.Identity is the name of the secret that it has proved. There may be
+	// 256 at most, all different and each with 32 random bytes or more; no name may be "".
+	// If Secret is also set, its Identity is "". Where a Secret is required, Secrets
+	// suffices. To change a secret, list the old and the new one under two names for a
+	// while. Every handshake tries all of them, about 9 microseconds each. Default nil:
+	// Secret alone.
 	Secrets map[string][]byte
-	// MaxMsgSize is the largest Data that is accepted, in bytes: 1024 to 1<<30.
-	// Default 0: 3145728.
+	// MaxMsgSize is the maximum size of received Data in bytes: 1024 to 1<<30. Default 0:
+	// 3145728.
 	MaxMsgSize int
 	// UnmaskPermissions lets every local user connect to the socket (mode 0777).
-	// Default false: its owner alone (mode 0600). It means nothing on TCP and on Windows.
+	// Default false: its owner alone (mode 0600). It has no effect on TCP and on Windows.
 	UnmaskPermissions bool
-	// MultiClient serves many clients, through Server.Connections. Default false:
-	// one, and a second one is refused while it is connected.
+	// MultiClient serves many clients, through Server.Connections. Default false: one
+	// client at a time; others are refused while it is connected.
 	MultiClient bool
-	// MaxClients is how many clients a MultiClient server serves at once; others are
-	// refused. Default 0: no limit.
+	// MaxClients is the maximum number of connected clients of a MultiClient server;
+	// others are refused. Default 0: no limit.
 	MaxClients int
-	// Authorize is called when a client connects, before the handshake; an error
-	// refuses it. It may run concurrently, and is not interrupted. Default nil:
-	// everybody who can connect and has the Secret, or one of the Secrets, is served.
+	// Authorize is called when a client connects, before the handshake. If it returns an
+	// error the client is refused. It is called concurrently, and is not interrupted.
+	// Default nil: every client that can connect and has the Secret, or one of the
+	// Secrets, is served.
 	Authorize func(Peer) error
-	// Heartbeat is how long a client may be silent before it is pinged; after twice
-	// that it is lost. 1 s or more; negative is none. Default 0: 15 s on
-	// TCP, none elsewhere.
+	// Heartbeat is the idle time after which a ping is sent to a client; after twice that
+	// time the connection is lost. It is 1 s or more; a negative value turns it off.
+	// Default 0: 15 s on TCP, off elsewhere.
 	Heartbeat time.Duration
-	// BusyPoll is how long a reader polls the socket before it sleeps: lower
-	// latency for processor time. Default 0: it sleeps at once.
+	// BusyPoll is how long a reader polls the socket before it blocks. This trades
+	// processor time for latency. Default 0: it blocks at once.
 	BusyPoll time.Duration
-	// Upgrade is given each connection after Authorize and before the handshake, with
-	// a deadline set, and returns what to speak over: crypto/tls, or package wire2 for
-	// peers of earlier libraries. An error refuses the client. It is called at the same time for
-	// different connections. Default nil: the connection as it is.
+	// Upgrade is called with each connection after Authorize and before the handshake. It
+	// returns the connection to use instead, such as one of crypto/tls, or of package
+	// wire2 for peers of earlier libraries. A deadline is set meanwhile. If it returns an
+	// error the client is refused. It is called concurrently for different connections.
+	// Default nil: the connection is used directly.
 	Upgrade func(net.Conn) (net.Conn, error)
-	// Listener is used instead of Network and Address. Close closes it, and leaves
-	// the file of a unix socket in place. Default nil.
+	// Listener is used instead of Network and Address. Close closes it, but does not
+	// remove the file of a unix socket. Default nil.
 	Listener net.Listener
-	// Logger receives what the server does and refuses, never a payload or a key.
-	// Default nil: silence, unless GIPC_DEBUG names a level; then standard error.
+	// Logger receives records of connections, rejections and errors, never of payloads or
+	// keys. Default nil: nothing is logged, unless GIPC_DEBUG names a level; then records
+	// go to standard error.
 	Logger *slog.Logger
 }
 
-// ClientConfig says where StartClient connects to, and how. Fields shared
-// with ServerConfig mean the same, and are documented in full there. It is
-// copied before use, the Secret's bytes included. A field that cannot be used is
-// ErrConfig.
+// ClientConfig configures StartClient, which copies it, including the bytes of Secret.
+// Fields shared with ServerConfig have the same meaning, and are documented in full
+// there. If a field has an invalid value StartClient returns ErrConfig.
 type ClientConfig struct {
 	Name       string        // required: the connection's name, the same on both sides
 	Network    string        // "unix" or "tcp"; default "": unix, or tcp in a build with -tags network
 	Address    string        // of the server; default "": from Name or the environment, as in ServerConfig
-	Secret     []byte        // 32 random bytes or more, the server's Secret or one of its Secrets; default nil: the server proves nothing but its user, see AllowAnyUser
-	MaxMsgSize int           // the largest Data that is accepted, in bytes: 1024 to 1<<30; default 0: 3145728
-	Heartbeat  time.Duration // silence before a ping: 1 s or more; negative is none; default 0: 15 s on TCP, none elsewhere
-	BusyPoll   time.Duration // how long a reader polls before it sleeps; default 0: it sleeps at once
-	Logger     *slog.Logger  // default nil: silence, unless GIPC_DEBUG names a level; then standard error
+	Secret     []byte        // the server's Secret or one of its Secrets, 32 random bytes or more; default nil: of the server only the user is checked, see AllowAnyUser
+	MaxMsgSize int           // maximum size of received Data in bytes: 1024 to 1<<30; default 0: 3145728
+	Heartbeat  time.Duration // idle time before a ping: 1 s or more; negative is off; default 0: 15 s on TCP, off elsewhere
+	BusyPoll   time.Duration // how long a reader polls before it blocks; default 0: it blocks at once
+	Logger     *slog.Logger  // default nil: nothing is logged, unless GIPC_DEBUG names a level; then to standard error
 
-	// Encryption is on by default: a server without it is refused. EncryptionOff
-	// does what the server does.
+	// Encryption is on by default: a server without it is refused. EncryptionOff follows
+	// the server.
 	Encryption Encryption
-	// Timeout is how long to try to connect, and to reconnect, before giving up.
-	// Default 0: forever.
+	// Timeout is how long to try to connect, and to reconnect, before giving up. Default
+	// 0: no limit.
 	Timeout time.Duration
-	// RetryTimer is the longest pause between two tries; the first try is at once,
-	// then come 1 ms, doubling, jittered. They begin anew after a connection that
-	// lived for longer than this. Default 0: 1 s.
+	// RetryTimer caps the delay between connection attempts. The first attempt is
+	// immediate; the delay then starts at 1 ms and doubles, with jitter. It is reset once
+	// a connection has lasted longer than RetryTimer. Default 0: 1 s.
 	RetryTimer time.Duration
-	// AllowAnyUser accepts a server on a unix socket that runs as another user than
-	// ours or root. Default false: such a server needs a Secret. It means nothing
-	// on TCP, on Windows and with Dial.
+	// AllowAnyUser accepts a server on a unix socket that runs neither as this process's
+	// user nor as root. Default false: such a server needs a Secret. It has no effect on
+	// TCP, on Windows and with Dial.
 	AllowAnyUser bool
-	// Upgrade is given each connection after the check of the server's user and before
-	// the handshake, with a deadline set, and returns what to speak over; see
-	// ServerConfig. An error ends that attempt. Default nil: the connection as it is.
+	// Upgrade is called with each connection after the check of the server's user and
+	// before the handshake, and returns the connection to use instead; see ServerConfig.
+	// If it returns an error the attempt fails. Default nil: the connection is used
+	// directly.
 	Upgrade func(net.Conn) (net.Conn, error)
-	// Dial is used instead of Network and Address, one call at a time. An error that
-	// wraps net.ErrClosed means that there will be no other connection: the client ends
-	// with it. Default nil.
+	// Dial is called, one call at a time, instead of using Network and Address. An error
+	// that wraps net.ErrClosed means that there will be no further connection, and ends
+	// the client. Default nil.
 	Dial func(ctx context.Context) (net.Conn, error)
 }
 
-// Peer is who is at the other end. UID, GID and PID are what the kernel reports: on Linux,
-// over a unix socket, of the process that called connect or listen there. Trust UID and
-// GID; a PID is for logs, since it may have been given to another process by now. Identity
-// is what the peer has proved.
+// Peer describes the process at the other end of a connection. UID, GID and PID are
+// reported by the kernel: on Linux, over a unix socket, for the process that called
+// connect or listen. UID and GID can be trusted. PID is for logs, because the number may
+// have been reused. Identity was proved by the peer in the handshake.
 type Peer struct {
-	UID, GID, PID int      // -1 where not Known, never 0 by accident
-	Known         bool     // the kernel vouches for UID, GID and PID; not if one has no number in this process's namespaces
-	Identity      string   // on a server: the name in Secrets whose secret the client has proved; "" for Secret, on a client, and in Authorize, which comes before
-	Addr          net.Addr // the address at the other end; a client on a unix socket has none to tell
+	UID, GID, PID int      // -1 if not Known
+	Known         bool     // the kernel reports UID, GID and PID; false if one has no number in this process's namespaces
+	Identity      string   // on a server: the name in Secrets whose secret the client has proved; "" for Secret, on a client, and in Authorize, which is called before the handshake
+	Addr          net.Addr // the address at the other end; empty for a client on a unix socket
 }
 
-// settings is a checked copy of a config with every default filled in: all
-// that the ends work from. Nothing changes it afterwards.
+// settings is a checked copy of a config with all defaults filled in. It does not
+// change after the start.
 type settings struct {
-	terms
+	handshakeConfig
 	network, address string        // in full
-	socketBase       string        // the directory of derived sockets; "" is /tmp
-	places           []socketPlace // where the unix socket can be
-	heartbeat        time.Duration // as configured; ask heartbeatFor
+	socketBase       string        // base directory of derived socket paths; "" is /tmp. Tests set it
+	socketPlaces     []socketPlace // possible paths of the unix socket
+	heartbeat        time.Duration // as configured; heartbeatFor returns the effective value
 	busyPoll         time.Duration
-	log              *eventlog.Log // never nil
-	upgrade          func(net.Conn) (net.Conn, error)
+	eventLog         *eventlog.Log // never nil
+	upgradeFunc      func(net.Conn) (net.Conn, error)
 
-	unmask, multi bool // server
-	maxClients    int
-	authorize     func(Peer) error
-	listener      net.Listener
+	unmaskSocket, multiClient bool // server
+	maxClients                int
+	authorizeFunc             func(Peer) error
+	listener                  net.Listener
 
-	timeout, retry time.Duration // client
-	anyUser        bool
-	dial           func(context.Context) (net.Conn, error)
+	totalTimeout, maxRetryDelay time.Duration // client
+	allowAnyUser                bool
+	dialFunc                    func(context.Context) (net.Conn, error)
 }
 
 func (c *ServerConfig) settings() (*settings, error) {
 	if c == nil {
-		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
+		return nil, newError(ErrConfig, nil, "the config is nil: pass a *ServerConfig that has a Name")
 	}
-	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "server", c.Name), upgrade: c.Upgrade,
-		unmask: c.UnmaskPermissions, multi: c.MultiClient, maxClients: c.MaxClients, authorize: c.Authorize,
-		listener: c.Listener}).complete(c.Encryption, c.Secrets)
+	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, eventLog: newLog(c.Logger, "server", c.Name), upgradeFunc: c.Upgrade,
+		unmaskSocket: c.UnmaskPermissions, multiClient: c.MultiClient, maxClients: c.MaxClients, authorizeFunc: c.Authorize,
+		listener: c.Listener}).applyDefaults(c.Encryption, c.Secrets)
 }
 
 func (c *ClientConfig) settings() (*settings, error) {
 	if c == nil {
-		return nil, fail(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
+		return nil, newError(ErrConfig, nil, "the config is nil: pass a *ClientConfig that has a Name")
 	}
-	return (&settings{terms: terms{name: c.Name, secret: bytes.Clone(c.Secret), limit: c.MaxMsgSize},
-		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, log: newLog(c.Logger, "client", c.Name), upgrade: c.Upgrade,
-		timeout: c.Timeout, retry: c.RetryTimer, anyUser: c.AllowAnyUser, dial: c.Dial}).complete(c.Encryption, nil)
+	return (&settings{handshakeConfig: handshakeConfig{name: c.Name, secret: bytes.Clone(c.Secret), maxDataSize: c.MaxMsgSize},
+		network: c.Network, address: c.Address, heartbeat: c.Heartbeat, busyPoll: c.BusyPoll, eventLog: newLog(c.Logger, "client", c.Name), upgradeFunc: c.Upgrade,
+		totalTimeout: c.Timeout, maxRetryDelay: c.RetryTimer, allowAnyUser: c.AllowAnyUser, dialFunc: c.Dial}).applyDefaults(c.Encryption, nil)
 }
 
-// newLog returns the log of a server or a client: every record names the two.
+// newLog returns the log of a server or a client. Every record has the attributes role
+// and name.
 func newLog(logger *slog.Logger, role, name string) *eventlog.Log {
 	if logger == nil {
 		logger = debugLogger(os.Getenv("GIPC_DEBUG"), os.Stderr)
@@ -195,40 +201,40 @@ func newLog(logger *slog.Logger, role, name string) *eventlog.Log {
 	return &eventlog.Log{Logger: logger, Attrs: []any{"role", role, "name", name}}
 }
 
-// complete checks a config and fills in the defaults. What only the other kind
-// of config has is zero, and passes.
-func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings, error) {
+// applyDefaults fills in the defaults and checks all fields. Fields that only the other
+// kind of config has are zero, which is valid.
+func (s *settings) applyDefaults(e Encryption, secrets map[string][]byte) (*settings, error) {
 	s.encrypt, s.hybrid = e == EncryptionOn, true
-	s.limit = cmp.Or(s.limit, defaultMsgSize)
-	s.retry = cmp.Or(s.retry, time.Second)
+	s.maxDataSize = cmp.Or(s.maxDataSize, defaultMsgSize)
+	s.maxRetryDelay = cmp.Or(s.maxRetryDelay, time.Second)
 	s.network = cmp.Or(s.network, sys.DefaultNetwork)
 	secret, name := s.secret != nil, s.name
 	for _, check := range []struct {
-		bad    bool
-		field  string
-		value  any
-		advice string
+		invalid bool
+		field   string
+		value   any
+		advice  string
 	}{
 		{name == "" || len(name) > 255 || !utf8.ValidString(name) || strings.ContainsAny(name, "/\\\x00") || name == "." || name == "..",
 			"Name", fmt.Sprintf("%q", name), `give 1 to 255 bytes of UTF-8 without slash, backslash and NUL, and not "." or ".."`},
 		{s.network != "unix" && s.network != "tcp", "Network", fmt.Sprintf("%q", s.network), `use "unix" or "tcp"`},
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
-		{secret && badSecret(s.secret) != "", "Secret", badSecret(s.secret), adviceSecret + ", or nil for none"},
+		{secret && secretProblem(s.secret) != "", "Secret", secretProblem(s.secret), adviceSecret + ", or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
 		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
 		{len(secrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(secrets)), "give 256 at most: every handshake tries all of them"},
 		{len(secrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
-		{s.limit < minMsgSize || s.limit > maxMsgSize, "MaxMsgSize", s.limit, "0 is 3145728, else give 1024 to 1073741824 bytes"},
-		{s.maxClients < 0, "MaxClients", s.maxClients, "0 is no limit, else give a positive number"},
-		{s.maxClients > 0 && !s.multi, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
-		{s.heartbeat > 0 && s.heartbeat < time.Second, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
-		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "0 is off, else give a positive time"},
-		{s.timeout < 0, "Timeout", s.timeout, "0 is forever, else give a positive time"},
-		{s.retry < 0, "RetryTimer", s.retry, "0 is 1 s, else give a positive time"},
-		{s.retry < time.Millisecond, "RetryTimer", s.retry, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
+		{s.maxDataSize < minMsgSize || s.maxDataSize > maxMsgSize, "MaxMsgSize", s.maxDataSize, "0 is 3145728, else give 1024 to 1073741824 bytes"},
+		{s.maxClients < 0, "MaxClients", s.maxClients, "must not be negative; 0 means no limit"},
+		{s.maxClients > 0 && !s.multiClient, "MaxClients", s.maxClients, "it needs MultiClient; without it one client is served"},
+		{s.heartbeat > 0 && s.heartbeat < minHeartbeat, "Heartbeat", s.heartbeat, "give 1 s or more, 0 for the default, or a negative time for none"},
+		{s.busyPoll < 0, "BusyPoll", s.busyPoll, "must not be negative; 0 means off"},
+		{s.totalTimeout < 0, "Timeout", s.totalTimeout, "must not be negative; 0 means no limit"},
+		{s.maxRetryDelay < 0, "RetryTimer", s.maxRetryDelay, "must not be negative; 0 means 1 s"},
+		{s.maxRetryDelay < time.Millisecond, "RetryTimer", s.maxRetryDelay, "give 1 ms or more: for milliseconds multiply by time.Millisecond"},
 	} {
-		if check.bad {
-			return nil, badField(check.field, check.value, check.advice)
+		if check.invalid {
+			return nil, fieldError(check.field, check.value, check.advice)
 		}
 	}
 	if err := s.addHolders(secrets); err != nil {
@@ -239,13 +245,13 @@ func (s *settings) complete(e Encryption, secrets map[string][]byte) (*settings,
 	case s.listener != nil:
 		a := s.listener.Addr()
 		s.network, s.address = a.Network(), a.String()
-	case s.dial != nil:
+	case s.dialFunc != nil:
 		s.network, s.address = "dial", "(the config's Dial)"
 	case s.network == "tcp":
 		s.address, err = tcpAddress(s.address)
 	default:
-		if s.places, err = socketPlaces(s.name, s.address, s.socketBase, s.unmask); err == nil {
-			s.address = s.places[0].path
+		if s.socketPlaces, err = socketPlaces(s.name, s.address, s.socketBase, s.unmaskSocket); err == nil {
+			s.address = s.socketPlaces[0].path
 		}
 	}
 	if err != nil {
@@ -259,8 +265,9 @@ const (
 	adviceSecret = "give 32 random bytes or more"
 )
 
-// badSecret says what is wrong with a secret without showing it, or "".
-func badSecret(secret []byte) string {
+// secretProblem describes what is wrong with a secret, without revealing it. It returns
+// "" if nothing is.
+func secretProblem(secret []byte) string {
 	switch {
 	case len(secret) < 32:
 		return fmt.Sprintf("%d bytes long", len(secret))
@@ -270,32 +277,32 @@ func badSecret(secret []byte) string {
 	return ""
 }
 
-// addHolders checks Secrets, and keeps what the handshake needs of them.
+// addHolders checks Secrets, and derives the holders that the handshake needs.
 func (s *settings) addHolders(secrets map[string][]byte) error {
 	owners := map[string]string{}
 	if s.secret != nil {
 		owners[string(s.secret)] = "Secret"
 	}
-	for _, identity := range slices.Sorted(maps.Keys(secrets)) { // the same error each time
+	for _, identity := range slices.Sorted(maps.Keys(secrets)) { // sorted, so that the same config returns the same error
 		secret, field := secrets[identity], fmt.Sprintf("Secrets[%q]", identity)
 		if identity == "" {
-			return badField("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
+			return fieldError("Secrets", `an entry with the key ""`, "give each holder a name: that key is the identity of Secret")
 		}
-		if bad := badSecret(secret); bad != "" {
-			return badField(field, bad, adviceSecret)
+		if problem := secretProblem(secret); problem != "" {
+			return fieldError(field, problem, adviceSecret)
 		}
 		if owner := owners[string(secret)]; owner != "" {
-			return badField(field, "the same as "+owner, "give each holder a secret of its own")
+			return fieldError(field, "the same as "+owner, "give each holder a secret of its own")
 		}
 		owners[string(secret)] = field
-		h, err := newHolder(identity, secret)
+		h, err := newSecretHolder(identity, secret)
 		if err != nil {
 			return err
 		}
 		s.holders = append(s.holders, h)
 	}
 	if s.secret != nil && len(s.holders) > 0 {
-		own, err := newHolder("", s.secret)
+		own, err := newSecretHolder("", s.secret)
 		if err != nil {
 			return err
 		}
@@ -304,17 +311,17 @@ func (s *settings) addHolders(secrets map[string][]byte) error {
 	return nil
 }
 
-// heartbeatFor is the idle time before a ping on this connection; 0 is none.
-// What Dial and Listener bring is known only when it is there.
+// heartbeatFor returns the idle time before a ping for a connection, or 0 for none. It
+// depends on the address, because Dial and Listener may use any network.
 func (s *settings) heartbeatFor(a net.Addr) time.Duration {
 	if s.heartbeat == 0 && a != nil && strings.HasPrefix(a.Network(), "tcp") {
-		return 15 * time.Second
+		return defaultHeartbeat
 	}
 	return max(s.heartbeat, 0)
 }
 
-// debugLogger is the logger that GIPC_DEBUG asks for, or nil. A word that it does not
-// know is told once, since its author expects to see something.
+// debugLogger returns the logger for a value of GIPC_DEBUG, or nil. It logs a warning
+// for a value that it does not know, because somebody expects output.
 func debugLogger(word string, w io.Writer) *slog.Logger {
 	level, known := map[string]slog.Level{"true": slog.LevelDebug, "1": slog.LevelDebug, "debug": slog.LevelDebug,
 		"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}[strings.ToLower(word)]

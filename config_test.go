@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/gipc/internal/sys"
@@ -56,20 +57,20 @@ func TestConfigDefaults(t *testing.T) {
 		path = fmt.Sprintf("/tmp/gipc-%d/n.sock", os.Geteuid())
 	}
 	for which, s := range map[string]*settings{"server": server, "client": client} {
-		if !s.encrypt || s.secret != nil || s.limit != 3145728 || s.busyPoll != 0 || s.log == nil {
+		if !s.encrypt || s.secret != nil || s.maxDataSize != 3145728 || s.busyPoll != 0 || s.eventLog == nil {
 			t.Errorf("%s: %+v", which, s)
 		}
 		if s.network != "unix" || runtime.GOOS != "windows" && s.address != path {
 			t.Errorf("%s: address %s %s", which, s.network, s.address)
 		}
-		if s.log.Logger != nil {
+		if s.eventLog.Logger != nil {
 			t.Errorf("%s: the default logger is not silent", which)
 		}
 	}
-	if server.unmask || server.multi || server.maxClients != 0 || server.authorize != nil || server.listener != nil {
+	if server.unmaskSocket || server.multiClient || server.maxClients != 0 || server.authorizeFunc != nil || server.listener != nil {
 		t.Errorf("server: %+v", server)
 	}
-	if client.retry != time.Second || client.timeout != 0 || client.anyUser || client.dial != nil {
+	if client.maxRetryDelay != time.Second || client.totalTimeout != 0 || client.allowAnyUser || client.dialFunc != nil {
 		t.Errorf("client: %+v", client)
 	}
 	if s, err := (&ServerConfig{Name: "n"}).settings(); err != nil || s.network != sys.DefaultNetwork {
@@ -313,7 +314,7 @@ func TestDebugWords(t *testing.T) {
 		want   bool
 	}{{nil, true}, {mine, false}} {
 		s, err := (&ClientConfig{Name: "n", Logger: c.logger}).settings()
-		if err != nil || (s.log.Logger.Handler() != mine.Handler()) != c.want {
+		if err != nil || (s.eventLog.Logger.Handler() != mine.Handler()) != c.want {
 			t.Errorf("GIPC_DEBUG with logger %v: %v", c.logger, err)
 		}
 	}
@@ -365,7 +366,7 @@ func loud(file *ast.File) (found []string) {
 	return found
 }
 
-func TestLibraryEndsNobody(t *testing.T) {
+func TestLibraryNeverExitsOrPanics(t *testing.T) {
 	t.Parallel()
 	parse := func(name string, source any) *ast.File {
 		file, err := parser.ParseFile(token.NewFileSet(), name, source, 0)
@@ -445,6 +446,115 @@ func TestLibraryIsSilent(t *testing.T) {
 	}
 }
 
+// warnings returns a logger of level Warn, and a function that returns what was
+// logged since it was called last.
+func warnings(t *testing.T) (*slog.Logger, func() []string) {
+	var log lockedBuffer
+	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})), func() []string {
+		t.Helper()
+		synctest.Wait()
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		lines := strings.Split(log.b.String(), "\n")
+		log.b.Reset()
+		return lines[:len(lines)-1]
+	}
+}
+
+// A client that finds no server is silent at level Warn for 10 seconds, and logs one
+// warning then. It is the same again after the loss of a connection.
+func TestLogOfClientWithoutServer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		logger, logged := warnings(t)
+		peers := make(chan net.Conn, 1)
+		var c *Client
+		started := make(chan error)
+		go func() {
+			var err error
+			c, err = StartClient(&ClientConfig{Name: "alone", Encryption: EncryptionOff, Logger: logger, Dial: func(context.Context) (net.Conn, error) {
+				select {
+				case conn := <-peers:
+					return conn, nil
+				default:
+					return nil, errors.New("no server is listening")
+				}
+			}})
+			started <- err
+		}()
+		expectOne := func() {
+			t.Helper()
+			time.Sleep(9 * time.Second)
+			if lines := logged(); len(lines) != 0 {
+				t.Errorf("warnings in the first seconds: %q", lines)
+			}
+			time.Sleep(3 * time.Second)
+			if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection attempt failed; retrying") || !strings.Contains(lines[0], "no server is listening") || !strings.Contains(lines[0], "waited=1") {
+				t.Errorf("warnings after 12 s: %q", lines)
+			}
+			time.Sleep(time.Hour)
+			if lines := logged(); len(lines) != 0 {
+				t.Errorf("warnings in the hour that follows: %q", lines)
+			}
+		}
+		expectOne()
+		listener := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		s, err := StartServer(&ServerConfig{Name: "alone", Encryption: EncryptionOff, Listener: listener})
+		if err != nil {
+			t.Fatal(err)
+		}
+		near, far := net.Pipe()
+		peers <- near
+		listener.conns <- far
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		logged()
+		s.Close()
+		expectOne()
+		c.Close()
+	})
+}
+
+// A server that rejects a client which tries again and again logs it once a second.
+func TestLogOfRejectedClient(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		logger, logged := warnings(t)
+		listener := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		s, err := StartServer(&ServerConfig{Name: "strict", Encryption: EncryptionOff, Listener: listener, Logger: logger,
+			Authorize: func(Peer) error { return errors.New("a stranger") }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reject := func(clients int) {
+			for range clients {
+				near, far := net.Pipe()
+				listener.conns <- far
+				io.Copy(io.Discard, near) // the refusal
+				near.Close()
+			}
+		}
+		reject(11)
+		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection rejected") || !strings.Contains(lines[0], "a stranger") {
+			t.Errorf("11 rejections: %q", lines)
+		}
+		time.Sleep(time.Second)
+		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "a stranger") || !strings.Contains(lines[0], "count=10") {
+			t.Errorf("a second later: %q", lines)
+		}
+		reject(3)
+		near, far := net.Pipe()
+		near.Close() // another cause: the stream ends before the handshake
+		listener.conns <- far
+		s.Close()
+		if lines := logged(); len(lines) < 1 || !strings.Contains(strings.Join(lines, " "), "count=") {
+			t.Errorf("at the end: %q", lines)
+		}
+		if got := s.Stats().Refused; got < 14 {
+			t.Errorf("%d clients are counted", got)
+		}
+	})
+}
+
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -484,13 +594,13 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		l := c.current.Load()
-		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.secret), bytes.Clone(l.sender.cipher.secret)
+		l := c.currentConn.Load()
+		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.trafficSecret), bytes.Clone(l.sender.cipher.trafficSecret)
 		switch round {
 		case 0:
 			c.Close()
 		case 1: // not authentic, with the payload in it
-			l.conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(payload))), payload...))
+			l.netConn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(payload))), payload...))
 			for m, err := s.Read(); m.Status != "Disconnected"; m, err = s.Read() {
 				if err != nil {
 					t.Fatal(err)
@@ -498,7 +608,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 			}
 			c.Shutdown(past1(t))
 		case 2: // malformed: the payload where a length is due
-			l.conn.Write(payload)
+			l.netConn.Write(payload)
 			c.Shutdown(past1(t))
 		}
 	}

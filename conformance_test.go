@@ -290,9 +290,9 @@ var testBuffers = new(bufferPool)
 
 // newReceiver is a connection that is fed by hand. It sends nothing.
 func newReceiver(cipher *recordCipher, limit int) *connection {
-	c := &connection{closing: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, limit: limit, pool: testBuffers}, beat: newHeartbeat(0)}
+	c := &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), decoder: &decoder{cipher: cipher, maxDataSize: limit, buffers: testBuffers}, heartbeat: newHeartbeat(0)}
 	c.sender = newSender(transport.NewSink(nil, nil, nil), limit, testBuffers, nil, new(sync.WaitGroup), func(error) {})
-	c.sender.broken = true
+	c.sender.sendBroken = true
 	return c
 }
 
@@ -300,16 +300,16 @@ func newReceiver(cipher *recordCipher, limit int) *connection {
 // bring them, and returns what it delivers, and after how many bytes it failed.
 // After its peer's close it stops, unless it has sent one itself.
 func drive(c *connection, call *readCall, stream []byte, piece func() int) (got []Message, read int, err error) {
-	call.to.room = unlimited
+	call.destination.maxSize = unlimited
 	m := new(Message)
 	for {
-		switch err := c.decode(call, m); err {
+		switch err := c.decodeMessage(call, m); err {
 		case nil:
 			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
 		case errPeerClosed, errCloseAcked:
-			if c.closing.refused != nil || !c.closing.sentClose {
-				return got, read, c.closing.refused
+			if c.closeHandshake.protocolErr != nil || !c.closeHandshake.sentClose {
+				return got, read, c.closeHandshake.protocolErr
 			}
 			continue
 		case errNeedBytes:
@@ -329,10 +329,10 @@ func pieces(n int) func() int { return func() int { return n } }
 
 // held is the memory that a receiver keeps for what has arrived, in bytes.
 func held(c *connection) int {
-	n := cap(c.decoder.large.data)
-	for _, b := range []*buffer{c.decoder.input, c.decoder.opened} {
+	n := cap(c.decoder.largeFrame.data)
+	for _, b := range []*buffer{c.decoder.input, c.decoder.plaintext} {
 		if b != nil {
-			n += cap(b.b)
+			n += cap(b.data)
 		}
 	}
 	return n
@@ -356,7 +356,7 @@ func appendFrameID(c *recordCipher, typ uint32, id uint64, data []byte) []byte {
 		}
 		return record
 	}
-	if len(data) < largeData {
+	if len(data) < largeDataSize {
 		return must(c.seal(nil, append(plain, data...)))
 	}
 	return must(c.seal(must(c.seal(nil, plain)), data))
@@ -378,7 +378,7 @@ func delivered(t testing.TB, f []string) Message {
 	typ, data := typeAndData(t, f[0], f[1])
 	m := Message{MsgType: int(typ), Data: data}
 	if len(f) > 2 && f[2] != "" {
-		m.request = &request{number: decimal(t, f[2])}
+		m.request = &request{requestNumber: decimal(t, f[2])}
 	}
 	return m
 }
@@ -403,7 +403,7 @@ func requestNumber(m *Message) uint64 {
 	if !m.IsRequest() {
 		return 0
 	}
-	return m.request.number
+	return m.request.requestNumber
 }
 
 // failureOf is the part of an expect behind its layer.
@@ -433,7 +433,7 @@ var layers = []struct{ layer, says string }{
 	{"record", "a record ends inside a frame"},
 	{"record", "bytes behind the head"},
 	{"control", "control frame"},
-	{"close", "a close-ack without a close"},
+	{"close", "unexpected close-ack"},
 	{"id", "a reply to request 0"},
 	{"id", ": request "},
 }
@@ -453,12 +453,12 @@ func malformedLayer(err error) string {
 
 // ---- Both roles' handshakes, and frames
 
-func (v *vector) serverTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), hybrid: v.fields["kem_seed"] != "-", limit: int(v.number(t, "server_limit"))}
+func (v *vector) serverTerms(t testing.TB) *handshakeConfig {
+	return &handshakeConfig{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "encryption", "on", "off"), hybrid: v.fields["kem_seed"] != "-", maxDataSize: int(v.number(t, "server_limit"))}
 }
 
-func (v *vector) clientTerms(t testing.TB) *terms {
-	return &terms{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), hybrid: v.fields["kem_randomness"] != "-", limit: int(v.number(t, "client_limit"))}
+func (v *vector) clientTerms(t testing.TB) *handshakeConfig {
+	return &handshakeConfig{name: string(v.bytes(t, "name")), secret: v.bytes(t, "secret"), encrypt: v.choice(t, "client_encryption", "required", "follow"), hybrid: v.fields["kem_randomness"] != "-", maxDataSize: int(v.number(t, "client_limit"))}
 }
 
 // fullHello is how long a hybrid ServerHello is, and ClientHello before its confirmation.
@@ -474,8 +474,8 @@ func (v *vector) key(t testing.TB, field string) func() (*ecdh.PrivateKey, error
 
 // serverSide is the server that a vector describes.
 func (v *vector) serverSide(t testing.TB, admit byte) serverSide {
-	return serverSide{key: v.key(t, "server_private"), admit: func() byte { return admit }, work: workNow,
-		kemKey: func() (*mlkem.DecapsulationKey1024, error) {
+	return serverSide{newKey: v.key(t, "server_private"), admit: func() byte { return admit }, compute: workNow,
+		newKEMKey: func() (*mlkem.DecapsulationKey1024, error) {
 			return mlkem.NewDecapsulationKey1024(v.bytes(t, "kem_seed"))
 		}}
 }
@@ -484,7 +484,7 @@ func (v *vector) serverSide(t testing.TB, admit byte) serverSide {
 // not every version of the standard library takes the randomness: what the server makes
 // of the ciphertext shows that it is right.
 func (v *vector) clientSide(t testing.TB) clientSide {
-	return clientSide{key: v.key(t, "client_private"), encapsulate: func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
+	return clientSide{newKey: v.key(t, "client_private"), encapsulate: func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
 		return v.bytes(t, "kem_secret"), v.bytes(t, "kem_ciphertext")
 	}}
 }
@@ -525,27 +525,27 @@ func (v *vector) handshake(t *testing.T, chunk int) {
 	toClient := &script{sends: slices.Concat(v.bytes(t, "server_hello"), finish), end: errTooFar, chunk: chunk}
 	half, err := clientHello(toClient, v.clientTerms(t), v.clientSide(t))
 	fatal(err)
-	client, err := half.finish()
+	client, err := half.readFinish()
 	fatal(err)
 	testutil.Equal(t, "the client writes", toClient.got.Bytes(), clientHelloBytes)
-	if len(server.rest)+len(client.rest)+len(toServer.sends)+len(toClient.sends) > 0 {
+	if len(server.trailingBytes)+len(client.trailingBytes)+len(toServer.sends)+len(toClient.sends) > 0 {
 		t.Error("bytes are left")
 	}
 	serverLimit, clientLimit := int(v.number(t, "server_limit")), int(v.number(t, "client_limit"))
-	if server.limit != clientLimit || client.limit != serverLimit {
-		t.Errorf("the limits are %d and %d", server.limit, client.limit)
+	if server.peerMaxDataSize != clientLimit || client.peerMaxDataSize != serverLimit {
+		t.Errorf("the limits are %d and %d", server.peerMaxDataSize, client.peerMaxDataSize)
 	}
 
 	rekeyAt := v.number(t, "rekey_at")
-	for _, c := range []*recordCipher{server.in, server.out, client.in, client.out} {
+	for _, c := range []*recordCipher{server.receiveCipher, server.sendCipher, client.receiveCipher, client.sendCipher} {
 		if c != nil {
-			c.rekeyAt = rekeyAt
+			c.rekeyLimit = rekeyAt
 		}
 	}
 	cs, ss := v.bytes(t, "client_traffic"), v.bytes(t, "server_traffic")
 	ways := map[string]*way{
-		"client": {client.out, newReceiver(server.in, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}},
-		"server": {server.out, newReceiver(client.in, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}},
+		"client": {client.sendCipher, newReceiver(server.receiveCipher, serverLimit), chain{secret: cs, rekeyAt: rekeyAt}, chain{secret: cs, rekeyAt: rekeyAt}},
+		"server": {server.sendCipher, newReceiver(client.receiveCipher, clientLimit), chain{secret: ss, rekeyAt: rekeyAt}, chain{secret: ss, rekeyAt: rekeyAt}},
 	}
 	if len(v.lines) < 4 {
 		t.Fatal("less than two frames each way")
@@ -606,7 +606,7 @@ func (v *vector) derived(t *testing.T) {
 	same("shared_x", z)
 	hello := v.bytes(t, "client_hello")
 	if hybrid := hello[1]&flagHybrid != 0; hybrid {
-		private, err := v.serverSide(t, 0).kemKey()
+		private, err := v.serverSide(t, 0).newKEMKey()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -620,16 +620,16 @@ func (v *vector) derived(t *testing.T) {
 	}
 	th := transcript(string(v.bytes(t, "name")), v.bytes(t, "server_hello"), hello[:len(hello)-hashLen])
 	same("transcript_hash", th)
-	k, err := newKeys(v.bytes(t, "secret"), z, th)
+	k, err := newSessionKeys(v.bytes(t, "secret"), z, th)
 	if err != nil {
 		t.Fatal(err)
 	}
-	same("client_confirm_key", k.clientConfirm)
-	same("server_confirm_key", k.serverConfirm)
-	same("client_traffic", k.clientTraffic)
-	same("server_traffic", k.serverTraffic)
-	same("client_key", (&chain{secret: k.clientTraffic}).expand("gipc/3 key", 32))
-	same("server_key", (&chain{secret: k.serverTraffic}).expand("gipc/3 key", 32))
+	same("client_confirm_key", k.clientConfirmKey)
+	same("server_confirm_key", k.serverConfirmKey)
+	same("client_traffic", k.clientTrafficSecret)
+	same("server_traffic", k.serverTrafficSecret)
+	same("client_key", (&chain{secret: k.clientTrafficSecret}).expand("gipc/3 key", 32))
+	same("server_key", (&chain{secret: k.serverTrafficSecret}).expand("gipc/3 key", 32))
 }
 
 // checkHandshake compares how one side's handshake has ended.
@@ -648,7 +648,7 @@ func (v *vector) checkHandshake(t *testing.T, s *session, err error, p *script, 
 	fmt.Sscan(expect, &layer, &how, &reason)
 	switch how {
 	case "": // ok
-		testutil.Equal(t, "the rest", slices.Concat(s.rest, p.sends), v.bytes(t, "rest"))
+		testutil.Equal(t, "the rest", slices.Concat(s.trailingBytes, p.sends), v.bytes(t, "rest"))
 	case "refuse":
 		checkRefusal(t, err, reason, false)
 	case "refused":
@@ -706,7 +706,7 @@ func TestVectorsClient(t *testing.T) {
 				var s *session
 				c, err := clientHello(p, v.clientTerms(t), v.clientSide(t))
 				if err == nil {
-					s, err = c.finish()
+					s, err = c.readFinish()
 				}
 				v.checkHandshake(t, s, err, p, "client_writes")
 			}
@@ -724,10 +724,10 @@ func (v *vector) receiver(t testing.TB) *connection {
 		if c, err = newRecordCipher(secret); err != nil {
 			t.Fatal(err)
 		}
-		c.sequence, c.rekeyAt = v.number(t, "sequence"), v.number(t, "rekey_at")
+		c.sequence, c.rekeyLimit = v.number(t, "sequence"), v.number(t, "rekey_at")
 	}
 	l := newReceiver(c, int(v.number(t, "limit")))
-	l.closing.sentClose = v.choice(t, "sent_close", "yes", "no")
+	l.closeHandshake.sentClose = v.choice(t, "sent_close", "yes", "no")
 	return l
 }
 
@@ -751,17 +751,17 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 	}
 	expect := strings.Fields(v.fields["expect"])
 	for _, piece := range []int{1, 2, 7, 4096, len(stream)} {
-		for _, c := range []*readCall{{}, {to: destination{reuse: true}}} {
+		for _, c := range []*readCall{{}, {destination: destination{reuse: true}}} {
 			l := receiver()
 			got, read, err := drive(l, c, stream, pieces(piece))
-			if err == nil && !l.closing.peerClosed && v.choice(t, "then", "end", "open") {
-				err = l.endError(io.EOF)
+			if err == nil && !l.closeHandshake.peerClosed && v.choice(t, "then", "end", "open") {
+				err = l.streamEndError(io.EOF)
 			}
 			if !sameMessages(got, want) {
 				t.Errorf("pieces of %d: delivers %v, want %v", piece, got, want)
 			}
 			how := failureOf(err)
-			if err == nil && l.closing.peerClosed && !l.closing.sentClose {
+			if err == nil && l.closeHandshake.peerClosed && !l.closeHandshake.sentClose {
 				how = "received"
 			}
 			if how != expect[len(expect)-1] {
@@ -773,7 +773,7 @@ func (v *vector) receives(t *testing.T, receiver func() *connection) (want []Mes
 			if after := v.fields["fails_after"]; after != "-" && piece == 1 && strconv.Itoa(read) != after {
 				t.Errorf("fails after %d bytes, want %s", read, after)
 			}
-			if calls, ignored := l.sender.calls.counts(); calls != 0 || ignored != v.replies(t) {
+			if calls, ignored := l.sender.callTable.callCounts(); calls != 0 || ignored != v.replies(t) {
 				t.Errorf("pieces of %d: %d replies are counted, want %d", piece, ignored, v.replies(t))
 			}
 			if most := 4*len(stream) + 2*readSize; held(l) > most {
@@ -888,7 +888,7 @@ func TestVectorsRecord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				return &recordCipher{aead: aead, secret: make([]byte, hashLen), sequence: v.number(t, "sequence"), rekeyAt: rekeyAfter}
+				return &recordCipher{aead: aead, trafficSecret: make([]byte, hashLen), sequence: v.number(t, "sequence"), rekeyLimit: rekeyAfter}
 			}
 			record := v.bytes(t, "sealed")
 			plain, err := direction().open(nil, record[lengthSize:])
@@ -973,7 +973,7 @@ func TestVectorsSession(t *testing.T) {
 func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer net.Conn) {
 	limit := int(v.number(t, "limit"))
 	hello := binary.BigEndian.AppendUint32([]byte{0, 0}, uint32(limit))
-	near, far := newRoad(nil, nil)
+	near, far := newFaultPipe(nil, nil)
 	expectBytes := func(want []byte) {
 		got := make([]byte, len(want))
 		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, want) {
@@ -988,21 +988,21 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &session{limit: limit}
+		s := &session{peerMaxDataSize: limit}
 		var ierr, oerr error
-		s.in, ierr = newRecordCipher(in)
-		s.out, oerr = newRecordCipher(out)
+		s.receiveCipher, ierr = newRecordCipher(in)
+		s.sendCipher, oerr = newRecordCipher(out)
 		if err := errors.Join(ierr, oerr); err != nil {
 			t.Fatal(err)
 		}
 		e, hooks := new(bareEnd), new(endpointHooks)
 		start := Listening
 		if role == "client" {
-			start, hooks.redial = Connecting, func(*connection) { e.tasks.Done() }
+			start, hooks.reconnect = Connecting, func(*connection) { e.goroutines.Done() }
 		}
 		e.init(set, new(bufferPool), hooks)
-		e.life.become(start)
-		e.attach(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
+		e.lifecycle.setStatus(start)
+		e.attachConnection(e.newConnection(&openedConn{dialedServer{conn: near}, near}, s, 1))
 		return e, far
 	case role == "server":
 		s, err := StartServer(&ServerConfig{Name: "n", Listener: l, Encryption: EncryptionOff, MaxMsgSize: limit, MultiClient: true})
@@ -1105,7 +1105,7 @@ func (v *vector) session(t *testing.T, role string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if m.MsgType != internalType || m.Status != Connected.String() && m.Status != Connecting.String() {
+			if m.MsgType != statusType || m.Status != Connected.String() && m.Status != Connecting.String() {
 				return m
 			}
 		}
@@ -1192,7 +1192,7 @@ func (v *vector) session(t *testing.T, role string) {
 			if m.Err == nil && (m.Status == Disconnected.String() || m.Status == ReConnecting.String()) {
 				how = "close"
 			}
-			if m.MsgType != internalType || how != f[1] || how == "malformed" && malformedLayer(m.Err) != v.fields["expect"] {
+			if m.MsgType != statusType || how != f[1] || how == "malformed" && malformedLayer(m.Err) != v.fields["expect"] {
 				bad("the application gets %v, %v, want %s", m, m.Err, v.fields["expect"])
 			}
 		case "closed":
@@ -1265,7 +1265,7 @@ func startPiped(t *testing.T, config ServerConfig) (s *Server, conns chan<- net.
 func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
 	config.Name = "n"
 	config.Dial = func(ctx context.Context) (net.Conn, error) {
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		select {
 		case conns <- far:
 			return near, nil
@@ -1276,11 +1276,11 @@ func dialPiped(config ClientConfig, conns chan<- net.Conn) (*Client, error) {
 	return StartClient(&config)
 }
 
-func TestSilentClientsEndAndHinderNobody(t *testing.T) {
+func TestSilentClientsAreEvicted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		start := time.Now()
 		s, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		near.Write([]byte{0, 0}) // and nothing more
 		c, err := dialPiped(ClientConfig{Encryption: EncryptionOff, Timeout: time.Second}, conns)
@@ -1298,7 +1298,7 @@ func TestSilentClientsEndAndHinderNobody(t *testing.T) {
 		if len(got) != 6 || err != nil {
 			t.Errorf("the silent one gets %x, %v; want ServerHello alone", got, err)
 		}
-		if d := time.Since(start); d != greetTime {
+		if d := time.Since(start); d != handshakeTimeout {
 			t.Errorf("it ends after %v", d)
 		}
 		near.Close()
@@ -1313,7 +1313,7 @@ func TestSilentHandshakeIsReplaced(t *testing.T) {
 		_, conns := startPiped(t, ServerConfig{MultiClient: true, Encryption: EncryptionOff})
 		var ends []net.Conn
 		for i := range maxPending {
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			synctest.Wait()
 			if i > 0 {
@@ -1321,7 +1321,7 @@ func TestSilentHandshakeIsReplaced(t *testing.T) {
 			}
 			ends = append(ends, near)
 		}
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		accepted := make(chan struct{})
 		go func() { conns <- far; close(accepted) }()
 		<-accepted
@@ -1345,7 +1345,7 @@ func TestRefusalsInPlaceOfTheHello(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		refused := func(conns chan<- net.Conn, reason byte) {
 			t.Helper()
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			if got, err := io.ReadAll(near); !bytes.Equal(got, []byte{0, reason}) || err != nil {
 				t.Errorf("it writes %x, %v", got, err)
@@ -1369,7 +1369,7 @@ func TestClientWaitsThirtySecondsForEachMessage(t *testing.T) {
 	for _, sent := range []int{0, 6} {
 		bubble(t, func(t *testing.T) {
 			start := time.Now()
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			far.Write([]byte{3, 0, 0, 0, 4, 0}[:sent])
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
@@ -1392,7 +1392,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 	_, conns := startPiped(t, ServerConfig{MultiClient: true})
 	seen := map[string]bool{}
 	for range 2 {
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(near, hello); err != nil {
@@ -1401,7 +1401,7 @@ func TestEachConnectionHasNewKeys(t *testing.T) {
 		seen["server"+string(hello)] = true
 		near.Close()
 
-		near, far = newRoad(nil, nil)
+		near, far = newFaultPipe(nil, nil)
 		far.Write(hello)
 		far.(*roadEnd).CloseWrite()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -1451,7 +1451,7 @@ func TestSenderKeepsThePeersLimit(t *testing.T) {
 		}
 		for {
 			m, err := s.ReadTimed(time.Second)
-			if err != nil || m.MsgType != internalType {
+			if err != nil || m.MsgType != statusType {
 				if err != nil || len(m.Data) != 2000 {
 					t.Errorf("the server gets %v, %v", m, err)
 				}
@@ -1462,15 +1462,15 @@ func TestSenderKeepsThePeersLimit(t *testing.T) {
 }
 
 func TestNewestPingIsAnswered(t *testing.T) {
-	near, far := newRoad(nil, nil)
+	near, far := newFaultPipe(nil, nil)
 	var wg sync.WaitGroup
 	s := newSender(transport.NewSink(near, func() {}, nil), 1024, testBuffers, nil, &wg, func(error) {})
 	s.flushing = true // somebody is writing
-	s.pong([]byte("12345678"))
-	s.pong([]byte("abcdefgh"))
+	s.queuePong([]byte("12345678"))
+	s.queuePong([]byte("abcdefgh"))
 	s.mu.Lock()
 	s.flushing = false
-	s.passLocked()
+	s.scheduleFlushLocked()
 	s.mu.Unlock()
 	wg.Wait()
 	near.Close()
@@ -1481,10 +1481,10 @@ func TestNewestPingIsAnswered(t *testing.T) {
 	far.Close()
 }
 
-func TestAnyFrameIsASignOfLife(t *testing.T) {
+func TestAnyFrameIsHeartbeatActivity(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff, Heartbeat: time.Second})
-		near, far := newRoad(nil, nil)
+		near, far := newFaultPipe(nil, nil)
 		conns <- far
 		near.Write([]byte{0, 0, 0, 0, 4, 0})
 		drained := make(chan struct{})
@@ -1523,7 +1523,7 @@ func TestCallsBehindUnreadMessagesFail(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for _, reads := range []bool{false, true} {
 			s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
-			near, far := newRoad(nil, nil)
+			near, far := newFaultPipe(nil, nil)
 			conns <- far
 			near.Write([]byte{0, 0, 0, 0, 4, 0})
 			if _, err := s.Read(); err != nil {
@@ -1630,13 +1630,13 @@ var citedByTests = map[string]string{
 	"H-4":  "TestEachConnectionHasNewKeys",
 	"H-8":  "TestHandshakeWriteFails",
 	"R-4":  "TestLastSequenceNumber",
-	"L-1":  "TestSilentClientsEndAndHinderNobody",
-	"L-2":  "TestSilentClientsEndAndHinderNobody",
+	"L-1":  "TestSilentClientsAreEvicted",
+	"L-2":  "TestSilentClientsAreEvicted",
 	"L-3":  "TestSilentHandshakeIsReplaced",
 	"L-5":  "TestClientWaitsThirtySecondsForEachMessage",
 	"H-20": "TestRefusalsInPlaceOfTheHello",
 	"C-5":  "TestNewestPingIsAnswered",
-	"C-7":  "TestAnyFrameIsASignOfLife",
+	"C-7":  "TestAnyFrameIsHeartbeatActivity",
 	"Q-8":  "TestCallsBehindUnreadMessagesFail",
 }
 

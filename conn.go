@@ -1,5 +1,5 @@
-// One live connection: its transport, its two directions, and how it ends. Only
-// the holder of the endpoint's read role calls what receives.
+// One established connection: the receiving half, pending losses, and the end by
+// close handshake. Only the holder of the endpoint's read role receives.
 
 package gipc
 
@@ -15,7 +15,7 @@ import (
 	"example.com/gipc/internal/transport"
 )
 
-// Results of receiving that are no loss of the connection.
+// Results of receiving that do not mean that the connection is lost.
 var (
 	errNeedBytes  = errors.New("more bytes are needed")
 	errNeedRoom   = errors.New("the next message does not fit into the queue")
@@ -24,114 +24,114 @@ var (
 	errReplied    = errors.New("a reply has come")
 )
 
-// errNoReply is what Close leaves to open calls.
-var errNoReply = fail(ErrUnconfirmed, ErrClosed, "the reply has not come")
+// errNoReply is the result of calls that are open when Close is called.
+var errNoReply = newError(ErrUnconfirmed, ErrClosed, "the reply has not come")
 
-const requestBlock = 16 // requests whose memory is made at once
+const requestBlockSize = 16 // requests per allocation
 
 // A connection is one transport after its handshake.
 type connection struct {
-	conn     net.Conn
-	source   transport.Source
-	sender   *sender
-	decoder  *decoder
-	beat     *heartbeat
-	peer     Peer
-	id       uint64
-	busy     time.Duration // how long to poll before a wait
-	security Security
+	netConn   net.Conn
+	source    transport.Source
+	sender    *sender
+	decoder   *decoder
+	heartbeat *heartbeat
+	peer      Peer
+	id        uint64
+	busyPoll  time.Duration // how long to poll before waiting; 0 is off
+	security  Security
 
-	preempt atomic.Bool                 // the holder of the role is to give it up
-	loss    atomic.Pointer[pendingLoss] // declared by the holder of the role
-	rekeys  atomic.Uint64               // of the decoder's cipher
+	preemptRequested atomic.Bool                 // the role's holder has to release it
+	pendingLoss      atomic.Pointer[pendingLoss] // nil unless a loss is pending; reported by the role's holder
+	receiveRekeys    atomic.Uint64               // key changes of the decoder's cipher
 
-	requests []request // the role's: memory for those that come next
-	answer   func(number uint64, msgType int, data []byte) error
-	closing  *closeHandshake // the role's
-	received frame           // the role's: the decoder's last
-	deadline readDeadline    // the role's
-
-	delivery *delivery // guarded by the endpoint's lock
+	freeRequests   []request // allocated and not used yet. This and the next fields belong to the role's holder, except sendReply
+	sendReply      func(number uint64, msgType int, data []byte) error
+	closeHandshake *closeHandshake
+	lastFrame      frame // the frame that was decoded last
+	readDeadline   readDeadline
+	delivery       *delivery // guarded by the endpoint's lock
 }
 
-// A readDeadline is that of the source, as far as it is known.
+// A readDeadline records the deadline of the source, to avoid setting it again.
 type readDeadline struct {
-	at    time.Time
-	stale bool // the source has another one
+	setTo time.Time
+	stale bool // an interrupt has replaced the deadline of the source
 }
 
-// A pendingLoss is set before the reader is interrupted: from at on the reader
-// declares the connection lost. The first one counts, except one for silence.
+// A pendingLoss makes the reader report the connection as lost, no earlier than
+// notBefore. It is set before the reader is interrupted. The first one wins, except
+// that a heartbeat timeout can be replaced or withdrawn.
 type pendingLoss struct {
-	cause    error
-	at       time.Time
-	silent   bool  // nothing came; bytes that were or can be read since disprove it
-	activity int64 // the latest activity
+	cause            error
+	notBefore        time.Time
+	heartbeatTimeout bool  // withdrawn if anything has been received since, or can be read now
+	lastActivity     int64 // the heartbeat's activity when it was checked
 }
 
-// A readCall is what one call wants of the role.
+// A readCall is one request to receive: its limits, its purpose and its memory.
 type readCall struct {
-	ctx      context.Context // nil if it is never done
-	until    time.Time       // zero is forever
-	poll     bool            // look once, do not wait
-	shared   bool            // somebody else interrupts for ctx
-	noStatus bool            // the caller does not see status messages
-	reply    *openCall       // the call ends with this reply
-	replies  bool            // the call ends with any reply
-	to       destination     // where data goes; memory is set for each message
-	unwatch  func() bool     // ends the watch over ctx
-	granted  bool            // the call holds the role
+	ctx          context.Context // nil if it can never be done
+	deadline     time.Time       // zero: none
+	noWait       bool            // try once, do not wait
+	ctxWatched   bool            // the caller interrupts the reader itself when ctx is done
+	skipStatus   bool            // the caller does not get status messages
+	awaitedReply *openCall       // receiving ends with this reply
+	anyReply     bool            // receiving ends with any reply
+	destination  destination     // its callerMemory is set for each message
+	stopWatch    func() bool     // stops watching ctx; nil if ctx is not watched
+	holdsRole    bool            // the call was granted the role
 }
 
-// endWatch ends the watch over the call's context.
-func (call *readCall) endWatch() {
-	if call.unwatch != nil {
-		call.unwatch()
-		call.unwatch = nil
+// endWatching stops watching the call's context.
+func (call *readCall) endWatching() {
+	if call.stopWatch != nil {
+		call.stopWatch()
+		call.stopWatch = nil
 	}
 }
 
-// An interruption is why a call ends while the connection goes on. Without an
-// error the role was preempted.
+// An interruption ends a call while the connection stays usable. err is nil if the
+// role was preempted.
 type interruption struct{ err error }
 
 func (i *interruption) Error() string { return "interrupted" }
 
 var preempted = &interruption{}
 
-// receive fills m with the peer's next message. The error is an *interruption, or
-// errNeedRoom, or why the connection is over.
+// receive sets m to the peer's next message. The error is an *interruption,
+// errNeedRoom, errReplied, or the reason why the connection is over.
 func (c *connection) receive(call *readCall, m *Message) error {
 	for {
-		if !c.decoder.idle() { // decoding takes much of a stack
-			if err := c.decode(call, m); err != errNeedBytes {
+		if !c.decoder.isIdle() { // decoding needs a large stack, which an idle reader does without
+			if err := c.decodeMessage(call, m); err != errNeedBytes {
 				return err
 			}
 		}
-		ready, err := c.beforeRead(call)
-		if !ready && err == nil { // here, and not deeper: the stack of an idle reader stays at 2 KiB
+		ready, err := c.prepareRead(call)
+		if !ready && err == nil { // not in a helper: each frame counts for the 2 KiB stack of an idle reader
 			if _, err = c.source.Receive(c.decoder); errors.Is(err, os.ErrDeadlineExceeded) {
-				err = c.afterDeadline(call)
+				err = c.afterReadTimeout(call)
 			} else {
-				err = c.took(err)
+				err = c.noteRead(err)
 			}
 		}
 		if err != nil {
-			c.decoder.returnMemory()
+			c.decoder.releaseCallerMemory()
 			return err
 		}
 	}
 }
 
-// decode fills m with the next message that has arrived. The error may also be
-// errNeedBytes or errCloseAcked.
-func (c *connection) decode(call *readCall, m *Message) error {
-	to, f := &call.to, &c.received
-	to.memory = m.Data
+// decodeMessage sets m to the next message that has arrived in full. Besides the
+// errors of receive it returns errNeedBytes and errCloseAcked.
+func (c *connection) decodeMessage(call *readCall, m *Message) error {
+	to, f := &call.destination, &c.lastFrame
+	to.callerMemory = m.Data
 	for {
-		step, err := c.decoder.next(to, f)
-		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.rekeys.Load() {
-			c.rekeys.Store(cipher.rekeys)
+		step, err := c.decoder.nextFrame(to, f)
+		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.receiveRekeys.Load() {
+			c.receiveRekeys.Store(cipher.rekeys)
 		}
 		switch {
 		case err != nil:
@@ -141,17 +141,17 @@ func (c *connection) decode(call *readCall, m *Message) error {
 		case step == needRoom:
 			return errNeedRoom
 		case f.frameType == controlType:
-			if err := c.control(f.data); err != nil {
+			if err := c.handleControl(f.data); err != nil {
 				return err
 			}
-		case c.closing.peerClosed: // it is for nobody
+		case c.closeHandshake.peerClosed: // frames behind the close are discarded
 		case f.isReply():
-			answered := c.sender.calls.deliver(f.id&^replyFlag, f.msgType(), f.data, c.id)
-			if f.data = nil; answered != nil && (call.replies || answered == call.reply) {
+			answered := c.sender.callTable.deliverReply(f.id&^replyFlag, f.msgType(), f.data, c.id)
+			if f.data = nil; answered != nil && (call.anyReply || answered == call.awaitedReply) {
 				return errReplied
 			}
 		default:
-			m.set(f.msgType(), f.data, c.id)
+			m.setPeerMessage(f.msgType(), f.data, c.id)
 			if f.data = nil; f.isRequest() {
 				m.request = c.newRequest(f.id)
 			}
@@ -160,126 +160,128 @@ func (c *connection) decode(call *readCall, m *Message) error {
 	}
 }
 
-// newRequest returns what Reply needs. Memory is made for several at once.
+// newRequest returns the request that Reply needs. It allocates several at once.
 func (c *connection) newRequest(number uint64) *request {
-	if len(c.requests) == 0 {
-		c.requests = make([]request, requestBlock)
+	if len(c.freeRequests) == 0 {
+		c.freeRequests = make([]request, requestBlockSize)
 	}
-	r := &c.requests[0]
-	c.requests = c.requests[1:]
-	r.number, r.answer = number, c.answer
+	r := &c.freeRequests[0]
+	c.freeRequests = c.freeRequests[1:]
+	r.requestNumber, r.sendReply = number, c.sendReply
 	return r
 }
 
-// control obeys a control frame.
-func (c *connection) control(data []byte) error {
+// handleControl processes a control frame. Only close and close-ack return an error.
+func (c *connection) handleControl(data []byte) error {
 	kind, _ := parseControl(data) // checked by the decoder
 	switch kind {
 	case kindPing:
-		c.sender.pong(data[1:])
+		c.sender.queuePong(data[1:])
 	case kindClose:
-		if c.closing.onClose() {
-			c.checkRecord()
+		if c.closeHandshake.noteClose() {
+			c.checkRemainder()
 			return errPeerClosed
 		}
 	case kindCloseAck:
-		if err := c.closing.onAck(data[1]); err != nil {
-			c.decoder.failure = err // no byte behind it is interpreted
+		if err := c.closeHandshake.noteAck(data[1]); err != nil {
+			c.decoder.decodeErr = err // nothing behind the close-ack is decoded
 			return err
 		}
-		c.checkRecord()
+		c.checkRemainder()
 		return errCloseAcked
 	}
 	return nil
 }
 
-// checkRecord checks the rest of the record whose close or close-ack was obeyed, and
-// in plaintext what has arrived before this side has sent a close. If something is
-// refused nothing more is written.
-func (c *connection) checkRecord() {
-	for c.closing.refused == nil && (c.decoder.recordOpen() || c.decoder.cipher == nil && !c.closing.sentClose) {
+// checkRemainder checks the frames behind a close or close-ack: the rest of its
+// record or, in plaintext, what has arrived, unless this side has sent a close. A
+// violation becomes protocolErr, so that nothing more is written.
+func (c *connection) checkRemainder() {
+	for c.closeHandshake.protocolErr == nil && (c.decoder.hasOpenRecord() || c.decoder.cipher == nil && !c.closeHandshake.sentClose) {
 		var f frame
-		step, err := c.decoder.next(&destination{room: unlimited}, &f)
+		step, err := c.decoder.nextFrame(&destination{maxSize: unlimited}, &f)
 		if err == nil && step != frameReady {
 			return
 		}
 		if err == nil && step == frameReady && f.frameType == controlType {
 			if kind, _ := parseControl(f.data); kind == kindCloseAck {
-				err = c.closing.onAck(f.data[1])
+				err = c.closeHandshake.noteAck(f.data[1])
 			}
 		}
-		c.closing.refused = err
+		c.closeHandshake.protocolErr = err
 	}
 }
 
-// beforeRead makes ready for a read of the source that waits. ready is true if
-// bytes have come instead. The error is why the call has to end.
-func (c *connection) beforeRead(call *readCall) (ready bool, err error) {
-	c.setDeadline(call)
-	if call.ctx != nil && call.unwatch == nil && !call.shared {
-		call.unwatch = context.AfterFunc(call.ctx, c.interrupt)
+// prepareRead runs before a blocking read of the source. ready is true if bytes
+// have arrived, so that no read is needed. An error ends the call.
+func (c *connection) prepareRead(call *readCall) (ready bool, err error) {
+	c.updateDeadline(call)
+	if call.ctx != nil && call.stopWatch == nil && !call.ctxWatched {
+		call.stopWatch = context.AfterFunc(call.ctx, c.interrupt)
 	}
-	if ready, err = c.reason(call); ready || err != nil {
+	if ready, err = c.endReason(call); ready || err != nil {
 		return ready, err
 	}
 	switch {
-	case call.poll:
-		return true, c.look(call.until.IsZero())
-	case c.busy > 0:
-		return c.poll(call)
+	case call.noWait:
+		return true, c.tryRead(call.deadline.IsZero())
+	case c.busyPoll > 0:
+		return c.pollSource(call)
 	}
 	return false, nil
 }
 
-// afterDeadline returns why a call ends whose read the deadline of the source has
-// ended: the deadline is a hint, and the reasons decide.
-func (c *connection) afterDeadline(call *readCall) error {
-	c.deadline.stale = true
-	if _, err := c.reason(call); err != nil || !call.expired() {
+// afterReadTimeout runs after the source's deadline has ended a read, and returns
+// why the call has to end, or nil. The deadline itself may be that of an interrupt.
+func (c *connection) afterReadTimeout(call *readCall) error {
+	c.readDeadline.stale = true
+	if _, err := c.endReason(call); err != nil || !call.deadlinePassed() {
 		return err
 	}
-	return c.look(false)
+	return c.tryRead(false)
 }
 
-// setDeadline sets the deadline of the source. Who interrupts sets the reason and
-// then the deadline: so the deadline comes first here, then a look at the reasons,
-// then the read. A deadline that is too early stays: it costs one more turn.
-func (c *connection) setDeadline(call *readCall) {
-	target := call.until
-	if loss := c.loss.Load(); loss != nil && (target.IsZero() || loss.at.Before(target)) {
-		target = loss.at
+// updateDeadline sets the deadline of the source for the call. Interrupters first
+// record the reason and then set the deadline; here the deadline is set before the
+// reasons are checked, so that no interrupt is lost. A deadline that is too early
+// is not replaced: it only costs one more turn of the loop.
+func (c *connection) updateDeadline(call *readCall) {
+	target := call.deadline
+	if loss := c.pendingLoss.Load(); loss != nil && (target.IsZero() || loss.notBefore.Before(target)) {
+		target = loss.notBefore
 	}
-	d := &c.deadline
-	if d.stale || !target.IsZero() && (d.at.IsZero() || target.Before(d.at)) {
+	d := &c.readDeadline
+	if d.stale || !target.IsZero() && (d.setTo.IsZero() || target.Before(d.setTo)) {
 		c.source.SetReadDeadline(target)
-		d.at, d.stale = target, false
+		d.setTo, d.stale = target, false
 	}
 }
 
-// expired reports whether the time of the call has passed.
-func (call *readCall) expired() bool {
-	return !call.until.IsZero() && !time.Now().Before(call.until)
+// deadlinePassed reports whether the call's deadline has passed.
+func (call *readCall) deadlinePassed() bool {
+	return !call.deadline.IsZero() && !time.Now().Before(call.deadline)
 }
 
-// reason returns why the call has to end. done is true if bytes have come instead.
-func (c *connection) reason(call *readCall) (done bool, err error) {
-	if c.preempt.Load() {
+// endReason returns why the call has to end, or nil. done is true if it has
+// received bytes while it checked a heartbeat timeout.
+func (c *connection) endReason(call *readCall) (done bool, err error) {
+	if c.preemptRequested.Load() {
 		return false, preempted
 	}
-	if loss := c.loss.Load(); loss != nil && !time.Now().Before(loss.at) {
-		if !loss.silent {
+	if loss := c.pendingLoss.Load(); loss != nil && !time.Now().Before(loss.notBefore) {
+		if !loss.heartbeatTimeout {
 			return false, loss.cause
 		}
-		// A process that was stopped may see only now what came meanwhile.
-		if c.beat.latest.Load() == loss.activity {
-			n, ok, err := c.source.Look(c.decoder, false)
+		// A process that was suspended may have unread input from that time.
+		if c.heartbeat.lastActivity.Load() == loss.lastActivity {
+			n, ok, err := c.source.TryRead(c.decoder, false)
 			if !ok {
 				return false, loss.cause
 			}
-			c.loss.CompareAndSwap(loss, nil)
-			return n > 0, c.took(err)
+			c.pendingLoss.CompareAndSwap(loss, nil)
+			return n > 0, c.noteRead(err)
 		}
-		c.loss.CompareAndSwap(loss, nil)
+		c.pendingLoss.CompareAndSwap(loss, nil)
 	}
 	if call.ctx != nil && call.ctx.Err() != nil {
 		return false, &interruption{contextError("read", call.ctx)}
@@ -287,145 +289,147 @@ func (c *connection) reason(call *readCall) (done bool, err error) {
 	return false, nil
 }
 
-// look takes what is there, even though the time of the call has passed.
-func (c *connection) look(patient bool) error {
-	_, ok, err := c.source.Look(c.decoder, patient)
+// tryRead reads what has arrived, without waiting. It returns an *interruption with
+// ErrTimeout if that is nothing. For patient see transport.Source.
+func (c *connection) tryRead(patient bool) error {
+	_, ok, err := c.source.TryRead(c.decoder, patient)
 	if !ok {
 		return &interruption{ErrTimeout}
 	}
-	return c.took(err)
+	return c.noteRead(err)
 }
 
-// poll looks again and again for as long as busy, unless the call has to end. done
-// is true if bytes have come.
-func (c *connection) poll(call *readCall) (done bool, err error) {
-	for end := time.Now().Add(c.busy); time.Now().Before(end) && !call.expired(); {
-		if _, ok, err := c.source.Look(c.decoder, false); ok {
-			return true, c.took(err)
+// pollSource reads without waiting, repeatedly, for the time of BusyPoll. done is
+// true if bytes have arrived. An error ends the call.
+func (c *connection) pollSource(call *readCall) (done bool, err error) {
+	for end := time.Now().Add(c.busyPoll); time.Now().Before(end) && !call.deadlinePassed(); {
+		if _, ok, err := c.source.TryRead(c.decoder, false); ok {
+			return true, c.noteRead(err)
 		}
-		if done, err := c.reason(call); done || err != nil {
+		if done, err := c.endReason(call); done || err != nil {
 			return done, err
 		}
 	}
 	return false, nil
 }
 
-// took notes that a read has brought bytes, or why the stream is over.
-func (c *connection) took(err error) error {
+// noteRead records the activity of a successful read. For a failed one it returns
+// the reason why the stream is over.
+func (c *connection) noteRead(err error) error {
 	if err != nil {
-		return c.endError(err)
+		return c.streamEndError(err)
 	}
-	if c.beat.interval > 0 {
-		c.beat.touch()
+	if c.heartbeat.interval > 0 {
+		c.heartbeat.noteActivity()
 	}
 	return nil
 }
 
-// interrupt has the reader look at its reasons to end.
+// interrupt makes the reader check whether its call has to end.
 func (c *connection) interrupt() { c.source.SetReadDeadline(transport.Past) }
 
-// endError returns how the stream ended.
-func (c *connection) endError(err error) error {
+// streamEndError returns the error that describes how the stream ended.
+func (c *connection) streamEndError(err error) error {
 	switch {
 	case !isStreamEnd(err):
 		return fmt.Errorf("gipc: read failed: %w", transport.UnwrapOpError(err))
-	case c.decoder.inside():
-		return fail(ErrTruncated, nil, "the stream ended inside a frame")
-	case c.closing.peerClosed:
-		return fail(ErrTruncated, nil, "the stream ended without a close-ack")
+	case c.decoder.isInsideFrame():
+		return newError(ErrTruncated, nil, "the stream ended inside a frame")
+	case c.closeHandshake.peerClosed:
+		return newError(ErrTruncated, nil, "the stream ended without a close-ack")
 	}
-	return fail(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
+	return newError(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
 }
 
-// failing reports whether a loss is pending, though what has arrived is still
-// being read.
-func (c *connection) failing() bool {
-	loss := c.loss.Load()
-	return loss != nil && !loss.silent
+// isFailing reports whether a loss is pending that cannot be withdrawn. What has
+// arrived is still being read.
+func (c *connection) isFailing() bool {
+	loss := c.pendingLoss.Load()
+	return loss != nil && !loss.heartbeatTimeout
 }
 
-// setLoss has the reader declare the connection lost at the given time.
-func (c *connection) setLoss(cause error, at time.Time) {
-	loss := &pendingLoss{cause: cause, at: at}
+// failAt makes the reader report the connection as lost at the given time.
+func (c *connection) failAt(cause error, at time.Time) {
+	loss := &pendingLoss{cause: cause, notBefore: at}
 	for {
-		was := c.loss.Load()
-		if was != nil && !was.silent || c.loss.CompareAndSwap(was, loss) {
+		was := c.pendingLoss.Load()
+		if was != nil && !was.heartbeatTimeout || c.pendingLoss.CompareAndSwap(was, loss) {
 			return
 		}
 	}
 }
 
-// setSilent has the reader declare the connection lost now, unless something has
-// come since the activity that was checked.
-func (c *connection) setSilent(activity int64) {
-	idle := time.Since(c.beat.start) - time.Duration(activity)
-	err := fail(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
-	c.loss.CompareAndSwap(nil, &pendingLoss{cause: err, at: time.Now(), silent: true, activity: activity})
+// failInactive makes the reader report a heartbeat timeout, unless something was
+// received after the given activity.
+func (c *connection) failInactive(activity int64) {
+	idle := time.Since(c.heartbeat.startTime) - time.Duration(activity)
+	err := newError(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
+	c.pendingLoss.CompareAndSwap(nil, &pendingLoss{cause: err, notBefore: time.Now(), heartbeatTimeout: true, lastActivity: activity})
 }
 
-// stats returns the totals of this connection, except what was received, which
-// the endpoint counts.
+// stats returns the totals of this connection. The endpoint counts what was
+// received.
 func (c *connection) stats() Stats {
-	messages, bytes, rekeys := c.sender.totals()
-	calls, unasked := c.sender.calls.counts()
-	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.rekeys.Load(), Calls: calls, Dropped: unasked}
+	messages, bytes, rekeys := c.sender.acceptedTotals()
+	calls, unclaimed := c.sender.callTable.callCounts()
+	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unclaimed}
 }
 
-// sendClose has a close sent behind what was accepted. Users' messages are
-// refused with reason from here on.
+// sendClose queues a close behind the accepted messages. Users' later messages are
+// refused with reason.
 func (c *connection) sendClose(reason error, code byte) {
-	c.closing.sentClose = true
-	c.sender.closeWith(reason, [2]byte{kindClose, code})
+	c.closeHandshake.sentClose = true
+	c.sender.queueClose(reason, [2]byte{kindClose, code})
 }
 
-// acknowledge has the close of the peer answered: with a close, if this side has
-// sent none, and a close-ack. Users' messages are refused with reason from here on.
-func (c *connection) acknowledge(reason error) {
-	ack := [2]byte{kindCloseAck, c.closing.ackByte()}
-	c.closing.sentAck = true
-	if c.closing.sentClose {
-		c.sender.acknowledgeWith(reason, ack)
+// sendCloseAck queues the close-ack for the peer's close and, before it, a close if
+// this side has sent none. Users' later messages are refused with reason.
+func (c *connection) sendCloseAck(reason error) {
+	ack := [2]byte{kindCloseAck, c.closeHandshake.ownAckCode()}
+	c.closeHandshake.sentAck = true
+	if c.closeHandshake.sentClose {
+		c.sender.queueCloseAck(reason, ack)
 		return
 	}
-	c.closing.sentClose = true
-	c.sender.acknowledgeWith(reason, [2]byte{kindClose, closedByUser}, ack)
+	c.closeHandshake.sentClose = true
+	c.sender.queueCloseAck(reason, [2]byte{kindClose, closedByUser}, ack)
 }
 
-// awaitAck reads until the peer's close-ack, and returns what the close means for
-// what was sent. Messages that come before the peer's close are discarded. The
+// awaitCloseAck reads until the peer's close-ack, and returns the delivery result
+// of the close handshake. Messages before the peer's close are discarded. The
 // caller holds the role, and has sent a close.
-func (c *connection) awaitAck(ctx context.Context) error {
-	sent := c.sender.accepted()
-	c.preempt.Store(false)
-	call := readCall{ctx: ctx, to: destination{reuse: true, room: unlimited}}
+func (c *connection) awaitCloseAck(ctx context.Context) error {
+	sent := c.sender.acceptedCount()
+	c.preemptRequested.Store(false)
+	call := readCall{ctx: ctx, destination: destination{reuse: true, maxSize: unlimited}}
 	defer func() {
-		if call.unwatch != nil {
-			call.unwatch()
+		if call.stopWatch != nil {
+			call.stopWatch()
 		}
 	}()
 	var m Message
-	for h := c.closing; ; {
+	for h := c.closeHandshake; ; {
 		switch {
-		case h.refused != nil:
-			return h.outcome(sent, h.refused)
+		case h.protocolErr != nil:
+			return h.deliveryResult(sent, h.protocolErr)
 		case h.peerClosed && !h.sentAck:
-			c.acknowledge(ErrClosed)
-			c.sender.calls.end(errNoReply) // none comes behind the peer's close
+			c.sendCloseAck(ErrClosed)
+			c.sender.callTable.endAllCalls(errNoReply) // no reply follows the peer's close
 			continue
-		case h.acked:
-			return h.outcome(sent, nil)
+		case h.ackReceived:
+			return h.deliveryResult(sent, nil)
 		}
 		switch err := c.receive(&call, &m); err {
 		case nil:
-			h.onMessage()
+			h.noteDiscarded()
 		case errPeerClosed, errCloseAcked:
 		default:
-			return h.outcome(sent, causeOf(err))
+			return h.deliveryResult(sent, causeOf(err))
 		}
 	}
 }
 
-// causeOf returns the error of an interruption, and any other error as it is.
+// causeOf returns the error of an interruption, and any other error unchanged.
 func causeOf(err error) error {
 	if stop, ok := err.(*interruption); ok {
 		return stop.err
@@ -433,34 +437,34 @@ func causeOf(err error) error {
 	return err
 }
 
-// closeLimit returns the context for a close: a side that has sent nothing waits
-// only for a moment.
-func (c *connection) closeLimit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.sender.accepted() == 0 {
-		return context.WithTimeout(ctx, drainTime)
+// closeContext returns ctx with the time limit of a close handshake: 5 s, or 1 s if
+// this side has sent nothing, because then nothing needs to be acknowledged.
+func (c *connection) closeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.sender.acceptedCount() == 0 {
+		return context.WithTimeout(ctx, drainTimeout)
 	}
-	return context.WithTimeout(ctx, closeTime)
+	return context.WithTimeout(ctx, closeTimeout)
 }
 
-// hangUp closes the transport so that the peer gets what was written: it waits
-// for the write in progress, ends the sending half, and reads until the peer has
-// ended its own or until ctx is done.
-func (c *connection) hangUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
+// closeGracefully closes the transport without losing what was written. It waits
+// for the flush in progress, shuts down the sending half, and discards input until
+// the peer has shut down its own half, until 1 s has passed, or until ctx is done.
+func (c *connection) closeGracefully(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	c.sender.settle(ctx)
-	if transport.EndSending(c.conn) {
-		c.discard(ctx)
+	c.sender.awaitFlushEnd(ctx)
+	if transport.EndSending(c.netConn) {
+		c.discardInput(ctx)
 	}
-	closeTransport(ctx, c.conn)
+	closeTransport(ctx, c.netConn)
 	c.source.End()
-	c.decoder.end()
+	c.decoder.releaseMemory()
 }
 
-// discard reads, without a check, until the stream is over or ctx is done.
-func (c *connection) discard(ctx context.Context) {
+// discardInput reads without decoding, until the stream is over or ctx is done.
+func (c *connection) discardInput(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.interrupt)()
-	c.decoder.end()
+	c.decoder.releaseMemory()
 	for {
 		c.source.SetReadDeadline(time.Time{})
 		if ctx.Err() != nil {
@@ -470,12 +474,12 @@ func (c *connection) discard(ctx context.Context) {
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
-		c.decoder.end()
+		c.decoder.releaseMemory()
 	}
 }
 
-// closeTransport closes conn. A connection that is no socket may block, so it is
-// closed by a goroutine of its own, which is awaited for a moment.
+// closeTransport closes conn. The Close of a connection that is not a socket may
+// block, so a goroutine calls it and is awaited for 1 s at most.
 func closeTransport(ctx context.Context, conn net.Conn) {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -487,26 +491,26 @@ func closeTransport(ctx context.Context, conn net.Conn) {
 		conn.Close()
 		close(closed)
 	}()
-	late := time.NewTimer(drainTime)
-	defer late.Stop()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
 	select {
 	case <-closed:
-	case <-late.C:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 }
 
-// closeSlowly ends a connection that has no connection type yet: it ends the
-// sending half and reads until the peer has ended its own, since closing with
-// unread input would reset the connection and destroy what was sent.
-func closeSlowly(conn net.Conn) {
+// lingerAndClose closes a transport before its handshake is complete. It shuts down
+// the sending half and reads until the peer has shut down its own, for 1 s at most:
+// closing with unread input would reset the connection and destroy what was sent.
+func lingerAndClose(conn net.Conn) {
 	defer closeTransport(context.Background(), conn)
 	if !transport.EndSending(conn) {
 		return
 	}
-	end := time.Now().Add(drainTime)
-	late := time.AfterFunc(drainTime, func() { conn.Close() }) // deadlines may be missing
-	defer late.Stop()
+	end := time.Now().Add(drainTimeout)
+	timer := time.AfterFunc(drainTimeout, func() { conn.Close() }) // conn may not support deadlines
+	defer timer.Stop()
 	var b [512]byte
 	for {
 		conn.SetReadDeadline(end)

@@ -1,5 +1,5 @@
-// One attempt of a client to connect: where the server can be, and what an error
-// means for the attempts that follow.
+// One connection attempt of a client: possible paths of the server, the check of the
+// server's user, and which errors are permanent.
 
 package gipc
 
@@ -20,50 +20,50 @@ import (
 	"example.com/gipc/internal/sys"
 )
 
-const connectTimeout = 10 * time.Second // for one attempt, however many addresses a name has
+const connectTimeout = 10 * time.Second // for one attempt, with all addresses of a host name
 
-// dialedServer is a connection to a server before the handshake.
+// A dialedServer is a connection to a server before the handshake.
 type dialedServer struct {
-	conn    net.Conn
-	peer    Peer // its Addr is the public address
-	foreign bool // not known to be this user's or root's: only the Secret can show whose it is
+	conn       net.Conn
+	peer       Peer // its Addr is the public address
+	unverified bool // the server may be another user's; only the Secret can authenticate it
 }
 
-// An attemptError is an error of one attempt to connect that says itself whether
-// further attempts are of use.
+// An attemptError is an error of a connection attempt that determines whether further
+// attempts are made.
 type attemptError struct {
 	error
-	final bool // no further attempt can succeed
+	permanent bool // no further attempt can succeed
 }
 
 func (e *attemptError) Unwrap() error { return e.error }
 
-// isForeignError reports whether an attempt failed because of a file or a server
-// of another user at the place of the server. The client logs a warning and goes on.
+// isForeignError reports whether an attempt failed because of another user's file or
+// server at the path. The client then logs a warning and retries.
 func isForeignError(err error) bool {
 	var attempt *attemptError
-	return errors.As(err, &attempt) && !attempt.final
+	return errors.As(err, &attempt) && !attempt.permanent
 }
 
-// handshakeError returns the error of a handshake with this server. That of a
-// foreign server does not end the client; otherwise any user could end it.
+// handshakeError adds the address to the error of a handshake with this server. An
+// unverified server does not end the client; otherwise any user could end it.
 func (d *dialedServer) handshakeError(s *settings, err error) error {
 	where := fmt.Errorf(errorPrefix+"%s %s", s.network, s.address)
 	if s.network == "unix" && d.peer.Addr != nil {
 		where = fmt.Errorf(errorPrefix+"unix %s", d.peer.Addr)
 	}
-	if !d.foreign {
-		return fail(where, err, "")
+	if !d.unverified {
+		return newError(where, err, "")
 	}
-	return &attemptError{error: fail(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
+	return &attemptError{error: newError(where, err, "the server there may be another user's: stop it, or use another Name or Address")}
 }
 
-// connect makes one connection to the server. It takes at most connectTimeout.
-func (s *settings) connect(ctx context.Context) (*dialedServer, error) {
+// dialServer makes one connection to the server. It takes at most connectTimeout.
+func (s *settings) dialServer(ctx context.Context) (*dialedServer, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	switch {
-	case s.dial != nil:
+	case s.dialFunc != nil:
 		return s.connectByDial(ctx)
 	case s.network == "tcp":
 		c, err := new(net.Dialer).DialContext(ctx, "tcp", s.address)
@@ -73,14 +73,14 @@ func (s *settings) connect(ctx context.Context) (*dialedServer, error) {
 		if err != nil {
 			return nil, s.dialError(err)
 		}
-		return &dialedServer{conn: c, peer: peerOf(c)}, nil
+		return &dialedServer{conn: c, peer: peerOfConn(c)}, nil
 	}
 	return s.connectUnix(ctx)
 }
 
-// connectByDial has the config's Dial make the connection.
+// connectByDial makes the connection by the config's Dial.
 func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
-	c, err := s.dial(ctx)
+	c, err := s.dialFunc(ctx)
 	switch {
 	case err != nil:
 	case c == nil:
@@ -94,21 +94,21 @@ func (s *settings) connectByDial(ctx context.Context) (*dialedServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf(errorPrefix+"the config's Dial: %w", err)
 	}
-	return &dialedServer{conn: c, peer: peerOf(c)}, nil
+	return &dialedServer{conn: c, peer: peerOfConn(c)}, nil
 }
 
 // checkStream returns ErrConfig for a connection that keeps message boundaries.
 func checkStream(c net.Conn) error {
 	for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr()} {
 		if a != nil && keepsBoundaries(a.Network()) {
-			return fail(ErrConfig, nil, "a connection on %s keeps message boundaries and a stream is needed: have Dial or Listener use unix or tcp", a.Network())
+			return newError(ErrConfig, nil, "a connection on %s keeps message boundaries and a stream is needed: have Dial or Listener use unix or tcp", a.Network())
 		}
 	}
 	return nil
 }
 
-// rejectSelf closes a TCP connection whose two ends are one. The kernel makes one
-// if no server listens on a port of the range from which it takes the client's.
+// rejectSelf closes a TCP connection that is connected to itself. The kernel makes such
+// a connection if no server listens on the port and the client gets the same port.
 func rejectSelf(c net.Conn) error {
 	local, ok := c.LocalAddr().(*net.TCPAddr)
 	if !ok || c.RemoteAddr() == nil || local.String() != c.RemoteAddr().String() {
@@ -118,41 +118,40 @@ func rejectSelf(c net.Conn) error {
 	return fmt.Errorf("tcp %s: the client has connected to itself: %w", local, sys.ErrRefused)
 }
 
-// connectUnix connects to the socket at the first place that has one which does
-// not refuse.
+// connectUnix connects to the first socket path at which a server listens.
 func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	var failed []error
-	for i, place := range s.places {
+	for i, place := range s.socketPlaces {
 		server, err := s.connectPlace(ctx, place)
 		if err == nil {
 			return server, nil
 		}
 		failed = append(failed, err)
-		if i == len(s.places)-1 || !isAbsent(err) || ctx.Err() != nil {
+		if i == len(s.socketPlaces)-1 || !isAbsent(err) || ctx.Err() != nil {
 			break
 		}
 	}
 	last := failed[len(failed)-1]
 	foreign := errors.Is(last, ErrUntrustedServer) || errors.Is(last, fs.ErrPermission)
 	err := error(&placesError{failed[:len(failed)-1], s.dialError(last)})
-	if derived := s.places[0].derived; foreign && (derived || !errors.Is(last, ErrUntrustedServer)) {
+	if derived := s.socketPlaces[0].derived; foreign && (derived || !errors.Is(last, ErrUntrustedServer)) {
 		err = &attemptError{err, !derived}
 	}
 	return nil, err
 }
 
-// isAbsent reports whether an attempt at a place failed because no server listens
-// there, or because the place may not be used.
+// isAbsent reports whether an attempt failed because no server listens at the path, or
+// because the path must not be used.
 func isAbsent(err error) bool {
 	return isNoServer(err) || errors.Is(err, ErrConfig)
 }
 
-// isNoServer reports whether err is that of connect where no server listens.
+// isNoServer reports whether err means that no server listens.
 func isNoServer(err error) bool {
 	return errors.Is(err, sys.ErrRefused) || errors.Is(err, fs.ErrNotExist)
 }
 
-// placesError says what each place of a socket had.
+// A placesError has the errors of all paths that were tried.
 type placesError struct {
 	skipped []error
 	last    error
@@ -161,15 +160,15 @@ type placesError struct {
 func (e *placesError) Error() string {
 	text := ""
 	for _, err := range e.skipped {
-		text += bare(err) + "; "
+		text += trimPrefix(err) + "; "
 	}
-	return errorPrefix + text + bare(e.last)
+	return errorPrefix + text + trimPrefix(e.last)
 }
 
-// Unwrap returns the last error alone: that of another place does not decide.
+// Unwrap returns the last error alone, which decides about further attempts.
 func (e *placesError) Unwrap() error { return e.last }
 
-// connectPlace connects to the socket at one place, and checks whose it is.
+// connectPlace connects to the socket at one path, and checks the server's user.
 func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialedServer, error) {
 	if err := place.checkLength(); err != nil {
 		return nil, err
@@ -179,18 +178,18 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 			return nil, err
 		}
 	}
-	proven := s.secret != nil || s.anyUser // or not needed
+	proven := s.secret != nil || s.allowAnyUser // the user does not matter
 	route := routeTo(place.path)
-	if route.err != nil && !proven {
-		return nil, route.err
+	if route.linkErr != nil && !proven {
+		return nil, route.linkErr
 	}
-	c, err := route.dial(ctx)
+	c, err := route.dialTarget(ctx)
 	if err != nil {
 		return nil, err
 	}
-	server := &dialedServer{conn: c, peer: peerOf(c)}
+	server := &dialedServer{conn: c, peer: peerOfConn(c)}
 	server.peer.Addr = &net.UnixAddr{Name: place.path, Net: "unix"}
-	if runtime.GOOS == "windows" || s.anyUser && s.secret == nil && !place.derived {
+	if runtime.GOOS == "windows" || s.allowAnyUser && s.secret == nil && !place.derived {
 		return server, nil
 	}
 	if err := route.checkServer(server.peer); err != nil {
@@ -198,13 +197,12 @@ func (s *settings) connectPlace(ctx context.Context, place socketPlace) (*dialed
 			c.Close()
 			return nil, err
 		}
-		server.foreign = true
+		server.unverified = true
 	}
 	return server, nil
 }
 
-// dialError adds to an error of the dialer what to do. The text of err has the
-// address in full.
+// dialError adds advice to an error of the dialer, whose text has the address.
 func (s *settings) dialError(err error) error {
 	switch {
 	case errors.Is(err, ErrConfig), errors.Is(err, ErrUntrustedServer):
@@ -221,24 +219,24 @@ func (s *settings) dialError(err error) error {
 	return fmt.Errorf(errorPrefix+"%w", err)
 }
 
-// permissionTime is how long permission may be missing: a server that has just
-// started sets the mode of its socket in less.
-const permissionTime = 50 * time.Millisecond
+// permissionDelay is the delay before a second attempt after a permission error. A server
+// that has just started sets the mode of its socket in less time.
+const permissionDelay = 50 * time.Millisecond
 
 const maxLinks = 40 // symbolic links on one path, as on Linux
 
-// hintTrust are the ways to talk to another user's server.
+// hintTrust is the advice for a server of another user.
 const hintTrust = "set the same Secret on both sides, or AllowAnyUser here"
 
-// socketRoute is a path of a socket and where it leads to.
+// A socketRoute is the path of a socket with its symbolic links resolved.
 type socketRoute struct {
-	path   string
-	target string      // path without symbolic links, or path if it leads nowhere
-	info   os.FileInfo // of the file there, or nil
-	err    error       // a symbolic link on the path cannot be trusted
+	path     string
+	target   string      // path without symbolic links, or path if it cannot be resolved
+	fileInfo os.FileInfo // of target, or nil
+	linkErr  error       // set if a symbolic link on the path is not trusted
 }
 
-// routeTo follows the symbolic links of a path.
+// routeTo resolves the symbolic links of a path.
 func routeTo(path string) *socketRoute {
 	r := &socketRoute{path: path, target: path}
 	if runtime.GOOS == "windows" {
@@ -248,21 +246,21 @@ func routeTo(path string) *socketRoute {
 	switch {
 	case err == nil:
 		r.target = target
-		r.info, _ = os.Lstat(target)
+		r.fileInfo, _ = os.Lstat(target)
 	case errors.Is(err, ErrUntrustedServer):
-		r.err = err
+		r.linkErr = err
 	}
 	return r
 }
 
-// followLinks returns an absolute path without its symbolic links. A link counts
-// only if this user or root has made it, because its maker chooses the server.
+// followLinks returns an absolute path without its symbolic links. Only links of this
+// user and of root are trusted, because a link's owner chooses the server.
 func followLinks(path string) (string, error) {
 	done, links := string(filepath.Separator), 0
 	for rest := path; rest != ""; {
 		var name string
 		name, rest, _ = strings.Cut(rest, string(filepath.Separator))
-		next := filepath.Join(done, name) // with name ".." the directory above, which is none of a link
+		next := filepath.Join(done, name) // for ".." the parent, which is right because done has no links
 		info, err := os.Lstat(next)
 		if err != nil {
 			return "", err
@@ -272,7 +270,7 @@ func followLinks(path string) (string, error) {
 			continue
 		}
 		if owner := sys.OwnerOf(info); !isTrusted(owner) {
-			return "", fail(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
+			return "", newError(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
 		}
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s has too many links", path)
@@ -288,13 +286,13 @@ func followLinks(path string) (string, error) {
 	return done, nil
 }
 
-// isTrusted reports whether a client trusts a server, or a link, of the user.
+// isTrusted reports whether a client trusts servers and links of the user.
 func isTrusted(user int) bool { return user == 0 || user >= 0 && user == os.Geteuid() }
 
-// dial connects to the target, since the path itself may lead elsewhere by now. A
-// permission that is missing is looked for once more: a server that has just
-// started may be about to give it.
-func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
+// dialTarget connects to the target, because the links of the path may have changed.
+// After a permission error it tries once more, because a server that has just started
+// may be about to set the mode of its socket.
+func (r *socketRoute) dialTarget(ctx context.Context) (net.Conn, error) {
 	target := r.target
 	if len(target) > sys.MaxSocketPath {
 		target = r.path
@@ -302,7 +300,7 @@ func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unix", target)
 	if errors.Is(err, fs.ErrPermission) {
 		select {
-		case <-time.After(permissionTime):
+		case <-time.After(permissionDelay):
 			c, err = new(net.Dialer).DialContext(ctx, "unix", target)
 		case <-ctx.Done():
 		}
@@ -310,33 +308,33 @@ func (r *socketRoute) dial(ctx context.Context) (net.Conn, error) {
 	return c, err
 }
 
-// checkServer returns an error unless the server is this user's or root's: by the
-// credentials from the kernel, otherwise by the owner of the socket file.
+// checkServer returns an error unless the server runs as this user or root. It uses the
+// credentials from the kernel or, if not known, the owner of the socket file.
 func (r *socketRoute) checkServer(peer Peer) error {
-	if r.err != nil {
-		return r.err
+	if r.linkErr != nil {
+		return r.linkErr
 	}
 	user := peer.UID
 	after := routeTo(r.path)
 	switch {
-	case after.err != nil:
-		return after.err
+	case after.linkErr != nil:
+		return after.linkErr
 	case after.target != r.target:
 		return fmt.Errorf(errorPrefix+"unix %s was replaced while this client connected to it", r.path)
 	case peer.Known:
-	case r.info == nil || !os.SameFile(r.info, after.info):
+	case r.fileInfo == nil || !os.SameFile(r.fileInfo, after.fileInfo):
 		return fmt.Errorf(errorPrefix+"unix %s was replaced while this client connected to it", r.path)
 	default:
-		user = sys.OwnerOf(after.info)
+		user = sys.OwnerOf(after.fileInfo)
 	}
 	if !isTrusted(user) {
-		return fail(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
+		return newError(ErrUntrustedServer, nil, "the server at unix %s runs as %s and this client as user %d: "+hintTrust, r.path, userText(user), os.Geteuid())
 	}
 	return nil
 }
 
-// peerOf returns who is at the other end of c.
-func peerOf(c net.Conn) Peer {
+// peerOfConn returns the Peer of a connection.
+func peerOfConn(c net.Conn) Peer {
 	p := Peer{UID: -1, GID: -1, PID: -1, Addr: c.RemoteAddr()}
 	if sc, ok := c.(syscall.Conn); ok && p.Addr != nil && p.Addr.Network() == "unix" {
 		if c, ok := sys.PeerCredentials(sc); ok {
@@ -346,7 +344,8 @@ func peerOf(c net.Conn) Peer {
 	return p
 }
 
-// loggedPeer is a Peer in the log: a client on a unix socket has no address.
+// A loggedPeer is a Peer in a log record. A client on a unix socket has no address, so it
+// is logged by its user and process.
 type loggedPeer Peer
 
 func (p loggedPeer) LogValue() slog.Value {

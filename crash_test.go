@@ -56,7 +56,7 @@ func endChild() {
 		s, err = StartServer(&ServerConfig{Name: "many", Network: "unix", Address: path, Heartbeat: heartbeat, MultiClient: true})
 		if err == nil {
 			go s.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-				if note(m); m.MsgType != internalType {
+				if note(m); m.MsgType != statusType {
 					srv.Write(m.MsgType, m.Data)
 				}
 			})
@@ -69,7 +69,7 @@ func endChild() {
 		} else if err == nil {
 			go func() {
 				for m, err := c.Read(); err == nil; m, err = c.Read() {
-					if note(m); m.MsgType != internalType {
+					if note(m); m.MsgType != statusType {
 						c.Write(m.MsgType, m.Data)
 					}
 				}
@@ -120,7 +120,7 @@ func talk(c *Client, trips *atomic.Int64, note func(*Message)) error {
 			switch {
 			case err != nil:
 				return err
-			case m.MsgType == internalType:
+			case m.MsgType == statusType:
 				note(m)
 				again = m.Status == "Connected"
 			default:
@@ -357,12 +357,12 @@ func TestClientsKilled(t *testing.T) {
 				trips[srv] = new(atomic.Int64)
 			case "Disconnected":
 				delete(trips, srv)
-				if !errors.Is(m.Err, ErrTruncated) && !c.s.leaving.Load() {
+				if !errors.Is(m.Err, ErrTruncated) && !c.s.closing.Load() {
 					t.Errorf("lost with %v, want ErrTruncated", m.Err)
 				}
 			}
 			mu.Unlock()
-			if m.MsgType != internalType {
+			if m.MsgType != statusType {
 				n.Add(1)
 				srv.Write(m.MsgType, m.Data) // who was killed has no answer, and good looks for its own
 			}
@@ -390,9 +390,9 @@ func TestClientsKilled(t *testing.T) {
 		}
 		victim.kill()
 		eventually(t, "the server knows it", func() bool {
-			c.s.host.mu.Lock()
-			defer c.s.host.mu.Unlock()
-			return c.s.Connections.Len() == 1 && len(c.s.host.pending) == 0
+			c.s.listenerState.mu.Lock()
+			defer c.s.listenerState.mu.Unlock()
+			return c.s.Connections.Len() == 1 && len(c.s.listenerState.pendingConns) == 0
 		})
 		good.goOn(t, 10)
 	}
@@ -413,7 +413,7 @@ func TestClientsKilled(t *testing.T) {
 }
 
 // A single-client server: the place of a client that was killed is free.
-func TestKilledClientGivesItsPlace(t *testing.T) {
+func TestKilledClientFreesItsSlot(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
 	s := startOne(t, path, -1)
@@ -614,7 +614,7 @@ func stoppedThatGoesOn(t *testing.T, role string, own, beat time.Duration) bool 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.MsgType == internalType {
+		if m.MsgType == statusType {
 			d := time.Since(heard)
 			if errors.Is(m.Err, ErrTimeout) && d >= 2*beat {
 				t.Logf("lost with right after %v", d)
@@ -680,7 +680,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 					stops++
 				}
 				m, err := here.Read()
-				if err != nil || m.MsgType == internalType || binary.BigEndian.Uint64(m.Data) != uint64(i) || len(m.Data) != 8+i%5000 {
+				if err != nil || m.MsgType == statusType || binary.BigEndian.Uint64(m.Data) != uint64(i) || len(m.Data) != 8+i%5000 {
 					t.Fatalf("message %d: %+v, %v", i, m, err)
 				}
 			}
@@ -697,7 +697,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 
 // Silence is judged by the clock, and a process that stood still could not
 // listen: what was read since the judgement, or can be read now, counts.
-func TestSilenceIsNotWhatTheSocketHolds(t *testing.T) {
+func TestHeartbeatReadsSocketBeforeTimeout(t *testing.T) {
 	t.Parallel()
 	for _, worse := range []bool{false, true} { // something besides silence
 		silenceIsNot(t, worse)
@@ -709,13 +709,13 @@ func silenceIsNot(t *testing.T, worse bool) {
 	defer s.Shutdown(past1(t)) // nobody reads there, for an hour
 	defer c.Shutdown(past1(t))
 	s.mu.Lock()
-	s.role.idle = time.Hour // the watcher stays away
+	s.readRole.idleDelay = time.Hour // the watcher stays away
 	s.mu.Unlock()
 	skipStatus(t, s, 1)
 	go func() { // the watcher leaves when it has served one who waits
 		for waits := 0; waits == 0; runtime.Gosched() {
 			s.mu.Lock()
-			waits = len(s.role.waiters)
+			waits = len(s.readRole.waiters)
 			s.mu.Unlock()
 		}
 		write(t, c, 1)
@@ -726,29 +726,29 @@ func silenceIsNot(t *testing.T, worse bool) {
 	eventually(t, "nobody reads", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.role.state == free
+		return s.readRole.state == roleFree
 	})
-	l := s.current.Load()
+	l := s.currentConn.Load()
 	silence := func(heard int64) {
-		if !l.loss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
+		if !l.pendingLoss.CompareAndSwap(nil, &pendingLoss{ErrTimeout, time.Now(), true, heard}) {
 			t.Error("there is a judgement already")
 		}
 	}
 	write(t, c, 2)
-	silence(l.beat.latest.Load())
+	silence(l.heartbeat.lastActivity.Load())
 	if m, err := s.Read(); err != nil || m.MsgType != 1 {
 		t.Fatalf("the socket has a message: %+v, %v", m, err)
 	}
-	silence(l.beat.latest.Load() - 1)
+	silence(l.heartbeat.lastActivity.Load() - 1)
 	if m, err := s.ReadTimed(time.Millisecond); m != TimeoutMessage || err != nil {
 		t.Fatalf("something was read since: %+v, %v", m, err)
 	}
-	silence(l.beat.latest.Load())
+	silence(l.heartbeat.lastActivity.Load())
 	want := ErrTimeout
 	if worse {
 		want = ErrNotConnected
-		l.setLoss(fail(want, nil, "the write failed"), time.Now())
-		s.wake(l)
+		l.failAt(newError(want, nil, "the write failed"), time.Now())
+		s.wakeReader(l)
 	}
 	if m := wantStatus(t, s, Disconnected); !errors.Is(m.Err, want) {
 		t.Errorf("lost with %v, want %v", m.Err, want)

@@ -1,5 +1,5 @@
-// What is known of messages that were sent on connections that are over, and
-// what still has to be reported of them.
+// The record of unconfirmed messages on connections that are over, and of what Close
+// and later calls still have to report.
 
 package gipc
 
@@ -10,115 +10,115 @@ import (
 	"sync/atomic"
 )
 
-const maxUnreported = 16 // losses that are told apart; more are reported as these are
+const maxUnreported = 16 // maximum number of recorded losses; the report of these covers further ones
 
-// A delivery is what became of the messages that were sent on one connection.
+// A delivery is the delivery result of the messages that were sent on one connection.
 type delivery struct {
-	notice      *Message // the status message of its end; nil before
-	unconfirmed error    // nil if the peer has received everything that was sent
-	reported    bool     // a reader has taken the notice with its Err, or a call has failed for it
+	lossNotice     *Message // the status message that reports the end of the connection; nil before
+	unconfirmedErr error    // nil if the peer has received everything that was sent
+	reported       bool     // a reader has received lossNotice with its Err, or a call has failed because of the loss
 }
 
-// A deliveryLedger holds what Close and the next call that sends have to report.
-// The endpoint's lock guards it.
+// A deliveryLedger records what Close and the next sending call have to report. The
+// endpoint's lock guards it, except queuedLossPending.
 //
-// Invariant: latest is that of the latest connection; earlier ones are listed
-// until they are confirmed or reported.
+// Invariant: latest belongs to the latest connection. earlier holds deliveries of
+// earlier connections until they are confirmed or reported.
 type deliveryLedger struct {
-	latest  *delivery
-	earlier []*delivery
-	queued  lostMessages
-	pending atomic.Bool // queued is to be reported; for those who do not hold the lock
+	latest            *delivery
+	earlier           []*delivery
+	queuedLosses      lostMessages
+	queuedLossPending atomic.Bool // queuedLosses is not empty; read without the lock
 }
 
-// begin makes d the latest delivery.
-func (l *deliveryLedger) begin(d *delivery) {
-	if l.latest != nil && l.latest.due() && len(l.earlier) < maxUnreported {
+// beginDelivery makes d the latest delivery.
+func (l *deliveryLedger) beginDelivery(d *delivery) {
+	if l.latest != nil && l.latest.isDue() && len(l.earlier) < maxUnreported {
 		l.earlier = append(l.earlier, l.latest)
 	}
 	l.latest = d
 }
 
-func (d *delivery) due() bool { return d.unconfirmed != nil && !d.reported }
+func (d *delivery) isDue() bool { return d.unconfirmedErr != nil && !d.reported }
 
-// taken notes that a reader has got a status message.
-func (l *deliveryLedger) taken(m *Message) {
+// noteNoticeRead records that a reader has received status message m.
+func (l *deliveryLedger) noteNoticeRead(m *Message) {
 	if m.Err == nil {
 		return
 	}
-	if l.latest != nil && l.latest.notice == m {
+	if l.latest != nil && l.latest.lossNotice == m {
 		l.latest.reported = true
 	}
-	l.earlier = slices.DeleteFunc(l.earlier, func(d *delivery) bool { return d.notice == m })
+	l.earlier = slices.DeleteFunc(l.earlier, func(d *delivery) bool { return d.lossNotice == m })
 }
 
-// callFailed notes that a call has failed since the connection of d is over.
-func (l *deliveryLedger) callFailed(d *delivery) {
+// noteCallFailed records that a call has failed because the connection of d is over.
+func (l *deliveryLedger) noteCallFailed(d *delivery) {
 	d.reported = true
 	l.earlier = slices.DeleteFunc(l.earlier, func(o *delivery) bool { return o == d })
 }
 
-// refused notes that a call has failed since the connection with an ID is over. ID 0 is
-// the latest connection.
-func (l *deliveryLedger) refused(id uint64) {
+// noteRefusedCall records that a call has failed because the connection with the given
+// ID is over. ID 0 is the latest connection.
+func (l *deliveryLedger) noteRefusedCall(id uint64) {
 	for _, d := range append(slices.Clone(l.earlier), l.latest) {
-		if d != nil && d.notice != nil && (d.notice.Conn == id || id == 0 && d == l.latest) {
-			l.callFailed(d)
+		if d != nil && d.lossNotice != nil && (d.lossNotice.Conn == id || id == 0 && d == l.latest) {
+			l.noteCallFailed(d)
 		}
 	}
 }
 
-// unreported reports whether messages are unconfirmed and no reader and no call has
-// reported that.
-func (l *deliveryLedger) unreported() bool {
-	return l.latest != nil && l.latest.due() || slices.ContainsFunc(l.earlier, (*delivery).due) || l.queued != lostMessages{}
+// hasUnreported reports whether there are unconfirmed messages whose loss no status
+// message and no call has reported.
+func (l *deliveryLedger) hasUnreported() bool {
+	return l.latest != nil && l.latest.isDue() || slices.ContainsFunc(l.earlier, (*delivery).isDue) || l.queuedLosses != lostMessages{}
 }
 
-// result returns what Close reports: in every case what is not confirmed of the
-// latest connection, and of earlier ones what was not reported.
-func (l *deliveryLedger) result() error {
+// closeResult returns the error of Close: unconfirmed messages of the latest
+// connection in every case, those of earlier ones unless they were reported.
+func (l *deliveryLedger) closeResult() error {
 	var err error
 	for _, d := range l.earlier {
-		if d.due() {
-			err = fail(ErrUnconfirmed, d.unconfirmed, "messages of an earlier connection may be lost")
+		if d.isDue() {
+			err = newError(ErrUnconfirmed, d.unconfirmedErr, "messages of an earlier connection may be lost")
 			break
 		}
 	}
-	if l.latest != nil && l.latest.unconfirmed != nil {
-		err = l.latest.unconfirmed
+	if l.latest != nil && l.latest.unconfirmedErr != nil {
+		err = l.latest.unconfirmedErr
 	}
-	if l.queued == (lostMessages{}) {
+	if l.queuedLosses == (lostMessages{}) {
 		return err
 	}
-	return l.reportQueued(err)
+	return l.reportQueuedLosses(err)
 }
 
-// addQueued notes lost messages of Queue.
-func (l *deliveryLedger) addQueued(lost lostMessages) {
-	l.queued.add(lost)
-	l.pending.Store(l.queued != (lostMessages{}))
+// addQueuedLosses records lost messages of Queue.
+func (l *deliveryLedger) addQueuedLosses(lost lostMessages) {
+	l.queuedLosses.add(lost)
+	l.queuedLossPending.Store(l.queuedLosses != (lostMessages{}))
 }
 
-// reportQueued returns the error for lost messages of Queue, which is due once. It
+// reportQueuedLosses returns the error for lost messages of Queue, and clears them. It
 // returns nil if there are none.
-func (l *deliveryLedger) reportQueued(cause error) error {
-	lost := l.queued
+func (l *deliveryLedger) reportQueuedLosses(cause error) error {
+	lost := l.queuedLosses
 	if lost == (lostMessages{}) {
 		return nil
 	}
-	l.queued, l.earlier = lostMessages{}, nil // this reports their loss
-	l.refused(0)
-	l.pending.Store(false)
-	return lost.report(cause)
+	l.queuedLosses, l.earlier = lostMessages{}, nil // the error reports all of them
+	l.noteRefusedCall(0)
+	l.queuedLossPending.Store(false)
+	return lost.lossError(cause)
 }
 
-// isOwnLimit reports whether a call has failed because its own context or time limit
-// ended. That says nothing about the connection.
-func isOwnLimit(err error) bool {
+// isCallerTimeout reports whether a call has failed because of its own context or time
+// limit, which does not mean that the connection is lost.
+func isCallerTimeout(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout)
 }
 
-// isDeliveryError reports whether err says that something was not sent or may not
+// isDeliveryError reports whether err means that something was not sent, or may not
 // have arrived.
 func isDeliveryError(err error) bool {
 	return errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrNotConnected)

@@ -1,4 +1,4 @@
-// Clients of a multi-client server that have left and are not read to the end.
+// Disconnected clients of a multi-client server whose messages are not read to the end.
 
 package gipc
 
@@ -8,102 +8,102 @@ import (
 )
 
 const (
-	maxDeparted  = 64 << 20 // bytes of messages that clients which have left keep, all together
-	minDeparture = 4 << 10  // bytes that each of them counts at least
-	maxEmpty     = 1024     // clients that have left nothing but status messages
+	maxDeparted  = 64 << 20 // maximum bytes of unread messages of all disconnected clients
+	minDeparture = 4 << 10  // minimum bytes that each of them counts
+	maxEmpty     = 1024     // maximum number of disconnected clients with only status messages
 )
 
-// A departure is a client that has left.
+// A departure is a disconnected client.
 type departure struct {
-	server     *Server
-	lost       bool // its connection was lost, so that nothing was acknowledged
-	size       int  // bytes that it counts; 0 if nothing but status messages is unread
-	ended      bool // its connection is over, and its totals are final
-	unreported bool // then: Close has to say that not everything was received
+	server       *Server
+	connLost     bool // its connection was lost, so its messages were not acknowledged
+	countedBytes int  // 0 if only status messages are unread
+	connEnded    bool // the teardown of its connection is complete, and its totals are final
+	unreported   bool // set with connEnded: it may not have received everything, and Close has to report that
 }
 
-// departedClients bounds what clients that have left keep. The pool's lock guards
-// it, except full.
+// departedClients limits the memory of disconnected clients. The pool's lock guards
+// it, except atLimit.
 //
-// Invariants: bytes is the sum of the sizes. lost and empty hold the departures that
-// may be evicted, in the order in which they came there: what was acknowledged is
-// never evicted. While full is set, background readers are stopped.
+// Invariants: keptBytes is the sum of countedBytes. lostClients and emptyClients hold
+// the departures that may be evicted, oldest first; acknowledged messages are never
+// evicted. While atLimit is set, background readers are paused.
 type departedClients struct {
-	limit int // of bytes
-	count int
-	bytes int
-	lost  []*departure // with messages
-	empty []*departure
-	full  atomic.Bool
+	maxBytes     int // limit of keptBytes; tests lower it
+	count        int
+	keptBytes    int
+	lostClients  []*departure // lost, with unread messages
+	emptyClients []*departure
+	atLimit      atomic.Bool
 }
 
-// departureSize returns what a client counts that has left the given queue.
+// departureSize returns the bytes that a client with the given unread messages counts.
 func departureSize(q *messageQueue) int {
-	if len(q.messages) == q.statuses {
+	if len(q.messages) == q.statusCount {
 		return 0
 	}
-	return max(q.bytes, minDeparture)
+	return max(q.queuedBytes, minDeparture)
 }
 
 func (c *departedClients) add(d *departure, size int) {
 	c.count++
-	c.bytes += size
-	d.size = size
-	if list := c.list(d); list != nil {
+	c.keptBytes += size
+	d.countedBytes = size
+	if list := c.evictionList(d); list != nil {
 		*list = append(*list, d)
 	}
 }
 
 func (c *departedClients) remove(d *departure) {
 	c.count--
-	c.bytes -= d.size
-	if list := c.list(d); list != nil {
+	c.keptBytes -= d.countedBytes
+	if list := c.evictionList(d); list != nil {
 		if i := slices.Index(*list, d); i >= 0 {
 			*list = slices.Delete(*list, i, i+1)
 		}
 	}
 }
 
-// list returns where a departure is listed, or nil.
-func (c *departedClients) list(d *departure) *[]*departure {
+// evictionList returns the list of evictable departures that d belongs to, or nil.
+func (c *departedClients) evictionList(d *departure) *[]*departure {
 	switch {
-	case d.size == 0:
-		return &c.empty
-	case d.lost:
-		return &c.lost
+	case d.countedBytes == 0:
+		return &c.emptyClients
+	case d.connLost:
+		return &c.lostClients
 	}
 	return nil
 }
 
-// shrink notes that some of a departure was read. It is not evicted for having
-// nothing but status messages left: somebody reads it.
+// shrink records that messages of a departure were read. A departure with only status
+// messages left stays out of emptyClients, because it is being read.
 func (c *departedClients) shrink(d *departure, size int) {
-	if d.size > 0 {
+	if d.countedBytes > 0 {
 		size = max(size, minDeparture)
-		c.bytes += size - d.size
-		d.size = size
+		c.keptBytes += size - d.countedBytes
+		d.countedBytes = size
 	}
 }
 
-// excess returns the departure to evict next, or nil.
-func (c *departedClients) excess() *departure {
+// nextEviction returns the departure to evict next, or nil if the limits are kept.
+func (c *departedClients) nextEviction() *departure {
 	switch {
-	case len(c.empty) > maxEmpty:
-		return c.empty[0]
-	case c.bytes >= c.limit && len(c.lost) > 0:
-		return c.lost[0]
+	case len(c.emptyClients) > maxEmpty:
+		return c.emptyClients[0]
+	case c.keptBytes >= c.maxBytes && len(c.lostClients) > 0:
+		return c.lostClients[0]
 	}
 	return nil
 }
 
-// setFull sets full at the limit, and takes it back at half of it. resumed reports
-// the latter.
-func (c *departedClients) setFull() (resumed bool) {
+// updateLimit sets atLimit at the limit, and clears it at half of the limit. resumed is
+// true if it was cleared.
+func (c *departedClients) updateLimit() (resumed bool) {
 	switch {
-	case c.bytes >= c.limit:
-		c.full.Store(true)
-	case c.bytes <= c.limit/2:
-		return c.full.Swap(false)
+	case c.keptBytes >= c.maxBytes:
+		c.atLimit.Store(true)
+	case c.keptBytes <= c.maxBytes/2:
+		return c.atLimit.Swap(false)
 	}
 	return false
 }

@@ -1,4 +1,4 @@
-// What outlives a connection: an endpoint with its status, its queue and its read
+// The endpoint, which outlives its connections: status, unread messages, the read
 // role, and the methods that Server and Client share.
 
 package gipc
@@ -12,57 +12,57 @@ import (
 // An endpoint is the part that Server and Client share. It is safe for concurrent
 // use.
 type endpoint struct {
-	settings *settings
-	pool     *bufferPool
-	hooks    *endpointHooks
-	leaving  atomic.Bool                // Close has begun
-	current  atomic.Pointer[connection] // what Write uses
-	tasks    sync.WaitGroup             // its goroutines
+	settings    *settings
+	buffers     *bufferPool
+	hooks       *endpointHooks
+	closing     atomic.Bool                // Close has been called
+	currentConn atomic.Pointer[connection] // used by Write; nil while disconnected
+	goroutines  sync.WaitGroup             // those of this endpoint
 
-	mu      sync.Mutex // guards what follows; nobody waits while holding it
-	life    *lifecycle
-	role    *readRole
-	queue   *messageQueue
-	ledger  *deliveryLedger
-	latest  *connection   // the current one, or the one before
-	totals  Stats         // except what the current connection counts
-	parting []*connection // closed by their peers, and not over yet
+	mu            sync.Mutex // guards the fields below; never held while waiting
+	lifecycle     *lifecycle
+	readRole      *readRole
+	unreadQueue   *messageQueue
+	deliveries    *deliveryLedger
+	latestConn    *connection   // the current connection or, while disconnected, the last one
+	earlierTotals Stats         // without the counters of latestConn
+	drainingConns []*connection // closed by their peers; teardown is still running
 }
 
-// endpointHooks is what differs between a client, a server and a client of a
-// multi-client server. It does not change after the start, except single.
+// endpointHooks holds what differs between a client, a server and a client of a
+// multi-client server. Only noReconnect changes after the start.
 type endpointHooks struct {
-	single   bool              // it lives for one connection
-	multi    bool              // a multi-client server, which is no end of any connection
-	redial   func(*connection) // looks for the next connection; nil if it comes by itself
-	ended    context.Context   // is done when Close begins; nil for a client of a multi-client server
-	endNow   func()            // ends ended
-	readable func()            // there is something to read; nil without a pool. Called with the lock held
-	finished func()            // there will be no connection any more; likewise
-	consumed func()            // finished, and what is unread has changed; likewise
-	over     func()            // the connection of a client is over; likewise
-	holdBack func() bool       // background readers are to stop; nil without a pool
+	noReconnect     bool              // the endpoint has one connection only
+	multiClient     bool              // a multi-client server, which has no connection of its own
+	reconnect       func(*connection) // makes the next connection, in its own goroutine; nil if the peer dials
+	baseCtx         context.Context   // canceled when Close begins; nil for a client of a multi-client server
+	cancelBase      func()            // cancels baseCtx
+	onReadable      func()            // a message was queued. This hook and the next three are nil without a pool, and called with mu held
+	onFinished      func()            // the final error was set: there will be no further connection
+	onConsumed      func()            // the unread messages have changed after onFinished
+	onConnectionEnd func()            // the teardown of a client's connection is complete
+	readsPaused     func() bool       // reports whether background readers have to stop; nil without a pool
 }
 
-// Status returns the current status as a string; see [Status]. The status
-// messages that Read returns say when it changed.
+// Status returns the current status as a string; see [Status]. Status messages,
+// which Read returns, report each change at its place in the stream.
 func (e *endpoint) Status() string { return e.StatusCode().String() }
 
 // StatusCode returns the current status.
 func (e *endpoint) StatusCode() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.status
+	return e.lifecycle.status
 }
 
-// Done is closed when this endpoint will never be connected again: after Close,
-// after a Client's Timeout, when a Server cannot accept any more, and, for a
-// client of a multi-client server, when that client is gone. Err then returns
-// why.
+// Done returns a channel that is closed when this endpoint will never be
+// connected again: after Close, after a Client's Timeout, when a Server can no
+// longer accept, and, for a client of a multi-client server, when that client has
+// disconnected. Err then returns the reason.
 func (e *endpoint) Done() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.done.wait()
+	return e.lifecycle.finalErrSet.waitChannel()
 }
 
 // Err returns nil until Done is closed. Then it returns ErrTimeout, wrapping the
@@ -71,7 +71,7 @@ func (e *endpoint) Done() <-chan struct{} {
 func (e *endpoint) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.err
+	return e.lifecycle.finalErr
 }
 
 // ID returns the number of the current or most recent connection, or 0 before the
@@ -79,10 +79,10 @@ func (e *endpoint) Err() error {
 func (e *endpoint) ID() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return 0
 	}
-	return e.latest.id
+	return e.latestConn.id
 }
 
 // Peer returns the credentials that the kernel reports for the process at the
@@ -90,13 +90,13 @@ func (e *endpoint) ID() uint64 {
 func (e *endpoint) Peer() Peer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return Peer{UID: -1, GID: -1, PID: -1}
 	}
-	return e.latest.peer
+	return e.latestConn.peer
 }
 
-// Stats returns the totals of this endpoint.
+// Stats returns the totals of this endpoint since its start.
 func (e *endpoint) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -104,17 +104,18 @@ func (e *endpoint) Stats() Stats {
 }
 
 func (e *endpoint) statsLocked() Stats {
-	s := e.totals
-	if e.latest != nil {
-		s.add(e.latest.stats())
+	s := e.earlierTotals
+	if e.latestConn != nil {
+		s.add(e.latestConn.stats())
 	}
 	return s
 }
 
-// WaitConnected returns nil as soon as this endpoint is connected. Its error is
-// that of ctx, or the endpoint's final one.
+// WaitConnected returns nil as soon as this endpoint is connected. It returns
+// early, with an error wrapping ctx.Err(), if ctx is done, with the error of Err
+// once Done is closed, and with ErrMultiClient on a multi-client server.
 func (e *endpoint) WaitConnected(ctx context.Context) error {
-	if e.hooks.multi {
+	if e.hooks.multiClient {
 		return ErrMultiClient
 	}
 	if err := checkContext(ctx); err != nil {
@@ -122,145 +123,146 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 	}
 	for {
 		e.mu.Lock()
-		c, err, status, changed := e.current.Load(), e.life.err, e.life.status, e.life.changed.wait()
+		c, err, status, changed := e.currentConn.Load(), e.lifecycle.finalErr, e.lifecycle.status, e.lifecycle.statusChanged.waitChannel()
 		e.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		if c != nil && !c.failing() && !c.sender.isBroken() {
+		if c != nil && !c.isFailing() && !c.sender.isBroken() {
 			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fail(contextError("wait for a connection, the status is "+status.String(), ctx), e.lastDialError(), "")
+			return newError(contextError("wait for a connection, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
 }
 
-// lastDialError returns why the last attempt to connect has failed, or nil.
+// lastDialError returns the error of the last connection attempt, or nil.
 func (e *endpoint) lastDialError() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.life.dialErr
+	return e.lifecycle.dialErr
 }
 
-// Security returns what protects the connection, or has protected the last one. Before
-// the first one it is zero, and so it is for a multi-client server itself.
+// Security returns the protection of the current or most recent connection. It is
+// zero before the first connection, and on a multi-client server itself.
 func (e *endpoint) Security() Security {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.latest == nil {
+	if e.latestConn == nil {
 		return Security{}
 	}
-	return e.latest.security
+	return e.latestConn.security
 }
 
 // checkContext returns ErrConfig for a nil context.
 func checkContext(ctx context.Context) error {
 	if ctx == nil {
-		return fail(ErrConfig, nil, "the context is nil: use context.Background")
+		return newError(ErrConfig, nil, "the context is nil: use context.Background")
 	}
 	return nil
 }
 
-// cancellable returns ctx, or nil if it is never done.
-func cancellable(ctx context.Context) context.Context {
+// cancelable returns ctx, or nil if ctx can never be done.
+func cancelable(ctx context.Context) context.Context {
 	if ctx.Done() == nil {
 		return nil
 	}
 	return ctx
 }
 
-func (e *endpoint) countLocked(m *Message) {
+func (e *endpoint) countReceivedLocked(m *Message) {
 	if m.IsRequest() {
-		e.totals.Requests++
+		e.earlierTotals.Requests++
 	}
-	e.totals.Received++
-	e.totals.ReceivedBytes += uint64(len(m.Data))
+	e.earlierTotals.Received++
+	e.earlierTotals.ReceivedBytes += uint64(len(m.Data))
 }
 
-// popLocked takes the oldest message of the queue.
-func (e *endpoint) popLocked(call *readCall, m *Message) bool {
-	queued := e.queue.pop()
+// popQueuedLocked moves the oldest queued message to m, and reports whether there
+// was one. Reading resumes if the full queue had stopped it.
+func (e *endpoint) popQueuedLocked(call *readCall, m *Message) bool {
+	queued := e.unreadQueue.pop()
 	if queued == nil {
 		return false
 	}
-	e.consumedLocked()
-	e.handLocked(call, m, queued)
-	if e.role.state == stopped && (!e.role.always || e.queue.bytes <= queueSize/2 || len(e.role.callers) > 0 && e.roomLocked() == unlimited) {
-		e.current.Load().beat.touch() // until now nobody listened
-		e.releaseLocked()
+	e.notifyConsumedLocked()
+	e.copyToReaderLocked(call, m, queued)
+	if e.readRole.state == roleStopped && (!e.readRole.fanIn || e.unreadQueue.queuedBytes <= queueSize/2 || len(e.readRole.replyWaiters) > 0 && e.queueRoomLocked() == unlimited) {
+		e.currentConn.Load().heartbeat.noteActivity() // nothing was read until now, so its age proves nothing
+		e.releaseRoleLocked()
 	}
 	return true
 }
 
-// roomLocked returns how large the next message may be that is queued for nobody.
-// A blocked write, an open call and the ways to read from all clients may hold a
-// larger one.
-func (e *endpoint) roomLocked() int {
-	c := e.current.Load()
-	return e.queue.room(e.role.always || c != nil && (c.sender.blocked.Load() || c.sender.calls.any()))
+// queueRoomLocked returns the maximum size of the next message that may be queued
+// without a waiting reader, in bytes. While a write is blocked, a call is open, or
+// the pool reads from all clients, the queue takes one larger message.
+func (e *endpoint) queueRoomLocked() int {
+	c := e.currentConn.Load()
+	return e.unreadQueue.freeBytes(e.readRole.fanIn || c != nil && (c.sender.writeBlocked.Load() || c.sender.callTable.hasOpenCalls()))
 }
 
-// handLocked gives a queued message to a reader.
-func (e *endpoint) handLocked(call *readCall, m, queued *Message) {
-	if queued.internal() && !call.noStatus {
-		e.ledger.taken(queued)
+// copyToReaderLocked copies a queued message to a reader's m.
+func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
+	if queued.isStatus() && !call.skipStatus {
+		e.deliveries.noteNoticeRead(queued)
 	}
 	data := queued.Data
-	if call.to.reuse && cap(m.Data) >= len(data) {
+	if call.destination.reuse && cap(m.Data) >= len(data) {
 		data = append(m.Data[:0], data...)
 	}
 	*m = *queued
 	m.Data = data
 }
 
-// consumedLocked has the pool know what is left to be read at the end.
-func (e *endpoint) consumedLocked() {
-	if e.hooks.consumed != nil && e.life.err != nil {
-		e.hooks.consumed()
+// notifyConsumedLocked reports to the pool, after the final error, that the unread
+// messages have changed.
+func (e *endpoint) notifyConsumedLocked() {
+	if e.hooks.onConsumed != nil && e.lifecycle.finalErr != nil {
+		e.hooks.onConsumed()
 	}
 }
 
-// pushLocked hands a message to the first waiting reader, or queues it.
-func (e *endpoint) pushLocked(m *Message) {
-	if e.role.giveMessage(m) {
+// deliverOrQueueLocked gives m to the first waiting reader, or queues it.
+func (e *endpoint) deliverOrQueueLocked(m *Message) {
+	if e.readRole.deliverMessage(m) {
 		return
 	}
-	e.totals.Dropped += e.queue.push(m)
-	if e.hooks.readable != nil {
-		e.hooks.readable()
+	e.earlierTotals.Dropped += e.unreadQueue.push(m)
+	if e.hooks.onReadable != nil {
+		e.hooks.onReadable()
 	}
 }
 
-// releaseLocked gives the role up.
-func (e *endpoint) releaseLocked() {
-	c := e.current.Load()
-	e.role.release(e.leaving.Load(), c != nil && c.loss.Load() != nil)
+// releaseRoleLocked passes the read role on; see readRole.release.
+func (e *endpoint) releaseRoleLocked() {
+	c := e.currentConn.Load()
+	e.readRole.release(e.closing.Load(), c != nil && c.pendingLoss.Load() != nil)
 }
 
-// announceLocked changes the status, and has readers see that in the stream, as
-// message m. It returns false if the status cannot change so.
-func (e *endpoint) announceLocked(m *Message, s Status) bool {
-	if !e.life.become(s) {
+// announceStatusLocked makes the transition to s and puts status message m into
+// the stream. It returns false if the transition is not allowed.
+func (e *endpoint) announceStatusLocked(m *Message, s Status) bool {
+	if !e.lifecycle.setStatus(s) {
 		return false
 	}
-	m.MsgType, m.Status = internalType, s.String()
-	e.pushLocked(m)
+	m.MsgType, m.Status = statusType, s.String()
+	e.deliverOrQueueLocked(m)
 	return true
 }
 
-// finishLocked makes err the result of every read from here on, behind what the
-// queue holds.
-func (e *endpoint) finishLocked(err error) {
-	if !e.life.finish(err) {
+// setFinalErrLocked makes err the result of every read once the queue is empty.
+func (e *endpoint) setFinalErrLocked(err error) {
+	if !e.lifecycle.setFinalErr(err) {
 		return
 	}
-	e.role.dismiss()
-	if e.hooks.finished != nil {
-		e.hooks.readable()
-		e.hooks.finished()
+	e.readRole.wakeWaiters()
+	if e.hooks.onFinished != nil {
+		e.hooks.onReadable()
+		e.hooks.onFinished()
 	}
-	e.consumedLocked()
+	e.notifyConsumedLocked()
 }

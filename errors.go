@@ -1,4 +1,4 @@
-// Every error that callers can match, on one page.
+// The errors that callers can match, and the construction of error texts.
 
 package gipc
 
@@ -13,61 +13,60 @@ import (
 
 const errorPrefix = "gipc: "
 
-// Sentinels, to be matched with errors.Is. What the package returns usually
-// wraps one of them and adds what happened, where, and what to do.
+// Sentinel errors, to be matched with errors.Is. Most errors of this package wrap one
+// of them and add what failed, why, and what to do.
 var (
-	// ErrClosed: this end was closed, or its only connection is over. Also net.ErrClosed.
+	// ErrClosed is returned after Close, or after the only connection has ended. It also matches net.ErrClosed.
 	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
-	// ErrTimeout: the time that the caller or the configuration gave has passed. Also os.ErrDeadlineExceeded.
+	// ErrTimeout means that a time limit of the call or of the configuration has passed. It also matches os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
 	// ErrNotConnected means that nothing was sent, because no peer is connected. Sending again is safe.
 	ErrNotConnected error = &sentinel{"not connected", nil}
 	// ErrUnconfirmed means that some or all of what was sent may have arrived, and this side cannot know. Sending again may send twice.
 	ErrUnconfirmed error = &sentinel{"not confirmed", nil}
-	// ErrReservedType: a message type that users may not send; theirs are 1 to 2147483647.
+	// ErrReservedType means that the message type is not 1 to 2147483647. Nothing was sent.
 	ErrReservedType error = &sentinel{"reserved message type", nil}
-	// ErrTooLarge: the data is over the peer's limit. The error is a [*SizeError].
+	// ErrTooLarge means that the data exceeds the peer's MaxMsgSize. The error is a [*SizeError].
 	ErrTooLarge error = &sentinel{"message too large", nil}
-	// ErrConfig: the configuration or the environment cannot be used; the text names the field.
+	// ErrConfig means that the configuration or the environment cannot be used. The text names the field.
 	ErrConfig error = &sentinel{"bad configuration", nil}
-	// ErrNameInUse: another server that is alive holds the name or the address.
+	// ErrNameInUse means that a live server uses the name or the address.
 	ErrNameInUse error = &sentinel{"name or address in use", nil}
-	// ErrVersion: the two sides speak different versions of the protocol.
+	// ErrVersion means that the two sides use different versions of the protocol.
 	ErrVersion error = &sentinel{"protocol version differs", nil}
-	// ErrEncryption: one side requires encryption and the other does not offer it.
+	// ErrEncryption means that one side requires encryption and the other side does not encrypt.
 	ErrEncryption error = &sentinel{"encryption differs", nil}
-	// ErrSecret: a secret that is wrong, missing or not wanted, or, with and without one, another Name.
+	// ErrSecret means that the peers' secrets or names differ, or that only one side has a secret.
 	ErrSecret error = &sentinel{"secret or name does not match", nil}
-	// ErrRefused: the server refused the client: it is busy, or Authorize said no.
+	// ErrRefused means that the server refused the client: its client limit is reached, or its Authorize returned an error.
 	ErrRefused error = &sentinel{"refused", nil}
-	// ErrUntrustedServer: the server on the socket runs as a user that this client does not trust.
+	// ErrUntrustedServer means that the server on the unix socket runs as a user that this client does not trust.
 	ErrUntrustedServer error = &sentinel{"untrusted server", nil}
-	// ErrMalformed: the peer sent bytes that the protocol forbids.
+	// ErrMalformed means that the peer has sent bytes that violate the protocol.
 	ErrMalformed error = &sentinel{"malformed input", nil}
-	// ErrNotAuthentic means that a record was changed, replayed, reordered, reflected or lost on its way.
+	// ErrNotAuthentic means that a record was changed, replayed, reordered, reflected or lost in transit.
 	ErrNotAuthentic error = &sentinel{"record is not authentic", nil}
 	// ErrTruncated means that the stream ended without a close. It also matches io.ErrUnexpectedEOF.
 	ErrTruncated error = &sentinel{"connection truncated", io.ErrUnexpectedEOF}
-	// ErrNotRequest means that the message is no request, so there is nothing to reply to.
+	// ErrNotRequest means that the message is not a request, so that Reply sent nothing.
 	ErrNotRequest error = &sentinel{"not a request", nil}
-	// ErrReplied means that the request has its reply already.
+	// ErrReplied means that the request was answered before.
 	ErrReplied error = &sentinel{"already replied", nil}
-	// ErrMultiClient: the call is for one client; use Server.Connections.
+	// ErrMultiClient means that the call needs one client. Use Server.Connections.
 	ErrMultiClient error = &sentinel{"server has many clients: use its Connections", nil}
 )
 
-// A sentinel is one decision of this package and the error of the standard
-// library that says the same.
+// A sentinel is an error value that may also match an error of the standard library.
 type sentinel struct {
-	text string
-	also error
+	text   string
+	stdErr error
 }
 
 func (s *sentinel) Error() string { return errorPrefix + s.text }
-func (s *sentinel) Unwrap() error { return s.also }
+func (s *sentinel) Unwrap() error { return s.stdErr }
 
-// SizeError says that a message's data is larger than the peer accepts. Both
-// numbers are in bytes. It matches ErrTooLarge; the connection goes on.
+// A SizeError reports that the data of a message exceeds the peer's MaxMsgSize. Size and
+// Limit are in bytes. It matches ErrTooLarge. The connection stays usable.
 type SizeError struct{ Size, Limit int }
 
 func (e *SizeError) Error() string {
@@ -77,16 +76,16 @@ func (e *SizeError) Error() string {
 // Is reports whether target is ErrTooLarge.
 func (e *SizeError) Is(target error) bool { return target == ErrTooLarge }
 
-// failure is a sentinel with what happened and why.
+// A failure is a sentinel with a text and a cause.
 type failure struct {
 	kind  error // a sentinel
 	cause error // may be nil
 	text  string
 }
 
-// fail wraps kind with a text and a cause that may be nil. The prefix stands
-// once in the result, however deep causes are nested.
-func fail(kind, cause error, format string, args ...any) error {
+// newError returns an error that wraps kind and cause, which may be nil. The prefix
+// appears once in its text, however deep causes are nested.
+func newError(kind, cause error, format string, args ...any) error {
 	return &failure{kind, cause, fmt.Sprintf(format, args...)}
 }
 
@@ -96,7 +95,7 @@ func (f *failure) Error() string {
 		text += ": " + f.text
 	}
 	if f.cause != nil {
-		text += ": " + bare(f.cause)
+		text += ": " + trimPrefix(f.cause)
 	}
 	return text
 }
@@ -108,10 +107,10 @@ func (f *failure) Unwrap() []error {
 	return []error{f.kind, f.cause}
 }
 
-// bare is the text of err without the package's prefix.
-func bare(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
+// trimPrefix returns the text of err without the package's prefix.
+func trimPrefix(err error) string { return strings.TrimPrefix(err.Error(), errorPrefix) }
 
-// contextError says that a call ended since its context did.
+// contextError returns the error of a call that ended because its context is done.
 func contextError(call string, ctx context.Context) error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {
@@ -120,7 +119,8 @@ func contextError(call string, ctx context.Context) error {
 	return fmt.Errorf("gipc: %s: %w", call, err)
 }
 
-// badField is ErrConfig for a field's value; never show it a Secret.
-func badField(name string, value any, advice string) error {
-	return fail(ErrConfig, nil, "%s is %v: %s", name, value, advice)
+// fieldError returns ErrConfig for a field of a config. value appears in the text, so it
+// must not be a secret.
+func fieldError(name string, value any, advice string) error {
+	return newError(ErrConfig, nil, "%s is %v: %s", name, value, advice)
 }

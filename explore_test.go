@@ -37,11 +37,11 @@ type closePhase uint8
 
 const (
 	sideOpen     closePhase = iota
-	sideStopping            // Close has begun: stopReadingLocked
-	sideAwaiting            // its close is accepted: awaitAck of closeConnection
-	sideParting             // the peer's close came before its Close: loseLocked, part
+	sideStopping            // Close has begun: endReading
+	sideAwaiting            // its close is accepted: awaitCloseAck of closeConnection
+	sideParting             // the peer's close came before its Close: disconnectLocked, teardown
 	sideDraining            // it knows the outcome and sends the rest: closeConnection
-	sideHanging             // it has ended its sending half: hangUp
+	sideHanging             // it has ended its sending half: closeGracefully
 	sideOver
 )
 
@@ -120,7 +120,7 @@ var closingRules = []closingRule{
 		func(v closingView) bool {
 			return v.reads() && v.comes() == frameClose && strings.ContainsAny(v.in.frames, "01")
 		},
-		func(v closingView) { v.receive(); v.receiveAck() }}, // checkRecord does the latter
+		func(v closingView) { v.receive(); v.receiveAck() }}, // checkRemainder does the latter
 	{"receives the end of the stream", true,
 		func(v closingView) bool { return v.reads() && v.comes() == streamEnd },
 		func(v closingView) { v.finish(ErrTruncated) }},
@@ -153,7 +153,7 @@ func (s *closingSide) acknowledge() {
 		s.accept(frameClose)
 	}
 	s.sentClose, s.sentAck = true, true
-	s.accept(string('0' + rune(s.ackByte())))
+	s.accept(string('0' + rune(s.ownAckCode())))
 }
 
 // A cut before frames that are on the way is one that came before they were sent.
@@ -188,8 +188,8 @@ func (v closingView) receive() {
 	case frameMessage:
 		v.receiveMessage()
 	case frameClose:
-		if v.onClose() && v.phase == sideOpen {
-			// loseLocked, in one step: no message is accepted between its total and its refusal.
+		if v.noteClose() && v.phase == sideOpen {
+			// disconnectLocked, in one step: no message is accepted between its total and its refusal.
 			v.told, v.unconfirmed, v.phase = "close", v.written > 0, sideParting
 			v.acknowledge()
 		}
@@ -204,7 +204,7 @@ func (s *closingSide) receiveMessage() {
 	switch {
 	case s.peerClosed: // it is for nobody
 	case s.phase == sideAwaiting:
-		s.onMessage()
+		s.noteDiscarded()
 	default:
 		s.received++
 		if s.deaf {
@@ -214,14 +214,14 @@ func (s *closingSide) receiveMessage() {
 }
 
 func (v closingView) receiveAck() {
-	v.state.refused = v.onAck(v.in.frames[0]-'0') != nil
+	v.state.refused = v.noteAck(v.in.frames[0]-'0') != nil
 	v.in.frames = v.in.frames[1:]
 }
 
 // finish has the side wait for nothing more, for the given cause.
 func (v closingView) finish(cause error) {
 	switch v.phase {
-	case sideOpen: // loseLocked
+	case sideOpen: // disconnectLocked
 		v.told, v.unconfirmed = "loss", v.written > 0
 	case sideAwaiting, sideParting:
 		v.learn(cause)
@@ -232,9 +232,9 @@ func (v closingView) finish(cause error) {
 	v.hangUp()
 }
 
-// learn is the end of awaitAck. part may only take back what loseLocked has noted.
+// learn is the end of awaitCloseAck. teardown may only take back what disconnectLocked has noted.
 func (s *closingSide) learn(cause error) {
-	failed := s.outcome(uint64(s.written), cause) != nil
+	failed := s.deliveryResult(uint64(s.written), cause) != nil
 	s.unconfirmed = failed && (s.unconfirmed || s.phase == sideAwaiting)
 	s.phase = sideDraining
 }
@@ -254,7 +254,7 @@ func (v closingView) goOn() {
 	}
 	drained := v.accepted == "" && !v.broken
 	v.out.ended = v.out.ended || v.phase == sideParting && drained
-	if v.acked && (v.phase == sideAwaiting || v.phase == sideParting && drained) {
+	if v.ackReceived && (v.phase == sideAwaiting || v.phase == sideParting && drained) {
 		v.learn(nil)
 	}
 	if v.phase == sideParting && v.broken || v.phase == sideDraining && (drained || v.broken || !v.sentAck) {
@@ -271,7 +271,7 @@ func (v closingView) forget() {
 	}
 	if v.phase >= sideHanging {
 		v.broken = false
-		v.closeHandshake = closeHandshake{sentClose: v.sentClose, discarded: v.discarded}
+		v.closeHandshake = closeHandshake{sentClose: v.sentClose, messageDiscarded: v.messageDiscarded}
 	}
 	if v.phase == sideOver {
 		v.told = ""
@@ -300,16 +300,16 @@ func (v closingView) violation() string {
 // brings it.
 func (s *closingSide) wrongStep() string {
 	message, closed, acked, other := s.closeHandshake, s.closeHandshake, s.closeHandshake, s.closeHandshake
-	message.onMessage()
-	due := s.sentClose && s.peerClosed && !s.acked
+	message.noteDiscarded()
+	due := s.sentClose && s.peerClosed && !s.ackReceived
 	switch {
-	case message.ackByte() != s.ackByte() && s.peerClosed:
+	case message.ownAckCode() != s.ownAckCode() && s.peerClosed:
 		return "a message behind the peer's close counts as discarded"
-	case closed.onClose() == s.peerClosed || closed.onClose():
+	case closed.noteClose() == s.peerClosed || closed.noteClose():
 		return "the first close is not taken for it, or another one is"
-	case (acked.onAck(allReceived) == nil) != due || acked.onAck(allReceived) == nil:
+	case (acked.noteAck(allReceived) == nil) != due || acked.noteAck(allReceived) == nil:
 		return "a close-ack is refused that is due, or one that is not due is accepted"
-	case due && (other.onAck(7) != nil || other.outcome(1, nil) == nil):
+	case due && (other.noteAck(7) != nil || other.deliveryResult(1, nil) == nil):
 		return "a close-ack of 7 is not read as one of 1"
 	}
 	return ""
@@ -328,7 +328,7 @@ func (v closingView) quietViolation() string {
 		return "one side is at the end, and the other one is not"
 	case fair && v.phase == sideOver && v.unconfirmed != lost:
 		return "a side takes for received what was discarded, or the other way round"
-	case fair && v.phase == sideOver && lost && !(v.peer.called && v.peer.discarded):
+	case fair && v.phase == sideOver && lost && !(v.peer.called && v.peer.messageDiscarded):
 		return "messages are missing, and nobody has discarded them"
 	}
 	return ""
@@ -465,7 +465,7 @@ func (t *roleTask) isCall() bool { return t.wait != nil }
 
 // mayWake reports whether what a sleeping call waits for has happened.
 func (t *roleTask) mayWake() bool {
-	return t.waiter != nil && len(t.waiter.wake) > 0 || t.isCall() && len(t.wait.call.done) > 0
+	return t.waiter != nil && len(t.waiter.wakeSignal) > 0 || t.isCall() && len(t.wait.call.doneSignal) > 0
 }
 
 // A roleWorld is a state. The endpoint, its role and its queue are real, and nearly all
@@ -497,7 +497,7 @@ func streamBit(m *Message) int {
 	switch {
 	case m.MsgType == replyType:
 		return 0
-	case !m.internal():
+	case !m.isStatus():
 		return 1 << m.MsgType
 	case m.Is(Closed):
 		return 1 << 10
@@ -519,18 +519,18 @@ func (s *roleSource) End()                            {}
 
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
-	return &connection{id: uint64(id), conn: conn, source: new(roleSource), decoder: new(decoder), closing: new(closeHandshake),
-		delivery: new(delivery), beat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), calls: new(callTable), open: new(batch), active: new(batch)}}
+	return &connection{id: uint64(id), netConn: conn, source: new(roleSource), decoder: new(decoder), closeHandshake: new(closeHandshake),
+		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), sendQueue: sendQueue{callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}}
 }
 
 // clone copies all that a step may change.
 func (w *roleWorld) clone() *roleWorld {
-	n, role, life, queue := *w, *w.e.role, *w.e.life, &messageQueue{bytes: w.e.queue.bytes, statuses: w.e.queue.statuses}
-	queue.messages, n.wire, n.decoder = slices.Clone(w.e.queue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
-	queue.length.Store(w.e.queue.length.Load())
-	n.e = &endpoint{settings: w.e.settings, pool: w.e.pool, life: &life, role: &role, queue: queue, ledger: new(deliveryLedger),
-		hooks: &endpointHooks{single: w.single, holdBack: func() bool { return n.held }}}
-	n.e.leaving.Store(w.e.leaving.Load())
+	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{queuedBytes: w.e.unreadQueue.queuedBytes, statusCount: w.e.unreadQueue.statusCount}
+	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
+	queue.length.Store(w.e.unreadQueue.length.Load())
+	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
+		hooks: &endpointHooks{noReconnect: w.single, readsPaused: func() bool { return n.held }}}
+	n.e.closing.Store(w.e.closing.Load())
 	copies := map[*openCall]*openCall{}
 	for i := range n.tasks {
 		if t := &n.tasks[i]; t.isCall() {
@@ -538,29 +538,29 @@ func (w *roleWorld) clone() *roleWorld {
 		}
 	}
 	if c := w.c; c != nil { // the parts that are shared do not matter here
-		n.c = &connection{id: c.id, conn: c.conn, source: new(roleSource), decoder: c.decoder, closing: c.closing, delivery: c.delivery,
-			beat: c.beat, sender: &sender{sink: c.sender.sink, calls: copyTable(c.sender.calls, copies), open: c.sender.open, active: c.sender.active}}
+		n.c = &connection{id: c.id, netConn: c.netConn, source: new(roleSource), decoder: c.decoder, closeHandshake: c.closeHandshake, delivery: c.delivery,
+			heartbeat: c.heartbeat, sender: &sender{sink: c.sender.sink, sendQueue: sendQueue{callTable: copyTable(c.sender.callTable, copies), openBatch: c.sender.openBatch, activeBatch: c.sender.activeBatch}}}
 		*n.source() = *w.source()
-		n.c.preempt.Store(c.preempt.Load())
-		n.c.loss.Store(c.loss.Load())
-		n.c.sender.blocked.Store(c.sender.blocked.Load())
-		n.e.current.Store(n.c)
+		n.c.preemptRequested.Store(c.preemptRequested.Load())
+		n.c.pendingLoss.Store(c.pendingLoss.Load())
+		n.c.sender.writeBlocked.Store(c.sender.writeBlocked.Load())
+		n.e.currentConn.Store(n.c)
 	}
 	if w.failed == w.c {
 		n.failed = n.c
 	}
-	role.waiters, role.callers = slices.Clone(role.waiters), slices.Clone(role.callers)
+	role.waiters, role.replyWaiters = slices.Clone(role.waiters), slices.Clone(role.replyWaiters)
 	for i := range n.tasks {
 		if old := n.tasks[i].waiter; old != nil {
 			copied := new(readWaiter)
 			if t := &n.tasks[i]; t.isCall() {
-				copied = &t.wait.turn
+				copied = &t.wait.leadWaiter
 			}
 			*copied = *old
-			if copied.wake = make(chan struct{}, 1); len(old.wake) > 0 {
-				copied.wake <- struct{}{}
+			if copied.wakeSignal = make(chan struct{}, 1); len(old.wakeSignal) > 0 {
+				copied.wakeSignal <- struct{}{}
 			}
-			for _, line := range [][]*readWaiter{role.waiters, role.callers} {
+			for _, line := range [][]*readWaiter{role.waiters, role.replyWaiters} {
 				if at := slices.Index(line, old); at >= 0 {
 					line[at] = copied
 				}
@@ -568,9 +568,9 @@ func (w *roleWorld) clone() *roleWorld {
 			n.tasks[i].waiter = copied
 		}
 	}
-	role.yielded.channel = nil // Close looks at happened
-	role.paused = func() {}    // that the pause has passed is a step
-	role.startReader = func() { n.startBackground(readCall{to: destination{room: n.e.roomLocked()}}) }
+	role.roleReleased.channel = nil // Close looks at happened
+	role.onIdle = func() {}         // that the pause has passed is a step
+	role.startBackgroundReader = func() { n.startBackground(readCall{destination: destination{maxSize: n.e.queueRoomLocked()}}) }
 	return &n
 }
 
@@ -579,21 +579,21 @@ func (t *roleTask) copyWait(copies map[*openCall]*openCall) {
 	old := t.wait
 	t.wait = new(replyWait)
 	*t.wait = *old
-	t.wait.call.done = make(chan struct{}, 1)
-	if len(old.call.done) > 0 {
-		t.wait.call.done <- struct{}{}
+	t.wait.call.doneSignal = make(chan struct{}, 1)
+	if len(old.call.doneSignal) > 0 {
+		t.wait.call.doneSignal <- struct{}{}
 	}
-	t.wait.turn.wake = make(chan struct{}, 1) // a waiter copies the rest
-	t.call.reply, copies[&old.call] = &t.wait.call, &t.wait.call
+	t.wait.leadWaiter.wakeSignal = make(chan struct{}, 1) // a waiter copies the rest
+	t.call.awaitedReply, copies[&old.call] = &t.wait.call, &t.wait.call
 }
 
 func copyTable(old *callTable, copies map[*openCall]*openCall) *callTable {
-	n := &callTable{last: old.last, flushed: old.flushed, over: old.over}
-	if old.open != nil {
-		n.open = map[uint64]*openCall{}
+	n := &callTable{lastNumber: old.lastNumber, lastFlushed: old.lastFlushed, endErr: old.endErr}
+	if old.openCalls != nil {
+		n.openCalls = map[uint64]*openCall{}
 	}
-	for number, call := range old.open {
-		n.open[number] = copies[call]
+	for number, call := range old.openCalls {
+		n.openCalls[number] = copies[call]
 	}
 	return n
 }
@@ -609,15 +609,15 @@ func (w *roleWorld) startBackground(call readCall) {
 
 // begin begins a call of a kind.
 func (w *roleWorld) begin(t *roleTask, kind byte) {
-	*t = roleTask{kind: kind, call: readCall{poll: kind == 'p', to: destination{room: unlimited}}}
+	*t = roleTask{kind: kind, call: readCall{noWait: kind == 'p', destination: destination{maxSize: unlimited}}}
 	if kind != 'r' {
 		w.enter(t)
 		return
 	}
 	t.wait = getReplyWait(new(bufferPool))
-	t.call.reply = &t.wait.call
-	w.c.sender.calls.add(&t.wait.call)
-	w.c.sender.calls.flush()
+	t.call.awaitedReply = &t.wait.call
+	w.c.sender.callTable.addCall(&t.wait.call)
+	w.c.sender.callTable.noteFlushed()
 	w.await(t)
 }
 
@@ -626,65 +626,65 @@ func (w *roleWorld) calls() *callTable {
 	if w.c == nil {
 		return new(callTable)
 	}
-	return w.c.sender.calls
+	return w.c.sender.callTable
 }
 
 // await is a turn of awaitReply.
 func (w *roleWorld) await(t *roleTask) {
-	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{calls: w.calls(), open: new(batch)}})
-	_, done, _ := e.replyTurnLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
+	e, c := w.e, cmp.Or(w.c, &connection{sender: &sender{sendQueue: sendQueue{callTable: w.calls(), openBatch: new(batch)}}})
+	_, done, _ := e.checkReplyLocked(cmp.Or(t.call.ctx, context.Background()), c, t.wait)
 	switch {
 	case done:
-		w.calls().giveUp(&t.wait.call)
+		w.calls().abandonCall(&t.wait.call)
 		w.leave(t, nil)
-	case t.wait.granted:
-		t.wait.granted, t.call.to.room, t.place = false, e.roomLocked(), looking
+	case t.wait.holdsRole:
+		t.wait.holdsRole, t.call.destination.maxSize, t.place = false, e.queueRoomLocked(), looking
 	default:
-		if e.role.state == stopped && t.wait.stop != e.role.stops {
-			t.wait.stop, t.late = e.role.stops, false
+		if e.readRole.state == roleStopped && t.wait.stopCount != e.readRole.stopCount {
+			t.wait.stopCount, t.late = e.readRole.stopCount, false
 		}
-		t.waiter, t.place = &t.wait.turn, inLine
-		e.role.waitToLead(t.waiter)
+		t.waiter, t.place = &t.wait.leadWaiter, inLine
+		e.readRole.addReplyWaiter(t.waiter)
 	}
 }
 
-// awakeCall is waitForReplyLocked behind the sleep.
+// awakeCall is awaitReplyEvent behind the sleep.
 func (w *roleWorld) awakeCall(t *roleTask) {
-	t.wait.granted = w.e.role.leaveCallers(t.waiter)
-	t.wait.late = t.late && t.place == givingUp && w.e.role.state == stopped && w.e.role.stops == t.wait.stop
+	t.wait.holdsRole = w.e.readRole.removeReplyWaiter(t.waiter)
+	t.wait.timedOut = t.late && t.place == givingUp && w.e.readRole.state == roleStopped && w.e.readRole.stopCount == t.wait.stopCount
 	t.waiter = nil
 	w.await(t)
 }
 
-// enter is a turn of readLocked.
+// enter is a turn of readNext.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.role.state == free && w.e.queue.length.Load() == 0 && w.e.life.err == nil {
+	if w.e.readRole.state == roleFree && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
-	case e.popLocked(&t.call, &m):
+	case e.popQueuedLocked(&t.call, &m):
 		w.leave(t, &m)
-	case e.life.err != nil:
+	case e.lifecycle.finalErr != nil:
 		w.leave(t, nil)
-	case e.role.state == free && len(w.decoder) > 0: // readBufferedLocked
+	case e.readRole.state == roleFree && len(w.decoder) > 0: // readBufferedLocked
 		m, w.decoder = *w.decoder[0], w.decoder[1:]
-		e.role.reads++
-		e.role.setFree()
+		e.readRole.readCount++
+		e.readRole.setFree()
 		w.leave(t, &m)
-	case e.role.state == free || e.role.state == stopped:
-		e.role.take()
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped:
+		e.readRole.acquire()
 		t.place = looking
-	case t.call.poll && e.role.state != background:
+	case t.call.noWait && e.readRole.state != roleBackground:
 		w.leave(t, nil)
 	default:
-		if t.waiter, t.place = e.role.wait(), inLine; t.call.poll {
+		if t.waiter, t.place = e.readRole.addWaiter(), inLine; t.call.noWait {
 			w.awake(t)
 		}
 	}
 }
 
-// awake is waitLocked behind the sleep, and the turn of readLocked from there on.
+// awake is awaitMessageOrRole behind the sleep, and the turn of readNext from there on.
 func (w *roleWorld) awake(t *roleTask) {
 	if t.isCall() {
 		w.awakeCall(t)
@@ -692,10 +692,10 @@ func (w *roleWorld) awake(t *roleTask) {
 	}
 	e, waiter, why := w.e, t.waiter, t.why
 	t.why = nil
-	waiting := e.role.leave(waiter)
-	if waiting && t.call.poll && e.role.state == background {
-		waiter.poll, e.role.waiters = true, append([]*readWaiter{waiter}, e.role.waiters...)
-		w.c.preempt.Store(true)
+	waiting := e.readRole.removeWaiter(waiter)
+	if waiting && t.call.noWait && e.readRole.state == roleBackground {
+		waiter.noWait, e.readRole.waiters = true, append([]*readWaiter{waiter}, e.readRole.waiters...)
+		w.c.preemptRequested.Store(true)
 		w.c.interrupt()
 		t.place = mustWake
 		return
@@ -706,13 +706,13 @@ func (w *roleWorld) awake(t *roleTask) {
 	var m Message
 	switch {
 	case waiter.message != nil:
-		e.handLocked(&t.call, &m, waiter.message)
+		e.copyToReaderLocked(&t.call, &m, waiter.message)
 		w.leave(t, &m)
 	case waiter.granted && why != nil:
-		e.releaseLocked()
+		e.releaseRoleLocked()
 		w.leave(t, nil)
-	case waiter.granted && e.popLocked(&t.call, &m):
-		e.releaseLocked()
+	case waiter.granted && e.popQueuedLocked(&t.call, &m):
+		e.releaseRoleLocked()
 		w.leave(t, &m)
 	case waiter.granted:
 		t.place = looking
@@ -732,15 +732,15 @@ func (w *roleWorld) leave(t *roleTask, m *Message) {
 
 // look is receive until it waits in a read.
 func (w *roleWorld) look(t *roleTask) {
-	w.source().interrupted, w.source().drains = false, w.c.loss.Load() != nil
+	w.source().interrupted, w.source().drains = false, w.c.pendingLoss.Load() != nil
 	if len(w.decoder) > 0 {
 		w.decode(t)
 		return
 	}
-	_, t.err = w.c.reason(&t.call)
+	_, t.err = w.c.endReason(&t.call)
 	switch t.place = hasResult; {
 	case t.err != nil:
-	case !t.call.poll && !t.over:
+	case !t.call.noWait && !t.over:
 		t.place = inRead
 	case len(w.wire) > 0 || w.ended:
 		w.read(t)
@@ -759,9 +759,9 @@ func (w *roleWorld) read(t *roleTask) {
 // the last of them.
 func (w *roleWorld) takeReplies(call *readCall) bool {
 	for len(w.decoder) > 0 && w.decoder[0].MsgType == replyType {
-		answered := w.calls().deliver(w.decoder[0].Conn, 1, nil, w.c.id)
+		answered := w.calls().deliverReply(w.decoder[0].Conn, 1, nil, w.c.id)
 		w.decoder = w.decoder[1:]
-		if answered != nil && (call.replies || answered == call.reply) {
+		if answered != nil && (call.anyReply || answered == call.awaitedReply) {
 			return true
 		}
 	}
@@ -777,7 +777,7 @@ func (w *roleWorld) decode(t *roleTask) {
 		t.place, t.err = looking, nil
 	} else if len(w.decoder) == 0 {
 		t.err = net.ErrClosed
-	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.to.room {
+	} else if m := w.decoder[0]; len(m.Data)+messageOverhead <= t.call.destination.maxSize {
 		t.m, t.err, w.decoder = m, nil, w.decoder[1:]
 	}
 }
@@ -787,12 +787,12 @@ func (w *roleWorld) report(t *roleTask) {
 	m, err := t.m, t.err
 	t.m, t.err = nil, nil
 	if t.isCall() {
-		w.e.ledLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+		w.e.finishReplyReadLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
 		w.noteLoss()
 		w.await(t)
 		return
 	}
-	done, _ := w.e.receivedLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
+	done, _ := w.e.finishReadLocked(w.c, &t.call, cmp.Or(m, new(Message)), err)
 	if w.noteLoss(); done {
 		w.leave(t, m)
 	} else {
@@ -802,10 +802,10 @@ func (w *roleWorld) report(t *roleTask) {
 
 // queue is what the background reader does with it.
 func (w *roleWorld) queue(t *roleTask) {
-	old, room := *t, w.e.roomLocked()
+	old, room := *t, w.e.queueRoomLocked()
 	*t = roleTask{} // another one may start
-	if old.err == errNeedRoom && room > old.call.to.room || w.e.queueLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
-		old.call.to.room = w.e.roomLocked()
+	if old.err == errNeedRoom && room > old.call.destination.maxSize || w.e.queueReceivedLocked(w.c, cmp.Or(old.m, new(Message)), old.err) {
+		old.call.destination.maxSize = w.e.queueRoomLocked()
 		w.startBackground(old.call)
 	}
 	w.noteLoss()
@@ -814,7 +814,7 @@ func (w *roleWorld) queue(t *roleTask) {
 // beginTurn is what it does before: it gives the role up if the pool keeps too much.
 func (w *roleWorld) beginTurn(t *roleTask) {
 	old := *t
-	if *t = (roleTask{}); !w.e.heldBack(w.c) {
+	if *t = (roleTask{}); !w.e.pausedByPool(w.c) {
 		*t = old
 		w.look(t)
 	}
@@ -824,11 +824,11 @@ func (w *roleWorld) beginTurn(t *roleTask) {
 // noteLoss takes the connection away if the endpoint has lost it. Messages are lost
 // only where this side could not write.
 func (w *roleWorld) noteLoss() {
-	if w.c == nil || w.e.current.Load() != nil {
+	if w.c == nil || w.e.currentConn.Load() != nil {
 		return
 	}
-	synctest.Wait() // for part
-	if !w.ended && w.c.loss.Load() == nil {
+	synctest.Wait() // for teardown
+	if !w.ended && w.c.pendingLoss.Load() == nil {
 		w.fault = "the connection is lost without a reason"
 	}
 	w.exist += 1 << (5*w.made - 1)
@@ -847,33 +847,33 @@ func (w *roleWorld) discard() {
 
 // drained reports whether a connection that cannot write is lost by now.
 func (w *roleWorld) drained() bool {
-	loss := w.c.loss.Load()
-	return loss != nil && !time.Now().Before(loss.at)
+	loss := w.c.pendingLoss.Load()
+	return loss != nil && !time.Now().Before(loss.notBefore)
 }
 
-// close is stopReadingLocked until it waits for the role.
+// close is endReading until it waits for the role.
 func (w *roleWorld) close(*roleTask) {
-	w.e.leaving.Store(true)
-	if s := w.e.role.state; s != reading && s != background {
+	w.e.closing.Store(true)
+	if s := w.e.readRole.state; s != roleReading && s != roleBackground {
 		w.endReads(nil)
 		return
 	}
 	w.closing = 'w'
-	w.e.life.become(Closing)
-	w.e.role.close()
-	w.c.preempt.Store(true)
+	w.e.lifecycle.setStatus(Closing)
+	w.e.readRole.acquireForClose()
+	w.c.preemptRequested.Store(true)
 	w.c.interrupt()
 }
 
-// endReads is stopReadingLocked where it does not wait.
+// endReads is endReading where it does not wait.
 func (w *roleWorld) endReads(*roleTask) {
-	for _, m := range w.decoder { // queueRestLocked: the real decoder has nothing
-		w.e.pushLocked(m)
+	for _, m := range w.decoder { // queueArrivedLocked: the real decoder has nothing
+		w.e.deliverOrQueueLocked(m)
 	}
-	if w.decoder, w.closing = nil, 'd'; w.e.life.err == nil {
+	if w.decoder, w.closing = nil, 'd'; w.e.lifecycle.finalErr == nil {
 		w.exist += 1 << 10
 	}
-	w.e.stopReadingLocked()
+	w.e.endReading()
 	w.discard()
 }
 
@@ -896,28 +896,28 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	for i := range w.tasks {
 		steps = w.taskSteps(steps, i)
 	}
-	open, always := w.closing == 0, w.e.role.always
-	add(w.e.role.pauseSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onPause() })
-	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wake(w.failed); w.failed = nil })
-	add(w.closing == 'w' && w.e.role.yielded.happened, true, "Close has the role", (*roleWorld).endReads)
-	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resume() })
+	open, always := w.closing == 0, w.e.readRole.fanIn
+	add(w.e.readRole.idleTimerSet && w.closing != 'd', true, "the pause has passed", func(w *roleWorld, _ *roleTask) { w.e.onReaderIdle() })
+	add(w.failed != nil, true, "the failed write wakes the reader", func(w *roleWorld, _ *roleTask) { w.e.wakeReader(w.failed); w.failed = nil })
+	add(w.closing == 'w' && w.e.readRole.roleReleased.triggered, true, "Close has the role", (*roleWorld).endReads)
+	add(w.resumes, true, "the pool resumes its clients", func(w *roleWorld, _ *roleTask) { w.resumes = false; w.e.resumeReading() })
 	add(open, false, "Close", (*roleWorld).close)
 	calls := w.calls()
-	add(w.closing == 'd' && calls.any(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().end(errNoReply) })
-	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.readAlways() })
+	add(w.closing == 'd' && calls.hasOpenCalls(), true, "Close ends the requests", func(w *roleWorld, _ *roleTask) { w.calls().endAllCalls(errNoReply) })
+	add(open && w.pooled && !always, false, "the pool begins to read", func(w *roleWorld, _ *roleTask) { w.e.enableFanIn() })
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
 	})
-	add(always && len(w.e.queue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
+	add(always && len(w.e.unreadQueue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
 		var m Message
-		w.e.popLocked(new(readCall), &m)
+		w.e.popQueuedLocked(new(readCall), &m)
 		w.got += streamBit(&m)
 	})
 	add(open && w.c == nil && w.made < w.conns, false, "a connection is attached", func(w *roleWorld, _ *roleTask) {
 		w.exist += 1 << (5 * w.made)
 		w.made++
 		w.c = newRoleConn(w.made)
-		w.e.attach(w.c)
+		w.e.attachConnection(w.c)
 	})
 	if !open || w.c == nil {
 		return steps
@@ -929,24 +929,24 @@ func (w *roleWorld) steps() (steps []roleStep) {
 		w.exist += streamBit(m)
 		w.wire = append(w.wire, m)
 	})
-	loss, blocked := w.c.loss.Load(), w.c.sender.blocked.Load()
+	loss, blocked := w.c.pendingLoss.Load(), w.c.sender.writeBlocked.Load()
 	add(w.fails && loss == nil, false, "a write fails", func(w *roleWorld, _ *roleTask) {
 		w.failed = w.c
-		w.c.setLoss(ErrNotConnected, time.Now().Add(drainTime))
+		w.c.failAt(ErrNotConnected, time.Now().Add(drainTimeout))
 	})
 	add(loss != nil && !w.drained(), false, "the time to drain passes", func(w *roleWorld, _ *roleTask) {
-		w.c.loss.Store(&pendingLoss{cause: ErrNotConnected, at: time.Now()})
+		w.c.pendingLoss.Store(&pendingLoss{cause: ErrNotConnected, notBefore: time.Now()})
 		w.source().interrupted = w.source().interrupted || w.source().drains
-		if w.e.role.state == stopped {
-			w.e.wake(w.c) // by the timer of fullLocked
+		if w.e.readRole.state == roleStopped {
+			w.e.wakeReader(w.c) // by the timer of stopReadingLocked
 		}
 	})
 	add(w.blocks && !blocked, false, "a write blocks", func(w *roleWorld, _ *roleTask) {
 		w.c.sender.flushing = true
-		w.e.stalled(w.c)
+		w.e.onWriteStalled(w.c)
 		w.c.sender.flushing = false
 	})
-	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.blocked.Store(false) })
+	add(blocked, false, "the blocked write ends", func(w *roleWorld, _ *roleTask) { w.c.sender.writeBlocked.Store(false) })
 	return steps
 }
 
@@ -965,21 +965,21 @@ func (w *roleWorld) taskSteps(steps []roleStep, i int) []roleStep {
 	add((t.kind == 'c' || t.kind == 't' || t.kind == 'r') && !t.over, false, "has to end", (*roleWorld).endCall)
 	add(t.waiter != nil && t.place != givingUp && t.mayWake(), true, "is woken", func(w *roleWorld, t *roleTask) {
 		select {
-		case <-t.waiter.wake:
+		case <-t.waiter.wakeSignal:
 		default:
-			<-t.wait.call.done
+			<-t.wait.call.doneSignal
 		}
 		w.awake(t)
 	})
 	add(t.isCall() && !t.answered && w.c != nil && !w.ended && w.replies() <= w.strays, false, "gets a reply", func(w *roleWorld, t *roleTask) {
 		t.answered = true
-		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.number})
+		w.wire = append(w.wire, &Message{MsgType: replyType, Conn: t.wait.call.requestNumber})
 	})
-	add(t.isCall() && t.place == inLine && w.e.role.state == stopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
+	add(t.isCall() && t.place == inLine && w.e.readRole.state == roleStopped && !t.late, false, "has waited for long enough", func(_ *roleWorld, t *roleTask) {
 		t.place, t.late = givingUp, true
 	})
 	add(t.place == inLine && t.over, true, "wakes up, since it has to end", func(_ *roleWorld, t *roleTask) {
-		t.place, t.why, t.call.poll = givingUp, ErrTimeout, t.kind == 't'
+		t.place, t.why, t.call.noWait = givingUp, ErrTimeout, t.kind == 't'
 	})
 	add(t.place == givingUp, true, "gives up", (*roleWorld).awake)
 	add(t.place == inTurn, true, "begins a turn", (*roleWorld).beginTurn)
@@ -1015,14 +1015,14 @@ func (w *roleWorld) replies() (n int) {
 
 // checkHolder: the state says who holds the role, and nobody waits for what is there.
 func (w *roleWorld) checkHolder() string {
-	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.role.state
+	callers, waiting, watched, s := 0, 0, w.tasks[2].place != outside, w.e.readRole.state
 	calls, stuck := 0, false
 	for _, t := range w.tasks[:2] {
-		if slices.Contains(w.e.role.callers, t.waiter) {
+		if slices.Contains(w.e.readRole.replyWaiters, t.waiter) {
 			calls++
 			stuck = stuck || !t.mayWake()
 		}
-		if slices.Contains(w.e.role.waiters, t.waiter) {
+		if slices.Contains(w.e.readRole.waiters, t.waiter) {
 			waiting++
 		}
 		if t.place >= looking || t.waiter != nil && t.waiter.granted {
@@ -1030,15 +1030,15 @@ func (w *roleWorld) checkHolder() string {
 		}
 	}
 	switch {
-	case callers > 1 || (callers == 1) != (s == reading) || watched != (s == background) || (w.c == nil) != (s == noConnection) && s != closing:
+	case callers > 1 || (callers == 1) != (s == roleReading) || watched != (s == roleBackground) || (w.c == nil) != (s == roleNoConnection) && s != roleClosing:
 		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
-	case waiting != len(w.e.role.waiters) || calls != len(w.e.role.callers):
+	case waiting != len(w.e.readRole.waiters) || calls != len(w.e.readRole.replyWaiters):
 		return "a caller is in line that is gone"
-	case waiting > 0 && (s == free || s == stopped || len(w.e.queue.messages) > 0):
+	case waiting > 0 && (s == roleFree || s == roleStopped || len(w.e.unreadQueue.messages) > 0):
 		return "a caller waits, and nobody reads or the queue has messages"
-	case stuck && (s == free || s == noConnection || s == stopped && w.e.roomLocked() == unlimited && !w.held):
+	case stuck && (s == roleFree || s == roleNoConnection || s == roleStopped && w.e.queueRoomLocked() == unlimited && !w.held):
 		return "a request waits, and nobody reads"
-	case s == free && (w.e.role.always || w.c.loss.Load() != nil && w.failed == nil):
+	case s == roleFree && (w.e.readRole.fanIn || w.c.pendingLoss.Load() != nil && w.failed == nil):
 		return "nobody reads, though the pool or a pending loss needs it"
 	}
 	return ""
@@ -1046,15 +1046,15 @@ func (w *roleWorld) checkHolder() string {
 
 // checkMessages: each is in one place, in order, and the queue's sums are right.
 func (w *roleWorld) checkMessages() string {
-	all, line := w.got, slices.Clone(w.e.queue.messages)
+	all, line := w.got, slices.Clone(w.e.unreadQueue.messages)
 	var sums messageQueue
 	for _, m := range line {
-		sums.count(m, 1)
+		sums.adjustCounts(m, 1)
 	}
-	switch q := w.e.queue; {
-	case q.bytes != sums.bytes || q.statuses != sums.statuses || q.length.Load() != sums.length.Load():
+	switch q := w.e.unreadQueue; {
+	case q.queuedBytes != sums.queuedBytes || q.statusCount != sums.statusCount || q.length.Load() != sums.length.Load():
 		return "the sums of the queue are wrong"
-	case !w.e.role.always && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.bytes > queueSize+(q.statuses+1)*messageOverhead:
+	case !w.e.readRole.fanIn && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.queuedBytes > queueSize+(q.statusCount+1)*messageOverhead:
 		return "the queue holds too much"
 	}
 	for i, t := range w.tasks {
@@ -1087,19 +1087,19 @@ func (w *roleWorld) checkLine(before *roleWorld) string {
 	for i, t := range before.tasks {
 		left = left || t.place >= inTurn && w.tasks[i].place < inTurn
 	}
-	for _, waiter := range before.e.role.waiters {
+	for _, waiter := range before.e.readRole.waiters {
 		i := slices.IndexFunc(before.tasks[:], func(t roleTask) bool { return t.waiter == waiter })
 		switch now := w.tasks[i].waiter; {
 		case now == nil: // it has left
 		case !now.granted && now.message == nil:
-			waits = waits || slices.Contains(w.e.role.waiters, now)
+			waits = waits || slices.Contains(w.e.readRole.waiters, now)
 		case waits:
 			return "a caller is served before one that has waited for longer"
 		default:
 			served = true
 		}
 	}
-	if left && waits && !served && w.c != nil && !w.e.leaving.Load() {
+	if left && waits && !served && w.c != nil && !w.e.closing.Load() {
 		return "the role is given up, and the first in line gets nothing"
 	}
 	return ""
@@ -1107,9 +1107,9 @@ func (w *roleWorld) checkLine(before *roleWorld) string {
 
 // checkRest returns what is wrong with a state in which nothing happens by itself.
 func (w *roleWorld) checkRest() string {
-	s, always := w.e.role.state, w.e.role.always
+	s, always := w.e.readRole.state, w.e.readRole.fanIn
 	for _, t := range w.tasks[:2] {
-		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == closing) {
+		if t.place != outside && (t.place != inRead || t.over) && (t.place != inLine || s == roleClosing) {
 			return "a caller waits forever"
 		}
 	}
@@ -1117,12 +1117,12 @@ func (w *roleWorld) checkRest() string {
 	case w.closing == 'w':
 		return "Close waits forever"
 	case w.c == nil || w.closing == 'd':
-	case s == free:
+	case s == roleFree:
 		return "nobody reads, and the background reader will not start"
 	case w.drained():
 		return "the connection is lost, and nobody notices"
-	case s != stopped || w.held || always && w.e.queue.bytes > queueSize/2:
-	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.roomLocked():
+	case s != roleStopped || w.held || always && w.e.unreadQueue.queuedBytes > queueSize/2:
+	case len(w.decoder) == 0 || len(w.decoder[0].Data)+messageOverhead <= w.e.queueRoomLocked():
 		return "nobody reads, and the queue has room"
 	}
 	return ""
@@ -1131,7 +1131,7 @@ func (w *roleWorld) checkRest() string {
 // key returns what decides about the future. Callers are alike: first is the one that
 // comes first.
 func (w *roleWorld) key(first int) string {
-	r, k := w.e.role, make([]byte, 0, 96)
+	r, k := w.e.readRole, make([]byte, 0, 96)
 	add := func(bits ...bool) {
 		b := byte(0)
 		for _, bit := range bits {
@@ -1141,37 +1141,37 @@ func (w *roleWorld) key(first int) string {
 		}
 		k = append(k, b)
 	}
-	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.life.status))
+	k = append(k, byte(r.state), byte(w.made), byte(w.sent), w.closing, byte(w.e.lifecycle.status))
 	add(w.held, w.resumes, w.failed != nil, w.failed == w.c)
-	add(r.always, r.pauseSet, r.reads == 0, r.reads == r.pauseReads, r.yielded.happened, w.e.life.err != nil)
+	add(r.fanIn, r.idleTimerSet, r.readCount == 0, r.readCount == r.idleReadCount, r.roleReleased.triggered, w.e.lifecycle.finalErr != nil)
 	if w.c != nil {
-		add(w.ended, w.c.preempt.Load(), w.source().interrupted, w.source().drains, w.c.sender.blocked.Load(), w.c.loss.Load() != nil, w.drained())
+		add(w.ended, w.c.preemptRequested.Load(), w.source().interrupted, w.source().drains, w.c.sender.writeBlocked.Load(), w.c.pendingLoss.Load() != nil, w.drained())
 	}
 	for _, i := range []int{first, 1 - first, 2} {
 		t := &w.tasks[i]
 		_, stop := t.err.(*interruption)
-		k = append(k, byte(t.place), t.kind, byte(t.call.to.room), byte(t.call.to.room>>8), byte(t.call.to.room>>16))
-		add(t.over, t.why != nil, t.call.poll, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
+		k = append(k, byte(t.place), t.kind, byte(t.call.destination.maxSize), byte(t.call.destination.maxSize>>8), byte(t.call.destination.maxSize>>16))
+		add(t.over, t.why != nil, t.call.noWait, t.err != nil, t.err == errNeedRoom, t.err == error(preempted), stop)
 		if t.waiter != nil {
-			add(len(t.waiter.wake) > 0, t.waiter.granted, t.waiter.message != nil)
+			add(len(t.waiter.wakeSignal) > 0, t.waiter.granted, t.waiter.message != nil)
 		}
 		if t.isCall() {
-			add(true, t.answered, len(t.wait.call.done) > 0, t.wait.call.over, t.late, t.wait.stop == r.stops, t.err == errReplied)
+			add(true, t.answered, len(t.wait.call.doneSignal) > 0, t.wait.call.ended, t.late, t.wait.stopCount == r.stopCount, t.err == errReplied)
 		}
 	}
 	for _, waiter := range r.waiters {
 		add(waiter == w.tasks[first].waiter)
 	}
 	k = append(k, '|')
-	for _, waiter := range r.callers {
+	for _, waiter := range r.replyWaiters {
 		add(waiter == w.tasks[first].waiter)
 	}
-	for _, list := range [][]*Message{w.e.queue.messages, w.decoder, w.wire} {
+	for _, list := range [][]*Message{w.e.unreadQueue.messages, w.decoder, w.wire} {
 		k = append(k, '|')
 		for _, m := range list {
 			of := 0
 			for place, i := range []int{first, 1 - first} {
-				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.number == m.Conn {
+				if t := &w.tasks[i]; m.MsgType == replyType && t.isCall() && t.wait.call.requestNumber == m.Conn {
 					of = place + 1
 				}
 			}
@@ -1256,8 +1256,8 @@ func (x *roleWalk) endless(i int) bool {
 // walk reaches every state.
 func (x *roleWalk) walk(mode *roleMode) {
 	w := &roleWorld{roleMode: mode, e: new(endpoint)}
-	w.e.init(&settings{log: new(eventlog.Log)}, new(bufferPool), nil)
-	w.e.role.untilRead, w.e.role.always = mode.single, mode.holds
+	w.e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), nil)
+	w.e.readRole.deferBackground, w.e.readRole.fanIn = mode.single, mode.holds
 	x.add(w.clone(), 0, roleStep{})
 	for i := 0; i < len(x.states); i++ {
 		x.expand(i)

@@ -1,5 +1,5 @@
-// Frames: what one message or one control frame looks like in plaintext. No
-// net, no locks, no cryptography.
+// The encoding of frames, which carry messages and control information, in plaintext.
+// No net, no locks, no cryptography.
 
 package gipc
 
@@ -27,7 +27,7 @@ const (
 
 	// Data of this size or more is large: it is sealed in a record of its own,
 	// so neither side has to copy it.
-	largeData = 16 << 10
+	largeDataSize = 16 << 10
 
 	defaultMsgSize = 3145728
 	minMsgSize     = 1024
@@ -36,11 +36,11 @@ const (
 
 // Control frames have type 0; the first byte of their data is the kind.
 const (
-	kindPing     = 1
-	kindPong     = 2
-	kindClose    = 3
-	kindCloseAck = 4
-	firstFatal   = 16 // an unknown kind from here on must not be ignored
+	kindPing          = 1
+	kindPong          = 2
+	kindClose         = 3
+	kindCloseAck      = 4
+	firstCriticalKind = 16 // unknown kinds from here on must not be ignored
 
 	closedByUser     = 0 // the byte of a close
 	closedByShutdown = 1
@@ -48,7 +48,7 @@ const (
 	someDiscarded    = 1
 )
 
-// A frameHeader is what precedes the data of a frame.
+// A frameHeader is the decoded header of a frame.
 type frameHeader struct {
 	frameType uint32 // with requestFlag
 	id        uint64 // 0 without requestFlag
@@ -58,7 +58,7 @@ type frameHeader struct {
 // size returns the length of the header in bytes.
 func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
 
-func (h frameHeader) isLarge() bool { return h.dataSize >= largeData }
+func (h frameHeader) isLarge() bool { return h.dataSize >= largeDataSize }
 
 func (h frameHeader) isReply() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag != 0 }
 
@@ -86,32 +86,32 @@ func appendFrameHeader(dst []byte, h frameHeader) []byte {
 
 // parseFrameHeader checks as much of a header as b holds: the length as soon as
 // its 4 bytes are there, then the length together with the type. The header is
-// complete if need <= len(b); otherwise need is how many bytes the next check
-// takes. limit is the largest data that this side accepts, in bytes.
+// complete if need <= len(b); otherwise need is the number of bytes for the next check.
+// limit is the maximum size of data that this side accepts, in bytes.
 func parseFrameHeader(b []byte, limit int) (h frameHeader, need int, err error) {
 	if len(b) < lengthSize {
 		return h, lengthSize, nil
 	}
 	length := uint64(binary.BigEndian.Uint32(b))
 	if length < typeSize {
-		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the least is %d", length, typeSize)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, below the minimum of %d", length, typeSize)
 	}
 	if most := uint64(typeSize+idSize) + uint64(limit); length > most {
-		return h, 0, fail(ErrMalformed, nil, "a frame's length is %d, and the MaxMsgSize of this side allows %d", length, most)
+		return h, 0, newError(ErrMalformed, nil, "a frame's length is %d, above the maximum of %d set by this side's MaxMsgSize", length, most)
 	}
 	if len(b) < headerSize {
 		return h, headerSize, nil
 	}
 	h.frameType = binary.BigEndian.Uint32(b[lengthSize:])
 	if h.frameType == requestFlag {
-		return h, 0, fail(ErrMalformed, nil, "message type %d is not defined", h.frameType)
+		return h, 0, newError(ErrMalformed, nil, "message type %d is not defined", h.frameType)
 	}
 	rest := uint64(h.size() - lengthSize)
 	if length < rest {
-		return h, 0, fail(ErrMalformed, nil, "the length of a frame with an id is %d, and the least is %d", length, rest)
+		return h, 0, newError(ErrMalformed, nil, "the length of a frame with an id is %d, below the minimum of %d", length, rest)
 	}
 	if length-rest > uint64(limit) {
-		return h, 0, fail(ErrMalformed, nil, "a frame has %d bytes of data, and the MaxMsgSize of this side is %d", length-rest, limit)
+		return h, 0, newError(ErrMalformed, nil, "a frame has %d bytes of data, above this side's MaxMsgSize of %d", length-rest, limit)
 	}
 	h.dataSize = int(length - rest)
 	if need = h.size(); len(b) >= need && need > headerSize {
@@ -136,16 +136,16 @@ func controlSize(kind byte) int {
 // that this version does not know and may ignore.
 func parseControl(data []byte) (kind byte, err error) {
 	if len(data) == 0 {
-		return 0, fail(ErrMalformed, nil, "a control frame without a kind")
+		return 0, newError(ErrMalformed, nil, "a control frame without a kind")
 	}
 	kind = data[0]
 	switch want := controlSize(kind); {
 	case want == len(data):
 		return kind, nil
 	case want != 0:
-		return 0, fail(ErrMalformed, nil, "control frame %d with %d bytes, not %d", kind, len(data), want)
-	case kind >= firstFatal:
-		return 0, fail(ErrMalformed, nil, "control frame %d of a later version", kind)
+		return 0, newError(ErrMalformed, nil, "control frame %d with %d bytes, not %d", kind, len(data), want)
+	case kind >= firstCriticalKind:
+		return 0, newError(ErrMalformed, nil, "control frame %d of a later version", kind)
 	}
 	return 0, nil
 }
@@ -159,7 +159,7 @@ func appendControl(dst []byte, kind byte, rest ...byte) []byte {
 // checkMessageType returns ErrReservedType for a type that users may not send.
 func checkMessageType(msgType int) error {
 	if msgType <= controlType || msgType > maxType {
-		return fail(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
+		return newError(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
 	}
 	return nil
 }

@@ -195,15 +195,15 @@ var feedMemory = new(bufferPool)
 // done. It fails the test if the decoder has more memory than what came is worth.
 func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 	t.Helper()
-	defer d.end()
-	to := destination{reuse: w.reuse, room: unlimited}
+	defer d.releaseMemory()
+	to := destination{reuse: w.reuse, maxSize: unlimited}
 	if w.reuse {
-		to.memory = make([]byte, 0, 20_000)
+		to.callerMemory = make([]byte, 0, 20_000)
 	}
 	for read := 0; ; {
 		try := to
 		if w.room > 0 {
-			try.room = w.room
+			try.maxSize = w.room
 		}
 		f, step, err := nextFrame(d, try)
 		if err == nil && step == needRoom {
@@ -211,8 +211,8 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 				t.Fatal("there is room for everything")
 			}
 			f, step, err = nextFrame(d, to)
-		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.room {
-			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.room)
+		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.maxSize {
+			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.maxSize)
 		}
 		if err != nil {
 			p.failure, p.after = err, read
@@ -229,17 +229,17 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		if step != needBytes {
 			t.Fatalf("with room for everything, the step is %d", step)
 		}
-		p.inside = d.inside()
+		p.inside = d.isInsideFrame()
 		if len(stream) == 0 {
 			return p
 		}
-		if w.stops && (d.large.borrowed || read < 1000) {
-			d.returnMemory()
-			garbage := to.memory[:cap(to.memory)]
+		if w.stops && (d.largeFrame.inCallerMemory || read < 1000) {
+			d.releaseCallerMemory()
+			garbage := to.callerMemory[:cap(to.callerMemory)]
 			for i := range garbage {
 				garbage[i] = 0xee
 			}
-			to.memory = make([]byte, 0, cap(to.memory))
+			to.callerMemory = make([]byte, 0, cap(to.callerMemory))
 		}
 		if w.release {
 			d.Release()
@@ -259,15 +259,15 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 
 // heldBy is the memory that a decoder keeps for what has arrived, in bytes.
 func heldBy(d *decoder) (n int) {
-	for _, b := range []*buffer{d.input, d.opened} {
+	for _, b := range []*buffer{d.input, d.plaintext} {
 		if b != nil {
-			n += cap(b.b)
+			n += cap(b.data)
 		}
 	}
-	if d.large.borrowed {
+	if d.largeFrame.inCallerMemory {
 		return n
 	}
-	return n + cap(d.large.data)
+	return n + cap(d.largeFrame.data)
 }
 
 // same says whether two parsings agree; the library's may fail a bit later where
@@ -323,7 +323,7 @@ func fuzzCipher(t *testing.T) *recordCipher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.rekeyAt = 100
+	c.rekeyLimit = 100
 	return c
 }
 
@@ -331,17 +331,17 @@ func fuzzCipher(t *testing.T) *recordCipher {
 // not written.
 func fuzzConnection(cipher *recordCipher, limit int) *connection {
 	s := newSender(nil, limit, feedMemory, nil, new(sync.WaitGroup), func(error) {})
-	s.broken = true
-	return &connection{closing: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, limit: limit, pool: feedMemory}}
+	s.sendBroken = true
+	return &connection{closeHandshake: new(closeHandshake), delivery: new(delivery), sender: s, decoder: &decoder{cipher: cipher, maxDataSize: limit, buffers: feedMemory}}
 }
 
 // receiveAll gives a stream to a connection in pieces, and returns its messages.
 // closed is true if the peer's close has come.
 func receiveAll(c *connection, reuse bool, stream []byte, piece func() int) (got []Message, closed bool, err error) {
-	call := readCall{to: destination{reuse: reuse, room: unlimited}}
+	call := readCall{destination: destination{reuse: reuse, maxSize: unlimited}}
 	m := new(Message)
 	for {
-		switch err := c.decode(&call, m); {
+		switch err := c.decodeMessage(&call, m); {
 		case err == nil:
 			got = append(got, Message{MsgType: m.MsgType, Data: bytes.Clone(m.Data), request: m.request})
 			continue
@@ -373,7 +373,7 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, limit int, sizes []byte, bit uint32) {
 		limit = min(max(limit, minMsgSize), maxMsgSize)
 		all := parsePlain(stream, limit)
-		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, stream, all, sizes)
+		sameHowever(t, func() *decoder { return &decoder{maxDataSize: limit, buffers: feedMemory} }, stream, all, sizes)
 
 		// What the peer's close and close-acks mean: behind the close nothing comes,
 		// and before it no close-ack may.
@@ -398,7 +398,7 @@ func FuzzFrame(f *testing.F) {
 		}
 		check := func(c *connection, reuse bool, stream []byte, piece func() int) {
 			t.Helper()
-			defer c.decoder.end()
+			defer c.decoder.releaseMemory()
 			got, closed, err := receiveAll(c, reuse, stream, piece)
 			if want := messagesOf(frames); !sameMessages(got, want) || closed != closes {
 				t.Fatalf("it delivers %v and closes: %v, want %v and %v", got, closed, want, closes)
@@ -433,7 +433,7 @@ func FuzzFrame(f *testing.F) {
 		offset := at/8 - starts[hit-1]
 		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && inSecondLength(frames[hit-1], offset)
 		c := fuzzConnection(fuzzCipher(t), limit)
-		defer c.decoder.end()
+		defer c.decoder.releaseMemory()
 		got, closed, err := receiveAll(c, false, sealed, piecesOf(sizes))
 		if !sameMessages(got, messagesOf(frames[:hit-1])) || closed {
 			t.Fatalf("frame %d of %d is changed, and it delivers %v", hit, len(frames), got)
@@ -474,7 +474,7 @@ func messagesOf(frames []frame) (all []Message) {
 		switch {
 		case f.frameType == controlType || isReply(f):
 		case f.frameType > 1<<31:
-			all = append(all, Message{MsgType: int(f.frameType - 1<<31), Data: f.data, request: &request{number: f.id}})
+			all = append(all, Message{MsgType: int(f.frameType - 1<<31), Data: f.data, request: &request{requestNumber: f.id}})
 		default:
 			all = append(all, Message{MsgType: int(f.frameType), Data: f.data})
 		}
@@ -594,7 +594,7 @@ func FuzzRecords(f *testing.F) {
 			return
 		}
 		limit = min(max(limit, minMsgSize), maxMsgSize)
-		sameHowever(t, func() *decoder { return &decoder{limit: limit, pool: feedMemory} }, behind, parsePlain(behind, limit), sizes)
+		sameHowever(t, func() *decoder { return &decoder{maxDataSize: limit, buffers: feedMemory} }, behind, parsePlain(behind, limit), sizes)
 
 		stream := append(fuzzedRecords(fuzzCipher(t), &program{what}), behind...)
 		if bit != 0 && len(stream) > 0 {
@@ -602,20 +602,20 @@ func FuzzRecords(f *testing.F) {
 			stream[at/8] ^= 1 << (at % 8)
 		}
 		want := parseRecords(fuzzCipher(t), stream, limit)
-		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), limit: limit, pool: feedMemory} }, stream, want, sizes)
+		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), maxDataSize: limit, buffers: feedMemory} }, stream, want, sizes)
 	})
 }
 
 // ---- Handshakes
 
 // fuzzedTerms are the terms that a byte says.
-func fuzzedTerms(b byte) *terms {
-	t := &terms{name: "weather", limit: defaultMsgSize, encrypt: b&1 != 0}
+func fuzzedTerms(b byte) *handshakeConfig {
+	t := &handshakeConfig{name: "weather", maxDataSize: defaultMsgSize, encrypt: b&1 != 0}
 	if b&2 != 0 {
 		t.secret = bytes.Clone(vectorSecret)
 	}
 	if b&4 != 0 {
-		t.limit = minMsgSize
+		t.maxDataSize = minMsgSize
 	}
 	t.hybrid = b&8 != 0
 	return t
@@ -666,7 +666,7 @@ func (r *handshakeRun) same(o *handshakeRun) bool {
 	if (r.err == nil) != (o.err == nil) || r.err != nil && r.err.Error() != o.err.Error() || !bytes.Equal(r.wrote, o.wrote) {
 		return false
 	}
-	return r.s == nil && o.s == nil || r.s != nil && o.s != nil && r.s.limit == o.s.limit && bytes.Equal(r.unread, o.unread)
+	return r.s == nil && o.s == nil || r.s != nil && o.s != nil && r.s.peerMaxDataSize == o.s.peerMaxDataSize && bytes.Equal(r.unread, o.unread)
 }
 
 func runRole(input []byte, piece int, role func(io.ReadWriter) (*session, error)) *handshakeRun {
@@ -675,7 +675,7 @@ func runRole(input []byte, piece int, role func(io.ReadWriter) (*session, error)
 	r.s, r.err = role(p)
 	r.wrote, r.unread = p.got.Bytes(), p.sends
 	if r.s != nil {
-		r.unread = slices.Concat(r.s.rest, p.sends)
+		r.unread = slices.Concat(r.s.trailingBytes, p.sends)
 	}
 	return r
 }
@@ -694,7 +694,7 @@ func checkRun(t *testing.T, input []byte, size byte, bit uint32, role func(io.Re
 	if o := runRole(input, 1+int(size), role); !r.same(o) {
 		t.Fatalf("in one piece %v %x %v, in pieces of %d %v %x %v", r.s, r.wrote, r.err, 1+int(size), o.s, o.wrote, o.err)
 	}
-	if r.err == nil && r.s.in != nil {
+	if r.err == nil && r.s.receiveCipher != nil {
 		taken := len(input) - len(r.unread)
 		changed := bytes.Clone(input)
 		at := int(bit % uint32(8*taken))
@@ -720,8 +720,8 @@ func FuzzHandshakeServer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte, how, admit, size byte, bit uint32) {
 		own := fuzzedTerms(how)
 		admitted := 0
-		side := serverSide{key: withKey(key), kemKey: fixedKEM, admit: func() byte { admitted++; return admit }, work: workNow}
-		hello, _, _ := side.hello(own)
+		side := serverSide{newKey: withKey(key), newKEMKey: fixedKEM, admit: func() byte { admitted++; return admit }, compute: workNow}
+		hello, _, _ := side.newHello(own)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
 			return serverHandshake(rw, own, side)
 		})
@@ -738,13 +738,13 @@ func FuzzHandshakeServer(f *testing.F) {
 		}
 		// What was taken is what a client's hello with this limit is.
 		taken := input[:len(input)-len(r.unread)]
-		flags := own.offer()
+		flags := own.offeredFlags()
 		if !r.s.security.Hybrid {
 			flags &^= flagHybrid
 		}
-		head := helloHead(0, flags, r.s.limit)
-		if own.flags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.flags() == 0] {
-			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.limit, said)
+		head := newHelloHead(0, flags, r.s.peerMaxDataSize)
+		if own.requiredFlags() == 0 && !bytes.Equal(taken, head) || !bytes.HasPrefix(taken, head) || len(said) != map[bool]int{true: 1, false: 49}[own.requiredFlags() == 0] {
+			t.Fatalf("from %x it takes limit %d, and writes %x", taken, r.s.peerMaxDataSize, said)
 		}
 	})
 }
@@ -760,24 +760,24 @@ func FuzzHandshakeClient(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte, how, size byte, bit uint32) {
 		own := fuzzedTerms(how)
 		r := checkRun(t, input, size, bit, func(rw io.ReadWriter) (*session, error) {
-			c, err := clientHello(rw, own, clientSide{key: withKey(key), encapsulate: fixedCiphertext})
+			c, err := clientHello(rw, own, clientSide{newKey: withKey(key), encapsulate: fixedCiphertext})
 			if err != nil {
 				return nil, err
 			}
-			return c.finish()
+			return c.readFinish()
 		})
 		switch n := len(r.wrote); {
 		case n == 1 && (r.err == nil || r.wrote[0] == 0 || len(input) == 0 || input[0] == 0):
 			t.Fatalf("it writes %x to %x", r.wrote, input)
-		case n > 1 && !(n == 6 && own.flags() == 0 || n == 151 || n == 151+mlkem.CiphertextSize1024 && own.hybrid) || n > 1 && r.wrote[0] != 0:
+		case n > 1 && !(n == 6 && own.requiredFlags() == 0 || n == 151 || n == 151+mlkem.CiphertextSize1024 && own.hybrid) || n > 1 && r.wrote[0] != 0:
 			t.Fatalf("its hello is %x", r.wrote)
 		}
 		if r.err != nil {
 			return
 		}
 		flags := input[1]
-		if flags&own.flags() != own.flags() || (flags&2 != 0) != (own.flags()&2 != 0) || r.s.limit != int(binary.BigEndian.Uint32(input[2:])) {
-			t.Fatalf("with flags %d it follows a server with %x and limit %d", own.flags(), input[:6], r.s.limit)
+		if flags&own.requiredFlags() != own.requiredFlags() || (flags&2 != 0) != (own.requiredFlags()&2 != 0) || r.s.peerMaxDataSize != int(binary.BigEndian.Uint32(input[2:])) {
+			t.Fatalf("with flags %d it follows a server with %x and limit %d", own.requiredFlags(), input[:6], r.s.peerMaxDataSize)
 		}
 	})
 }
@@ -861,7 +861,7 @@ func (c *speaker) listen(peer *speaker) {
 		if err != nil {
 			return
 		}
-		if m.MsgType != internalType {
+		if m.MsgType != statusType {
 			peer.arrived(m)
 			if m.IsRequest() {
 				replies.Go(func() {
@@ -884,7 +884,7 @@ func (c *speaker) listen(peer *speaker) {
 }
 
 // settle finds what was lost: a nil from closing means that all of the last
-// connection has arrived, and in calm weather that everything has. And it finds
+// connection has arrived, and without faults that everything has. And it finds
 // what has come though it was not sent.
 func (c *speaker) settle(calm bool) {
 	c.mu.Lock()
@@ -925,7 +925,7 @@ func FuzzSession(f *testing.F) {
 }
 
 // converse has two ends talk as the program says, where the first connections
-// have bad weather, and counts what comes of it. The count of the tally is that
+// have faults, and counts what comes of it. The count of the tally is that
 // of these connections, and its name is the kind of the conversation.
 func converse(t *testing.T, p *program) *tally {
 	server, client := ServerConfig{}, ClientConfig{Timeout: time.Minute}
@@ -947,12 +947,12 @@ func converse(t *testing.T, p *program) *tally {
 		server.Heartbeat, client.Heartbeat = time.Second, 2*time.Second
 	}
 	parting := p.next()
-	var storms [2][2]*weather // of the first connections; later ones are calm
+	var storms [2][2]*connFaults // of the first connections; later ones are calm
 	for i := range storms {
-		storms[i] = [2]*weather{p.weather(), p.weather()}
+		storms[i] = [2]*connFaults{p.faults(), p.faults()}
 	}
 	still, sure, honest := true, true, true
-	pace := 1 << 16 // bytes that every road takes in one step
+	pace := 1 << 16 // bytes that every pipe takes in one step
 	for _, s := range storms {
 		for _, w := range s {
 			for _, n := range []int{w.room, w.chunk, w.piece} {
@@ -980,16 +980,16 @@ func converse(t *testing.T, p *program) *tally {
 		t.Fatal(err)
 	}
 	var kept keeper
-	roads := 0
+	pipes := 0
 	client.Name, client.Dial = "n", func(ctx context.Context) (net.Conn, error) {
-		var w [2]*weather
-		if roads < len(storms) {
-			w = storms[roads]
+		var w [2]*connFaults
+		if pipes < len(storms) {
+			w = storms[pipes]
 		}
-		near, far := newRoad(w[0], w[1])
+		near, far := newFaultPipe(w[0], w[1])
 		select {
 		case l.conns <- kept.keep(far):
-			roads++
+			pipes++
 			return kept.keep(near), nil
 		case <-l.done:
 			far.Close()
@@ -1000,7 +1000,7 @@ func converse(t *testing.T, p *program) *tally {
 	}
 	defer func() {
 		kept.check(y)
-		y.count = int64(min(roads, len(storms)))
+		y.count = int64(min(pipes, len(storms)))
 	}()
 	c, err := StartClient(&client)
 	if err != nil {
@@ -1030,7 +1030,7 @@ func converse(t *testing.T, p *program) *tally {
 		start := time.Now()
 		e.err = e.e.Close()
 		e.id = e.e.ID() // not before: the next connection may come between
-		y.took(time.Since(start), closeTime+2*drainTime, "closing the %s", e.who)
+		y.took(time.Since(start), closeTimeout+2*drainTimeout, "closing the %s", e.who)
 		if again := e.e.Close(); again != nil {
 			y.wrong(besides, "closing again: %v", again)
 		}
@@ -1054,7 +1054,7 @@ func converse(t *testing.T, p *program) *tally {
 	ends[0].settle(false)
 	ends[1].settle(still && order == 1)
 	if still && order == 1 && parting&1 == 0 && ends[1].err != nil {
-		y.wrong(besides, "in calm weather the client's closing returns %v", ends[1].err)
+		y.wrong(besides, "without faults the client's closing returns %v", ends[1].err)
 	}
 	return y
 }
@@ -1107,6 +1107,6 @@ func FuzzName(f *testing.F) {
 
 // nextFrame returns what the decoder's next sets.
 func nextFrame(d *decoder, to destination) (f frame, step decodeStep, err error) {
-	step, err = d.next(&to, &f)
+	step, err = d.nextFrame(&to, &f)
 	return f, step, err
 }

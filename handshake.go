@@ -1,5 +1,5 @@
-// The handshake of version 3, both roles, over a reader and a writer. No
-// goroutines, no net; deadlines are the caller's.
+// The handshake of protocol version 3, for server and client, over a reader and a
+// writer. No goroutines, no net; the caller sets deadlines.
 
 package gipc
 
@@ -36,60 +36,60 @@ const (
 	reasonMalformed    = 9
 )
 
-// terms are what one side brings to a handshake.
-type terms struct {
-	name    string
-	secret  []byte   // empty: none
-	holders []holder // server with several secrets: of all of them, its own included
-	encrypt bool     // server: on. client: required; else it follows the server
-	hybrid  bool     // this side has ML-KEM-1024, as every one of ours has
-	limit   int      // largest data that this side accepts
+// A handshakeConfig is what one side of a handshake is configured with.
+type handshakeConfig struct {
+	name        string
+	secret      []byte         // empty if there is none
+	holders     []secretHolder // of a server with Secrets: all holders, including that of Secret
+	encrypt     bool           // a server encrypts; a client requires encryption, otherwise it follows the server
+	hybrid      bool           // this side supports ML-KEM-1024; false only in tests
+	maxDataSize int            // largest data that this side accepts, in bytes
 }
 
 // hasSecret reports whether this side has a secret.
-func (t *terms) hasSecret() bool { return len(t.secret) > 0 || len(t.holders) > 0 }
+func (t *handshakeConfig) hasSecret() bool { return len(t.secret) > 0 || len(t.holders) > 0 }
 
-// allHolders returns the holders of every secret, or the one of none. They are not
-// copied: a handshake holds them while it waits for its peer.
-func (t *terms) allHolders() ([]holder, error) {
+// allHolders returns the holders of all secrets, or a holder without a secret. The
+// slice is shared by all handshakes.
+func (t *handshakeConfig) allHolders() ([]secretHolder, error) {
 	if len(t.holders) > 0 {
 		return t.holders, nil
 	}
-	own, err := newHolder("", t.secret)
-	return []holder{own}, err
+	own, err := newSecretHolder("", t.secret)
+	return []secretHolder{own}, err
 }
 
-// offer is the flags that a server says.
-func (t *terms) offer() byte {
-	flags := t.flags()
+// offeredFlags returns the flags of a ServerHello.
+func (t *handshakeConfig) offeredFlags() byte {
+	flags := t.requiredFlags()
 	if t.hybrid && flags&flagEncrypted != 0 {
 		flags |= flagHybrid
 	}
 	return flags
 }
 
-// flags are what a client insists on.
-func (t *terms) flags() byte {
+// requiredFlags returns the flags that a client requires.
+func (t *handshakeConfig) requiredFlags() byte {
 	switch {
 	case t.hasSecret():
-		return flagEncrypted | flagSecret // who holds a secret requires encryption, too
+		return flagEncrypted | flagSecret // a secret requires encryption
 	case t.encrypt:
 		return flagEncrypted
 	}
 	return 0
 }
 
-// session is what a handshake leaves behind.
+// A session is the result of a handshake.
 type session struct {
-	in, out  *recordCipher // nil in plaintext
-	security Security
-	identity string // whose secret a client has proved
-	limit    int    // largest data that the peer accepts
-	rest     []byte // what came behind the handshake
+	receiveCipher, sendCipher *recordCipher // nil in plaintext
+	security                  Security
+	identity                  string // of the holder whose secret the client has proved
+	peerMaxDataSize           int    // largest data that the peer accepts, in bytes
+	trailingBytes             []byte // received behind the handshake
 }
 
-// refusal is a handshake that one side ended for a reason. It matches the
-// sentinel of its reason.
+// A refusal is the error of a handshake that one side ended with a reason. It matches
+// the sentinel of that reason.
 type refusal struct {
 	error
 	reason byte
@@ -98,8 +98,8 @@ type refusal struct {
 
 func (r *refusal) Unwrap() error { return r.error }
 
-// refusalReason returns the reason that ended a handshake, and whether it is
-// the peer's word, which nothing authenticates. Without a refusal it is 0, false.
+// refusalReason returns the reason with which a handshake was ended, and whether the
+// peer has sent it, unauthenticated. It returns 0, false if err is no refusal.
 func refusalReason(err error) (reason byte, byPeer bool) {
 	var r *refusal
 	if !errors.As(err, &r) {
@@ -108,9 +108,9 @@ func refusalReason(err error) (reason byte, byPeer bool) {
 	return r.reason, r.byPeer
 }
 
-// advice is what to do about a reason, told so that it helps on either side,
-// and its sentinel.
-func advice(reason byte) (text string, kind error) {
+// refusalAdvice returns the text for a reason, which helps on either side, and its
+// sentinel.
+func refusalAdvice(reason byte) (text string, kind error) {
 	switch reason {
 	case reasonVersion:
 		return "the client does not speak the server's version: update the older side, or see package wire2", ErrVersion
@@ -123,17 +123,17 @@ func advice(reason byte) (text string, kind error) {
 	case reasonConfirmation:
 		return "another Secret or another Name: both configs need the same of each, byte for byte, or the server that Secret among its Secrets", ErrSecret
 	case reasonBusy:
-		return "the server has as many clients as it may: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
+		return "the server has reached its client limit: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorized:
 		return "the server's Authorize does not let this client in: the server's log says why", ErrRefused
 	case reasonMalformed:
 		return "the hello broke the protocol: update the older side", ErrMalformed
 	}
-	return fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, looksLike(reason)), ErrRefused
+	return fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, likelyProtocol(reason)), ErrRefused
 }
 
-// looksLike names the likely wrong peer by the first byte that it sends.
-func looksLike(first byte) string {
+// likelyProtocol returns a hint at the protocol that the first byte of a peer suggests.
+func likelyProtocol(first byte) string {
 	switch first {
 	case 0x15, 0x16:
 		return ", and looks like TLS"
@@ -145,187 +145,188 @@ func looksLike(first byte) string {
 	return ""
 }
 
-// writeRefusal tells a client the reason in place of a ServerHello.
+// writeRefusal sends a client a refusal instead of a ServerHello.
 func writeRefusal(w io.Writer, reason byte) error {
 	_, err := w.Write([]byte{0, reason})
 	return err
 }
 
-// exchange is one side's half of a handshake: what it has read, judged field
-// by field as soon as each is complete.
-type exchange struct {
-	rw     io.ReadWriter
-	peer   string                // "client" or "server", for texts
-	buf    [handshakeBuffer]byte // all that came
-	n, pos int                   // of buf: read, taken
-	unsent error                 // a write that failed; a reason may be waiting all the same
+// A handshakeConn reads and writes one side's half of a handshake. Each field of a
+// message is checked as soon as it is complete.
+type handshakeConn struct {
+	stream             io.ReadWriter
+	peerName           string                // "client" or "server", for error texts
+	input              [handshakeBuffer]byte // everything that was received
+	inputLen, inputPos int                   // bytes of input that were received and consumed
+	writeErr           error                 // of a failed write; the peer's reason may still be readable
 }
 
-// handshakeBuffer holds both messages of a peer, 1,720 bytes in a hybrid handshake, and then
-// frames. One read takes a whole hello, so a peer whose transport has no buffer is not
-// still writing it when this side writes a reason.
+// handshakeBuffer is the size of the input in bytes: both messages of a peer, 1,720
+// bytes in a hybrid handshake, and the first frames. It holds a whole hello, so that
+// a peer on a transport without a buffer is not still writing its hello when this
+// side writes a reason.
 const handshakeBuffer = 2 << 10
 
-// take waits for the next n bytes and returns them.
-func (x *exchange) take(n int) ([]byte, error) {
-	if missing := x.pos + n - x.n; missing > 0 {
-		got, err := io.ReadAtLeast(x.rw, x.buf[x.n:], missing)
-		x.n += got
+// readN returns the next n bytes of input, and waits for them.
+func (x *handshakeConn) readN(n int) ([]byte, error) {
+	if missing := x.inputPos + n - x.inputLen; missing > 0 {
+		got, err := io.ReadAtLeast(x.stream, x.input[x.inputLen:], missing)
+		x.inputLen += got
 		if err != nil {
-			return nil, x.broken(err)
+			return nil, x.ioError(err)
 		}
 	}
-	x.pos += n
-	return x.buf[x.pos-n : x.pos], nil
+	x.inputPos += n
+	return x.input[x.inputPos-n : x.inputPos], nil
 }
 
-// reply takes the byte that says whether the peer goes on: its reason if not,
-// else what went wrong here.
-func (x *exchange) reply() error {
-	b, err := x.take(1)
+// readReply reads the peer's first byte, which is 0 or the reason of a refusal. If it
+// is 0 it returns the error of an earlier write.
+func (x *handshakeConn) readReply() error {
+	b, err := x.readN(1)
 	switch {
 	case err == nil && b[0] != 0:
-		return x.refused(b[0])
-	case x.unsent != nil:
-		return x.broken(x.unsent)
+		return x.peerRefusal(b[0])
+	case x.writeErr != nil:
+		return x.ioError(x.writeErr)
 	}
 	return err
 }
 
-// limitAndPoint takes what both hellos have behind their flags, and answers
-// what is malformed.
-func (x *exchange) limitAndPoint(flags byte) (limit int, point *ecdh.PublicKey, err error) {
-	b, err := x.take(4)
+// readLimitAndPoint reads the fields behind the flags of a hello: the data limit and
+// the P-384 point. It sends a refusal if they are malformed.
+func (x *handshakeConn) readLimitAndPoint(flags byte) (limit int, point *ecdh.PublicKey, err error) {
+	b, err := x.readN(4)
 	if err != nil {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(b)
 	if n < minMsgSize || n > maxMsgSize {
-		return 0, nil, x.refuse(reasonMalformed, "the %s's limit is %d, not %d to %d", x.peer, n, minMsgSize, maxMsgSize)
+		return 0, nil, x.sendRefusal(reasonMalformed, "the %s's limit is %d, not %d to %d", x.peerName, n, minMsgSize, maxMsgSize)
 	}
 	if flags&flagEncrypted == 0 {
 		return int(n), nil, nil
 	}
-	if b, err = x.take(pointLen); err != nil {
+	if b, err = x.readN(pointLen); err != nil {
 		return 0, nil, err
 	}
-	// Takes the uncompressed form alone, with coordinates below the prime and on the curve.
+	// Accepts only uncompressed points on the curve with coordinates below the prime.
 	if point, err = ecdh.P384().NewPublicKey(b); err != nil {
-		return 0, nil, x.refuse(reasonMalformed, "the %s's key, %#02x..., is no P-384 point", x.peer, b[0])
+		return 0, nil, x.sendRefusal(reasonMalformed, "the %s's key, %#02x..., is no P-384 point", x.peerName, b[0])
 	}
 	return int(n), point, nil
 }
 
-// helloHead makes the fields that both hellos have before their keys.
-func helloHead(first, flags byte, limit int) []byte {
+// newHelloHead returns the fields of a hello before the keys.
+func newHelloHead(first, flags byte, limit int) []byte {
 	return binary.BigEndian.AppendUint32([]byte{first, flags}, uint32(limit))
 }
 
-// securityOf returns what the flags of a ClientHello say.
+// securityOf returns the protection that the flags of a ClientHello agree on.
 func securityOf(flags byte) Security {
 	return Security{Encrypted: flags&flagEncrypted != 0, Hybrid: flags&flagHybrid != 0, Secret: flags&flagSecret != 0}
 }
 
-// A serverSide is what a server brings to one handshake, beside its terms.
+// A serverSide holds the functions that a server's handshake needs, besides its config.
 type serverSide struct {
-	key    func() (*ecdh.PrivateKey, error)
-	admit  func() byte
-	work   func(func() error) error
-	kemKey func() (*mlkem.DecapsulationKey1024, error) // nil: a random key
+	newKey    func() (*ecdh.PrivateKey, error)
+	admit     func() byte
+	compute   func(func() error) error
+	newKEMKey func() (*mlkem.DecapsulationKey1024, error) // nil: mlkem.GenerateKey1024
 }
 
-// hello makes ServerHello and the keys behind it.
-func (side *serverSide) hello(t *terms) ([]byte, *agreement, error) {
-	flags := t.offer()
-	hello := helloHead(version3, flags, t.limit)
+// newHello returns a ServerHello and its private keys.
+func (side *serverSide) newHello(t *handshakeConfig) ([]byte, *keyAgreement, error) {
+	flags := t.offeredFlags()
+	hello := newHelloHead(version3, flags, t.maxDataSize)
 	if flags&flagEncrypted == 0 {
 		return hello, nil, nil
 	}
-	private, err := newAgreement(side.key)
+	private, err := newKeyAgreement(side.newKey)
 	if err == nil && flags&flagHybrid != 0 {
-		err = private.offerHybrid(side.kemKey)
+		err = private.offerHybrid(side.newKEMKey)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(hello, private.public()...), private, nil
+	return append(hello, private.publicKeys()...), private, nil
 }
 
-// serverHandshake is the server's part. admit is called when the client has
-// proved itself (in plaintext: when its hello is good) and returns 0, or the
-// reason to refuse it. Writing to one that was admitted can still fail: what
-// admit has counted is then the caller's to take back. What takes processor time
-// is done by work, which may have it wait for its turn.
-func serverHandshake(rw io.ReadWriter, t *terms, side serverSide) (*session, error) {
-	x := &exchange{rw: rw, peer: "client"}
+// serverHandshake performs the server's half of a handshake. It calls side.admit once
+// the client is authenticated or, in plaintext, once its hello is valid; admit returns
+// 0, or the reason to refuse the client. If a later write fails, the caller has to
+// undo what admit did. Expensive computations run in side.compute, which may delay
+// them.
+func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*session, error) {
+	x := &handshakeConn{stream: rw, peerName: "client"}
 	var hello []byte
-	var private *agreement
-	err := side.work(func() (err error) {
-		hello, private, err = side.hello(t)
+	var private *keyAgreement
+	err := side.compute(func() (err error) {
+		hello, private, err = side.newHello(t)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	_, x.unsent = rw.Write(hello)
-	if err := x.reply(); err != nil {
+	_, x.writeErr = rw.Write(hello)
+	if err := x.readReply(); err != nil {
 		return nil, err
 	}
-	flags, err := x.take(1)
+	flags, err := x.readN(1)
 	if err != nil {
 		return nil, err
 	}
-	if own := t.offer(); flags[0] != own && flags[0] != own&^flagHybrid {
-		return nil, x.refuse(reasonMalformed, "the client repeats the flags as %#02x, not %#02x", flags[0], own)
+	if own := t.offeredFlags(); flags[0] != own && flags[0] != own&^flagHybrid {
+		return nil, x.sendRefusal(reasonMalformed, "the client repeats the flags as %#02x, not %#02x", flags[0], own)
 	}
 	s := &session{security: securityOf(flags[0])}
-	limit, point, err := x.limitAndPoint(flags[0])
+	limit, point, err := x.readLimitAndPoint(flags[0])
 	if err != nil {
 		return nil, err
 	}
-	s.limit = limit
+	s.peerMaxDataSize = limit
 	finish := []byte{0}
 	if point != nil {
-		k, identity, err := x.proof(t, side.work, private, point, hello)
+		k, identity, err := x.verifyProof(t, side.compute, private, point, hello)
 		if err != nil {
 			return nil, err
 		}
 		s.identity = identity
-		if s.in, s.out, err = k.ciphers(); err != nil {
+		if s.receiveCipher, s.sendCipher, err = k.ciphers(); err != nil {
 			return nil, err
 		}
-		finish = append(finish, k.serverConfirmation(x.buf[x.pos-hashLen:x.pos])...) // over the client's, which was taken last
+		finish = append(finish, k.serverConfirmation(x.input[x.inputPos-hashLen:x.inputPos])...) // over the client's confirmation, which was read last
 	}
 	if reason := side.admit(); reason != 0 {
-		return nil, x.refuse(reason, "")
+		return nil, x.sendRefusal(reason, "")
 	}
 	if _, err := rw.Write(finish); err != nil {
-		return nil, x.broken(err)
+		return nil, x.ioError(err)
 	}
-	s.rest = bytes.Clone(x.buf[x.pos:x.n])
+	s.trailingBytes = bytes.Clone(x.input[x.inputPos:x.inputLen])
 	return s, nil
 }
 
-// proof takes what is left of an encrypted ClientHello, and returns the keys that its
-// confirmation proves, and whose secret is in them. The key agreement is computed before
-// the confirmation is there, which the client computes meanwhile.
-func (x *exchange) proof(t *terms, work func(func() error) error, private *agreement, point *ecdh.PublicKey, hello []byte) (k *keys, identity string, err error) {
+// verifyProof reads the rest of an encrypted ClientHello, and returns the keys that
+// its confirmation proves, and the identity of the secret's holder. It computes the
+// key agreement before it reads the confirmation, while the client computes that.
+func (x *handshakeConn) verifyProof(t *handshakeConfig, work func(func() error) error, private *keyAgreement, point *ecdh.PublicKey, hello []byte) (k *sessionKeys, identity string, err error) {
 	var ciphertext []byte
-	if x.buf[1]&flagHybrid != 0 {
-		if ciphertext, err = x.take(mlkem.CiphertextSize1024); err != nil {
+	if x.input[1]&flagHybrid != 0 {
+		if ciphertext, err = x.readN(mlkem.CiphertextSize1024); err != nil {
 			return nil, "", err
 		}
 	}
 	var z, th []byte
 	err = work(func() (err error) {
-		z, err = private.agree(point, ciphertext)
-		th = transcript(t.name, hello, x.buf[:x.pos])
+		z, err = private.sharedSecret(point, ciphertext)
+		th = transcript(t.name, hello, x.input[:x.inputPos])
 		return err
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	confirmation, err := x.take(hashLen)
+	confirmation, err := x.readN(hashLen)
 	if err != nil {
 		return nil, "", err
 	}
@@ -334,201 +335,204 @@ func (x *exchange) proof(t *terms, work func(func() error) error, private *agree
 		return nil, "", err
 	}
 	prove := func() (err error) {
-		k, identity, err = whoProves(holders, z, th, confirmation)
+		k, identity, err = findHolder(holders, z, th, confirmation)
 		return err
 	}
 	if len(holders) > 1 {
 		err = work(prove)
-	} else { // so little that it need not wait for its turn again
+	} else { // a short computation, which does not have to wait for its turn
 		err = prove()
 	}
 	if err == nil && k == nil {
-		err = x.refuse(reasonConfirmation, "")
+		err = x.sendRefusal(reasonConfirmation, "")
 	}
 	return k, identity, err
 }
 
-// A clientSide is what a client brings to one handshake, beside its terms.
+// A clientSide holds the functions that a client's handshake needs, besides its config.
 type clientSide struct {
-	key         func() (*ecdh.PrivateKey, error)
-	encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) // nil: a random secret
+	newKey      func() (*ecdh.PrivateKey, error)
+	encapsulate func(*mlkem.EncapsulationKey1024) (shared, ciphertext []byte) // nil: EncapsulationKey1024.Encapsulate
 }
 
-// clientState is a client between the server's two messages.
+// A clientState is the state of a client's handshake between the server's two
+// messages.
 type clientState struct {
-	exchange
-	limit        int
-	security     Security
-	keys         *keys  // nil in plaintext
-	confirmation []byte // the client's
+	handshakeConn
+	peerMaxDataSize int
+	security        Security
+	keys            *sessionKeys // nil in plaintext
+	confirmation    []byte       // of this client
 }
 
-// clientHello reads ServerHello and writes ClientHello, or a reason.
-func clientHello(rw io.ReadWriter, t *terms, side clientSide) (*clientState, error) {
-	c := &clientState{exchange: exchange{rw: rw, peer: "server"}}
-	first, err := c.take(1)
+// clientHello reads ServerHello and writes ClientHello, or the reason of a refusal.
+func clientHello(rw io.ReadWriter, t *handshakeConfig, side clientSide) (*clientState, error) {
+	c := &clientState{handshakeConn: handshakeConn{stream: rw, peerName: "server"}}
+	first, err := c.readN(1)
 	if err != nil {
 		return nil, err
 	}
 	switch v := first[0]; {
-	case v == 0: // any second byte, 0 included, is a refusal
-		reason, err := c.take(1)
+	case v == 0: // a refusal, whatever the second byte is
+		reason, err := c.readN(1)
 		if err == nil {
-			err = c.refused(reason[0])
+			err = c.peerRefusal(reason[0])
 		}
 		return nil, err
 	case v == 1 || v == 2:
-		return nil, c.refuse(reasonVersion, "the server's first byte is %#02x, an old version: update it, or use package wire2 as the Upgrade of ClientConfig", v)
+		return nil, c.sendRefusal(reasonVersion, "the server's first byte is %#02x, an old version: update it, or use package wire2 as the Upgrade of ClientConfig", v)
 	case v != version3:
-		return nil, c.refuse(reasonVersion, "the server's first byte %#02x is no version known here%s: check Address, and that both sides are up to date", v, looksLike(v))
+		return nil, c.sendRefusal(reasonVersion, "the server's first byte %#02x is no version known here%s: check Address, and that both sides are up to date", v, likelyProtocol(v))
 	}
-	b, err := c.take(1)
+	b, err := c.readN(1)
 	if err != nil {
 		return nil, err
 	}
-	flags, wants := b[0], t.flags()
+	flags, wants := b[0], t.requiredFlags()
 	switch {
 	case wants&^flags&flagEncrypted != 0:
-		return nil, c.refuse(reasonEncryption, "")
-	case flags&^wants&flagSecret != 0: // also without flagEncrypted
-		return nil, c.refuse(reasonServerSecret, "")
+		return nil, c.sendRefusal(reasonEncryption, "")
+	case flags&^wants&flagSecret != 0: // even without flagEncrypted
+		return nil, c.sendRefusal(reasonServerSecret, "")
 	case wants&^flags&flagSecret != 0:
-		return nil, c.refuse(reasonClientSecret, "")
+		return nil, c.sendRefusal(reasonClientSecret, "")
 	case flags&^(flagEncrypted|flagSecret|flagHybrid) != 0, flags&(flagEncrypted|flagHybrid) == flagHybrid:
-		return nil, c.refuse(reasonMalformed, "the server's flags %#02x are not known here: update the older side", flags)
+		return nil, c.sendRefusal(reasonMalformed, "the server's flags %#02x are not known here: update the older side", flags)
 	}
-	limit, point, err := c.limitAndPoint(flags)
+	limit, point, err := c.readLimitAndPoint(flags)
 	if err != nil {
 		return nil, err
 	}
-	c.limit = limit
+	c.peerMaxDataSize = limit
 	var kemKey *mlkem.EncapsulationKey1024
 	if flags&flagHybrid != 0 {
-		if kemKey, err = c.encapsulationKey(t.hybrid); err != nil {
+		if kemKey, err = c.readKEMKey(t.hybrid); err != nil {
 			return nil, err
 		}
 	}
 	if kemKey == nil {
 		flags &^= flagHybrid
 	}
-	return c, c.answer(t, side, flags, point, kemKey)
+	return c, c.sendHello(t, side, flags, point, kemKey)
 }
 
-// answer writes ClientHello. The server works on its keys while this side does.
-func (c *clientState) answer(t *terms, side clientSide, flags byte, point *ecdh.PublicKey, kemKey *mlkem.EncapsulationKey1024) error {
+// sendHello writes ClientHello and then, after the computation of the keys, the
+// confirmation, so that both sides compute at the same time.
+func (c *clientState) sendHello(t *handshakeConfig, side clientSide, flags byte, point *ecdh.PublicKey, kemKey *mlkem.EncapsulationKey1024) error {
 	c.security = securityOf(flags)
-	serverHello := c.buf[:c.pos]
-	hello := helloHead(0, flags, t.limit)
+	serverHello := c.input[:c.inputPos]
+	hello := newHelloHead(0, flags, t.maxDataSize)
 	if point == nil {
-		_, c.unsent = c.rw.Write(hello)
+		_, c.writeErr = c.stream.Write(hello)
 		return nil
 	}
-	private, err := newAgreement(side.key)
+	private, err := newKeyAgreement(side.newKey)
 	if err != nil {
 		return err
 	}
-	hello = append(hello, private.public()...)
+	hello = append(hello, private.publicKeys()...)
 	var shared []byte
 	if kemKey != nil {
 		var ciphertext []byte
-		shared, ciphertext = side.encapsulated(kemKey)
+		shared, ciphertext = side.newSharedSecret(kemKey)
 		hello = append(hello, ciphertext...)
 	}
-	_, c.unsent = c.rw.Write(hello)
-	z, err := private.classical(point)
+	_, c.writeErr = c.stream.Write(hello)
+	z, err := private.ecdhSecret(point)
 	if err != nil {
 		return err
 	}
-	if c.keys, err = newKeys(t.secret, append(z, shared...), transcript(t.name, serverHello, hello)); err != nil {
+	if c.keys, err = newSessionKeys(t.secret, append(z, shared...), transcript(t.name, serverHello, hello)); err != nil {
 		return err
 	}
 	c.confirmation = c.keys.clientConfirmation()
-	if c.unsent == nil {
-		_, c.unsent = c.rw.Write(c.confirmation)
+	if c.writeErr == nil {
+		_, c.writeErr = c.stream.Write(c.confirmation)
 	}
 	return nil
 }
 
-// encapsulated returns a new secret, and what the server gets it from.
-func (side *clientSide) encapsulated(key *mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
+// newSharedSecret returns a new ML-KEM secret and its ciphertext for the server.
+func (side *clientSide) newSharedSecret(key *mlkem.EncapsulationKey1024) (shared, ciphertext []byte) {
 	if side.encapsulate != nil {
 		return side.encapsulate(key)
 	}
 	return key.Encapsulate()
 }
 
-// encapsulationKey takes the server's ML-KEM key. It returns nil where this side does
-// not use it.
-func (c *clientState) encapsulationKey(used bool) (*mlkem.EncapsulationKey1024, error) {
-	b, err := c.take(mlkem.EncapsulationKeySize1024)
+// readKEMKey reads the server's ML-KEM key. It returns nil if this side does not use
+// it.
+func (c *clientState) readKEMKey(used bool) (*mlkem.EncapsulationKey1024, error) {
+	b, err := c.readN(mlkem.EncapsulationKeySize1024)
 	if err != nil || !used {
 		return nil, err
 	}
 	key, err := mlkem.NewEncapsulationKey1024(b) // the checks of FIPS 203, 7.2
 	if err != nil {
-		return nil, c.refuse(reasonMalformed, "the server's ML-KEM-1024 key has a coefficient that is not below the modulus")
+		return nil, c.sendRefusal(reasonMalformed, "the server's ML-KEM-1024 key has a coefficient that is not below the modulus")
 	}
 	return key, nil
 }
 
-// finish reads ServerFinish. A client whose hello could not be written learns
-// it here, since the server may have left a reason.
-func (c *clientState) finish() (*session, error) {
-	if err := c.reply(); err != nil {
+// readFinish reads ServerFinish. The error of an earlier write is returned here, after
+// a check for a refusal that the server may have sent.
+func (c *clientState) readFinish() (*session, error) {
+	if err := c.readReply(); err != nil {
 		return nil, err
 	}
-	s := &session{limit: c.limit, security: c.security}
+	s := &session{peerMaxDataSize: c.peerMaxDataSize, security: c.security}
 	if c.keys != nil {
-		confirmation, err := c.take(hashLen)
+		confirmation, err := c.readN(hashLen)
 		if err != nil {
 			return nil, err
 		}
 		if !hmac.Equal(confirmation, c.keys.serverConfirmation(c.confirmation)) {
-			// As reason 6, but nothing is written.
-			return nil, &refusal{fail(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
-				"make both configs the same, or somebody stands between"), reasonConfirmation, false}
+			// Like a refusal with reason 6, but nothing is written.
+			return nil, &refusal{newError(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
+				"check that both configs are the same; otherwise this is a man in the middle"), reasonConfirmation, false}
 		}
-		if s.out, s.in, err = c.keys.ciphers(); err != nil {
+		if s.sendCipher, s.receiveCipher, err = c.keys.ciphers(); err != nil {
 			return nil, err
 		}
 	}
-	s.rest = bytes.Clone(c.buf[c.pos:c.n])
+	s.trailingBytes = bytes.Clone(c.input[c.inputPos:c.inputLen])
 	return s, nil
 }
 
-// refuse writes a reason and returns it as an error. The peer may be gone: what
-// this side saw is the news, not a failed write.
-func (x *exchange) refuse(reason byte, detail string, args ...any) error {
-	x.rw.Write([]byte{reason})
-	text, kind := advice(reason)
+// sendRefusal writes the reason of a refusal and returns it as an error. A write error
+// is ignored, because the reason matters more.
+func (x *handshakeConn) sendRefusal(reason byte, detail string, args ...any) error {
+	x.stream.Write([]byte{reason})
+	text, kind := refusalAdvice(reason)
 	if detail != "" {
 		text = fmt.Sprintf(detail, args...)
 	}
-	return &refusal{fail(kind, nil, "%s", text), reason, false}
+	return &refusal{newError(kind, nil, "%s", text), reason, false}
 }
 
-// refused is the peer's reason as an error.
-func (x *exchange) refused(reason byte) error {
-	text, kind := advice(reason)
-	return &refusal{fail(kind, nil, "the %s refused: %s", x.peer, text), reason, true}
+// peerRefusal returns the error for a refusal that the peer has sent.
+func (x *handshakeConn) peerRefusal(reason byte) error {
+	text, kind := refusalAdvice(reason)
+	return &refusal{newError(kind, nil, "the %s refused: %s", x.peerName, text), reason, true}
 }
 
-// broken is a stream that failed in the handshake.
-func (x *exchange) broken(err error) error {
+// ioError returns the error for a failed read or write in the handshake.
+func (x *handshakeConn) ioError(err error) error {
 	switch {
 	case isStreamEnd(err):
-		return fail(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
+		return newError(ErrTruncated, nil, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
-		return fail(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peer, x.n)
-	case errors.Is(err, os.ErrDeadlineExceeded) && x.n == 0 && x.peer == "server":
-		return fail(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
+		return newError(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
+	case errors.Is(err, os.ErrDeadlineExceeded) && x.inputLen == 0 && x.peerName == "server":
+		return newError(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fail(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peer, x.n)
+		return newError(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peerName, x.inputLen)
 	}
-	return fmt.Errorf("%sin the handshake with the %s, after %d bytes: %w", errorPrefix, x.peer, x.n, err)
+	return fmt.Errorf("%sin the handshake with the %s, after %d bytes: %w", errorPrefix, x.peerName, x.inputLen, err)
 }
 
-// isStreamEnd reports whether err is the end of a stream: a reset is one, too.
+// isStreamEnd reports whether err means that the peer has ended the stream. A reset is
+// included.
 func isStreamEnd(err error) bool {
 	const wsaConnReset = syscall.Errno(10054) // Windows
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||

@@ -142,16 +142,16 @@ func withKey(k *ecdh.PrivateKey) func() (*ecdh.PrivateKey, error) {
 	return func() (*ecdh.PrivateKey, error) { return k, nil }
 }
 
-func serveTerms(rw io.ReadWriter, t *terms) (*session, error) {
-	return serverHandshake(rw, t, serverSide{key: withKey(testServerKey()), kemKey: fixedKEM, admit: func() byte { return 0 }, work: workNow})
+func serveTerms(rw io.ReadWriter, t *handshakeConfig) (*session, error) {
+	return serverHandshake(rw, t, serverSide{newKey: withKey(testServerKey()), newKEMKey: fixedKEM, admit: func() byte { return 0 }, compute: workNow})
 }
 
-func dialTerms(rw io.ReadWriter, t *terms) (*session, error) {
-	c, err := clientHello(rw, t, clientSide{key: withKey(testClientKey()), encapsulate: fixedCiphertext})
+func dialTerms(rw io.ReadWriter, t *handshakeConfig) (*session, error) {
+	c, err := clientHello(rw, t, clientSide{newKey: withKey(testClientKey()), encapsulate: fixedCiphertext})
 	if err != nil {
 		return nil, err
 	}
-	return c.finish()
+	return c.readFinish()
 }
 
 // handshakeEnd is what came of the two roles against each other.
@@ -163,7 +163,7 @@ type handshakeEnd struct {
 
 // runHandshake ends the stream of a side that has its result, as that side would
 // shut down its sending half.
-func runHandshake(server, client *terms, toServer, toClient *memStream) *handshakeEnd {
+func runHandshake(server, client *handshakeConfig, toServer, toClient *memStream) *handshakeEnd {
 	h := &handshakeEnd{toServer: toServer, toClient: toClient}
 	done := make(chan struct{})
 	go func() {
@@ -187,7 +187,7 @@ func (h *handshakeEnd) agree() bool {
 		plain, err := in.open(nil, sealed[4:]) // behind its length
 		return err == nil && string(plain) == "data"
 	}
-	return h.server != nil && h.client != nil && opens(h.client.out, h.server.in) && opens(h.server.out, h.client.in)
+	return h.server != nil && h.client != nil && opens(h.client.sendCipher, h.server.receiveCipher) && opens(h.server.sendCipher, h.client.receiveCipher)
 }
 
 // checkText wants the package's prefix exactly once.
@@ -232,27 +232,27 @@ var (
 	secretB = []byte("\x01 secret of thirty-three bytes.")
 )
 
-func plainTerms() *terms { return &terms{name: "test", limit: 4096} }
-func encryptedTerms() *terms {
-	return &terms{name: "test", limit: 4096, encrypt: true}
+func plainTerms() *handshakeConfig { return &handshakeConfig{name: "test", maxDataSize: 4096} }
+func encryptedTerms() *handshakeConfig {
+	return &handshakeConfig{name: "test", maxDataSize: 4096, encrypt: true}
 }
-func secretTerms(secret []byte) *terms {
-	return &terms{name: "test", limit: 4096, encrypt: true, secret: secret}
+func secretTerms(secret []byte) *handshakeConfig {
+	return &handshakeConfig{name: "test", maxDataSize: 4096, encrypt: true, secret: secret}
 }
 
 func TestHandshakeEveryCombination(t *testing.T) {
 	t.Parallel()
-	follow := &terms{name: "test", limit: 1 << 20}
-	require := &terms{name: "test", limit: 1 << 20, encrypt: true}
-	secret := &terms{name: "test", limit: 1 << 20, encrypt: true, secret: secretA}
-	secretAlone := &terms{name: "test", limit: 1 << 20, secret: secretA} // still requires encryption
-	other := &terms{name: "test", limit: 1 << 20, encrypt: true, secret: secretB}
-	otherName := &terms{name: "tesu", limit: 1 << 20, encrypt: true}
-	otherNameSecret := &terms{name: "test ", limit: 1 << 20, encrypt: true, secret: secretA}
-	otherNamePlain := &terms{name: "tesu", limit: 1 << 20}
+	follow := &handshakeConfig{name: "test", maxDataSize: 1 << 20}
+	require := &handshakeConfig{name: "test", maxDataSize: 1 << 20, encrypt: true}
+	secret := &handshakeConfig{name: "test", maxDataSize: 1 << 20, encrypt: true, secret: secretA}
+	secretAlone := &handshakeConfig{name: "test", maxDataSize: 1 << 20, secret: secretA} // still requires encryption
+	other := &handshakeConfig{name: "test", maxDataSize: 1 << 20, encrypt: true, secret: secretB}
+	otherName := &handshakeConfig{name: "tesu", maxDataSize: 1 << 20, encrypt: true}
+	otherNameSecret := &handshakeConfig{name: "test ", maxDataSize: 1 << 20, encrypt: true, secret: secretA}
+	otherNamePlain := &handshakeConfig{name: "tesu", maxDataSize: 1 << 20}
 	for _, c := range []struct {
 		what           string
-		server, client *terms
+		server, client *handshakeConfig
 		reason         byte // 0: they agree
 		byServer       bool
 	}{
@@ -268,7 +268,7 @@ func TestHandshakeEveryCombination(t *testing.T) {
 		{"secret, follow", secretTerms(secretA), follow, 4, false},
 		{"secret, required", secretTerms(secretA), require, 4, false},
 		{"secret, secret", secretTerms(secretA), secret, 0, false},
-		{"secret alone, secret", &terms{name: "test", limit: 4096, secret: secretA}, secretAlone, 0, false},
+		{"secret alone, secret", &handshakeConfig{name: "test", maxDataSize: 4096, secret: secretA}, secretAlone, 0, false},
 		{"secret, other secret", secretTerms(secretA), other, 6, true},
 		{"secret, other name", secretTerms(secretA), otherNameSecret, 6, true},
 	} {
@@ -286,14 +286,14 @@ func TestHandshakeEveryCombination(t *testing.T) {
 				if h.serverErr != nil || h.clientErr != nil {
 					t.Fatalf("server: %v, client: %v", h.serverErr, h.clientErr)
 				}
-				if h.server.limit != 1<<20 || h.client.limit != 4096 {
-					t.Errorf("limits %d and %d", h.server.limit, h.client.limit)
+				if h.server.peerMaxDataSize != 1<<20 || h.client.peerMaxDataSize != 4096 {
+					t.Errorf("limits %d and %d", h.server.peerMaxDataSize, h.client.peerMaxDataSize)
 				}
-				if len(h.server.rest)+len(h.client.rest) != 0 {
-					t.Errorf("rests %x and %x", h.server.rest, h.client.rest)
+				if len(h.server.trailingBytes)+len(h.client.trailingBytes) != 0 {
+					t.Errorf("rests %x and %x", h.server.trailingBytes, h.client.trailingBytes)
 				}
-				if c.server.flags() == 0 {
-					if h.server.in != nil || h.server.out != nil || h.client.in != nil || h.client.out != nil {
+				if c.server.requiredFlags() == 0 {
+					if h.server.receiveCipher != nil || h.server.sendCipher != nil || h.client.receiveCipher != nil || h.client.sendCipher != nil {
 						t.Error("keys in plaintext")
 					}
 					if len(h.toClient.sent) != 6+1 || len(h.toServer.sent) != 6 {
@@ -317,36 +317,36 @@ func TestHandshakeKnownAnswers(t *testing.T) {
 	t.Parallel()
 	for _, v := range knownAnswers {
 		t.Run(v.what, func(t *testing.T) {
-			st := &terms{name: v.name, secret: unhex(t, v.secret), encrypt: true, limit: v.serverLimit}
-			ct := &terms{name: v.name, secret: unhex(t, v.secret), encrypt: true, limit: v.clientLimit}
+			st := &handshakeConfig{name: v.name, secret: unhex(t, v.secret), encrypt: true, maxDataSize: v.serverLimit}
+			ct := &handshakeConfig{name: v.name, secret: unhex(t, v.secret), encrypt: true, maxDataSize: v.clientLimit}
 
 			client := &script{sends: unhex(t, v.clientHello), end: errTooFar}
-			s, err := serverHandshake(client, st, serverSide{key: withKey(privateKey(t, v.serverKey)), admit: func() byte { return 0 }, work: workNow})
+			s, err := serverHandshake(client, st, serverSide{newKey: withKey(privateKey(t, v.serverKey)), admit: func() byte { return 0 }, compute: workNow})
 			if err != nil {
 				t.Fatal(err)
 			}
 			testutil.Equal(t, "the server wrote", client.got.Bytes(), unhex(t, v.serverHello+v.serverFinish))
-			openKnown(t, "client", s.in, v.clientRecords)
+			openKnown(t, "client", s.receiveCipher, v.clientRecords)
 
 			server := &script{sends: unhex(t, v.serverHello+v.serverFinish), end: errTooFar}
-			c, err := clientHello(server, ct, clientSide{key: withKey(privateKey(t, v.clientKey))})
+			c, err := clientHello(server, ct, clientSide{newKey: withKey(privateKey(t, v.clientKey))})
 			if err != nil {
 				t.Fatal(err)
 			}
 			testutil.Equal(t, "the client wrote", server.got.Bytes(), unhex(t, v.clientHello))
-			if s, err = c.finish(); err != nil {
+			if s, err = c.readFinish(); err != nil {
 				t.Fatal(err)
 			}
-			openKnown(t, "server", s.in, v.serverRecords)
-			if s.limit != v.serverLimit {
-				t.Errorf("the server's limit is %d, want %d", s.limit, v.serverLimit)
+			openKnown(t, "server", s.receiveCipher, v.serverRecords)
+			if s.peerMaxDataSize != v.serverLimit {
+				t.Errorf("the server's limit is %d, want %d", s.peerMaxDataSize, v.serverLimit)
 			}
 		})
 	}
 }
 
 // recorded returns what the two sides of a good handshake say.
-func recorded(t *testing.T, server, client *terms) (toServer, toClient []byte) {
+func recorded(t *testing.T, server, client *handshakeConfig) (toServer, toClient []byte) {
 	t.Helper()
 	h := runHandshake(server, client, newMemStream(0, nil), newMemStream(0, nil))
 	if h.serverErr != nil || h.clientErr != nil {
@@ -357,7 +357,7 @@ func recorded(t *testing.T, server, client *terms) (toServer, toClient []byte) {
 
 func TestHandshakeCutAnywhere(t *testing.T) {
 	t.Parallel()
-	for what, tm := range map[string]*terms{"plain": plainTerms(), "secret": secretTerms(secretA), "hybrid": hybridTerms(nil)} {
+	for what, tm := range map[string]*handshakeConfig{"plain": plainTerms(), "secret": secretTerms(secretA), "hybrid": hybridTerms(nil)} {
 		t.Run(what, func(t *testing.T) {
 			toServer, toClient := recorded(t, tm, tm)
 			for _, end := range []error{io.EOF, &os.SyscallError{Syscall: "read", Err: syscall.ECONNRESET}} {
@@ -419,7 +419,7 @@ func TestHandshakeFlippedBits(t *testing.T) {
 			t.Errorf("bit %d to the %s: no sentinel in %v", bit, where, err)
 		}
 	}
-	for what, tm := range map[string]*terms{"secret": secretTerms(secretA), "no secret": encryptedTerms(), "hybrid": hybridTerms(secretA)} {
+	for what, tm := range map[string]*handshakeConfig{"secret": secretTerms(secretA), "no secret": encryptedTerms(), "hybrid": hybridTerms(secretA)} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			step, helloLen := 1, 103
@@ -466,7 +466,7 @@ func TestHandshakeFlippedBits(t *testing.T) {
 			bytes := slices.Clone(toServer)
 			flip(bit)(0, bytes)
 			s, err := serveTerms(&script{sends: bytes, end: io.EOF}, plainTerms())
-			if isLimit := bit/8 >= 2; err == nil && (!isLimit || s.limit == 4096) {
+			if isLimit := bit/8 >= 2; err == nil && (!isLimit || s.peerMaxDataSize == 4096) {
 				t.Errorf("bit %d to the server: not noticed", bit)
 			}
 		}
@@ -474,7 +474,7 @@ func TestHandshakeFlippedBits(t *testing.T) {
 			bytes := slices.Clone(toClient)
 			flip(bit)(0, bytes)
 			s, err := dialTerms(&script{sends: bytes, end: io.EOF}, plainTerms())
-			if isLimit := bit/8 >= 2 && bit/8 < 6; err == nil && (!isLimit || s.limit == 4096) {
+			if isLimit := bit/8 >= 2 && bit/8 < 6; err == nil && (!isLimit || s.peerMaxDataSize == 4096) {
 				t.Errorf("bit %d to the client: not noticed", bit)
 			}
 		}
@@ -548,7 +548,7 @@ func TestClientChecksInOrder(t *testing.T) {
 	follow, require, secret := plainTerms(), encryptedTerms(), secretTerms(secretA)
 	for _, c := range []struct {
 		what   string
-		client *terms
+		client *handshakeConfig
 		sends  []byte
 		reason byte
 	}{
@@ -599,7 +599,7 @@ func TestServerChecksInOrder(t *testing.T) {
 	forged := append(slices.Clone(good[:150]), good[150]^1)
 	for _, c := range []struct {
 		what   string
-		server *terms
+		server *handshakeConfig
 		sends  []byte
 		admit  byte
 		reason byte
@@ -623,13 +623,13 @@ func TestServerChecksInOrder(t *testing.T) {
 		for _, chunk := range []int{0, 1} {
 			client := &script{sends: c.sends, end: errTooFar, chunk: chunk}
 			asked := 0
-			s, err := serverHandshake(client, c.server, serverSide{key: withKey(testServerKey()), admit: func() byte { asked++; return c.admit }, work: workNow})
+			s, err := serverHandshake(client, c.server, serverSide{newKey: withKey(testServerKey()), admit: func() byte { asked++; return c.admit }, compute: workNow})
 			if s != nil {
 				t.Errorf("%s: a session", c.what)
 			}
 			checkRefusal(t, err, c.reason, c.byPeer)
 			hello := 6
-			if c.server.flags() != 0 {
+			if c.server.requiredFlags() != 0 {
 				hello = 103
 			}
 			want := []byte{c.reason}
@@ -655,7 +655,7 @@ func TestHandshakeLimits(t *testing.T) {
 		s, serr := serveTerms(&script{sends: helloBytes(0, 0, limit), end: errTooFar}, plainTerms())
 		c, cerr := dialTerms(&script{sends: append(helloBytes(3, 0, limit), 0), end: errTooFar}, plainTerms())
 		if good {
-			if serr != nil || cerr != nil || s.limit != int(limit) || c.limit != int(limit) {
+			if serr != nil || cerr != nil || s.peerMaxDataSize != int(limit) || c.peerMaxDataSize != int(limit) {
 				t.Errorf("limit %d: server %v, client %v", limit, serr, cerr)
 			}
 			continue
@@ -733,7 +733,7 @@ func TestHandshakePoints(t *testing.T) {
 // the bytes arrive.
 func TestHandshakeKeepsWhatComesBehind(t *testing.T) {
 	t.Parallel()
-	for what, tm := range map[string]*terms{"plain": plainTerms(), "secret": secretTerms(secretA)} {
+	for what, tm := range map[string]*handshakeConfig{"plain": plainTerms(), "secret": secretTerms(secretA)} {
 		toServer, toClient := recorded(t, tm, tm)
 		for _, size := range []int{0, 1, 100, 5000} {
 			frames := make([]byte, size)
@@ -747,11 +747,11 @@ func TestHandshakeKeepsWhatComesBehind(t *testing.T) {
 						t.Errorf("%s, %s, %d bytes behind, chunk %d: %v", what, role, size, chunk, err)
 						return
 					}
-					left := slices.Concat(s.rest, from.sends)
+					left := slices.Concat(s.trailingBytes, from.sends)
 					if !bytes.Equal(left, frames) {
 						t.Errorf("%s, %s, %d bytes behind, chunk %d: %d are left", what, role, size, chunk, len(left))
 					}
-					if chunk == 0 && size > 0 && len(s.rest) == 0 {
+					if chunk == 0 && size > 0 && len(s.trailingBytes) == 0 {
 						t.Errorf("%s, %s: nothing was over-read; this test tests nothing", what, role)
 					}
 				}
@@ -769,7 +769,7 @@ func TestHandshakeKeepsWhatComesBehind(t *testing.T) {
 func serverFinish(confirmation []byte) []byte { return append([]byte{0}, confirmation...) }
 
 // One who stands between, with keys of his own and without the secret.
-func TestHandshakeManInTheMiddle(t *testing.T) {
+func TestHandshakeMITM(t *testing.T) {
 	t.Parallel()
 	tm := secretTerms(secretA)
 	mine := testKey(3)
@@ -788,7 +788,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 			// He ignores the client's proof and makes one of his own.
 			hello := helloBytes(3, 3, 4096, mine.PublicKey().Bytes()...)
 			server := &script{sends: hello, end: errTooFar}
-			c, err := clientHello(server, tm, clientSide{key: withKey(testClientKey())})
+			c, err := clientHello(server, tm, clientSide{newKey: withKey(testClientKey())})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -797,19 +797,19 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 				t.Fatal(err)
 			}
 			wrote := slices.Clone(server.got.Bytes())
-			k, err := newKeys(guess, z, transcript(tm.name, hello, wrote[:103]))
+			k, err := newSessionKeys(guess, z, transcript(tm.name, hello, wrote[:103]))
 			if err != nil {
 				t.Fatal(err)
 			}
 			server.sends = serverFinish(k.serverConfirmation(wrote[103:]))
-			s, err := c.finish()
+			s, err := c.readFinish()
 			if s != nil {
 				t.Error("a session with one who does not hold the secret")
 			}
 			checkRefusal(t, err, 6, false)
 			testutil.Equal(t, "the client wrote", server.got.Bytes(), wrote)
 			// The same with the right secret is a session: it was the proof that failed.
-			if k, err = newKeys(tm.secret, z, transcript(tm.name, hello, wrote[:103])); err != nil {
+			if k, err = newSessionKeys(tm.secret, z, transcript(tm.name, hello, wrote[:103])); err != nil {
 				t.Fatal(err)
 			}
 			again := &script{sends: slices.Concat(hello, serverFinish(k.serverConfirmation(wrote[103:]))), end: errTooFar}
@@ -825,7 +825,7 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 				t.Fatal(err)
 			}
 			serverHello := helloBytes(3, 3, 4096, testServerKey().PublicKey().Bytes()...)
-			k, err := newKeys(terms.secret, z, transcript(terms.name, serverHello, hello))
+			k, err := newSessionKeys(terms.secret, z, transcript(terms.name, serverHello, hello))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -838,12 +838,12 @@ func TestHandshakeManInTheMiddle(t *testing.T) {
 	t.Run("an echo", func(t *testing.T) {
 		// The client's own confirmation is no proof of the server.
 		server := &script{sends: helloBytes(3, 3, 4096, mine.PublicKey().Bytes()...), end: errTooFar}
-		c, err := clientHello(server, tm, clientSide{key: withKey(testClientKey())})
+		c, err := clientHello(server, tm, clientSide{newKey: withKey(testClientKey())})
 		if err != nil {
 			t.Fatal(err)
 		}
 		server.sends = serverFinish(server.got.Bytes()[103:])
-		_, err = c.finish()
+		_, err = c.readFinish()
 		checkRefusal(t, err, 6, false)
 	})
 }
@@ -886,7 +886,7 @@ func TestHandshakeWriteFails(t *testing.T) {
 	// ServerFinish fails after the client was admitted.
 	admitted := 0
 	late := &script{sends: toServer, end: errTooFar}
-	s, err := serverHandshake(late, tm, serverSide{key: withKey(testServerKey()), admit: func() byte { admitted++; late.broken = broken; return 0 }, work: workNow})
+	s, err := serverHandshake(late, tm, serverSide{newKey: withKey(testServerKey()), admit: func() byte { admitted++; late.broken = broken; return 0 }, compute: workNow})
 	if s != nil || admitted != 1 || !errors.Is(err, broken) {
 		t.Errorf("session %v, admitted %d times, %v", s, admitted, err)
 	}
@@ -928,19 +928,19 @@ func TestHandshakeSystemErrors(t *testing.T) {
 	// A key that cannot be made: nothing is written.
 	noKey := func() (*ecdh.PrivateKey, error) { return nil, other }
 	client, server := &script{end: errTooFar}, &script{sends: toClient, end: errTooFar}
-	_, serr := serverHandshake(client, tm, serverSide{key: noKey, admit: func() byte { return 0 }, work: workNow})
-	_, cerr := clientHello(server, tm, clientSide{key: noKey})
+	_, serr := serverHandshake(client, tm, serverSide{newKey: noKey, admit: func() byte { return 0 }, compute: workNow})
+	_, cerr := clientHello(server, tm, clientSide{newKey: noKey})
 	if !errors.Is(serr, other) || !errors.Is(cerr, other) || client.got.Len()+server.got.Len() != 0 {
 		t.Errorf("server: %v, client: %v", serr, cerr)
 	}
 	checkText(t, serr)
 	checkText(t, cerr)
 	// In plaintext none is made.
-	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), serverSide{key: noKey, admit: func() byte { return 0 }, work: workNow}); err != nil {
+	if _, err := serverHandshake(&script{sends: helloBytes(0, 0, 4096), end: errTooFar}, plainTerms(), serverSide{newKey: noKey, admit: func() byte { return 0 }, compute: workNow}); err != nil {
 		t.Error(err)
 	}
 	// A client that refuses has made none.
-	_, err := clientHello(&script{sends: helloBytes(3, 1, 4096, make([]byte, 97)...), end: errTooFar}, encryptedTerms(), clientSide{key: noKey})
+	_, err := clientHello(&script{sends: helloBytes(3, 1, 4096, make([]byte, 97)...), end: errTooFar}, encryptedTerms(), clientSide{newKey: noKey})
 	checkRefusal(t, err, 9, false)
 }
 
@@ -970,10 +970,10 @@ func TestHandshakeWithNewKeys(t *testing.T) {
 	var keys [2][]byte
 	for i := range keys {
 		server := &script{end: io.EOF}
-		serverHandshake(server, encryptedTerms(), serverSide{key: newKey, admit: func() byte { return 0 }, work: workNow})
+		serverHandshake(server, encryptedTerms(), serverSide{newKey: newECDHKey, admit: func() byte { return 0 }, compute: workNow})
 		keys[i] = server.got.Bytes()[6:]
 		client := &script{sends: server.got.Bytes(), end: io.EOF}
-		if _, err := clientHello(client, encryptedTerms(), clientSide{key: newKey}); err != nil || client.got.Len() != 151 {
+		if _, err := clientHello(client, encryptedTerms(), clientSide{newKey: newECDHKey}); err != nil || client.got.Len() != 151 {
 			t.Errorf("the client wrote %d bytes, %v", client.got.Len(), err)
 		}
 	}
@@ -999,8 +999,8 @@ func TestHandshakeWrites(t *testing.T) {
 // workNow does the work of a handshake without a wait.
 func workNow(f func() error) error { return f() }
 
-func hybridTerms(secret []byte) *terms {
-	return &terms{name: "test", limit: 4096, encrypt: true, hybrid: true, secret: secret}
+func hybridTerms(secret []byte) *handshakeConfig {
+	return &handshakeConfig{name: "test", maxDataSize: 4096, encrypt: true, hybrid: true, secret: secret}
 }
 
 // fixedKEM is the same key each time, and fixedCiphertext what was encapsulated to it once.
@@ -1053,23 +1053,23 @@ func TestHandshakeHybrid(t *testing.T) {
 		}
 	}
 	t.Run("plaintext", func(t *testing.T) {
-		plain := &terms{name: "test", limit: 4096, hybrid: true}
+		plain := &handshakeConfig{name: "test", maxDataSize: 4096, hybrid: true}
 		h := runHandshake(plain, plain, newMemStream(0, nil), newMemStream(0, nil))
 		if h.serverErr != nil || h.clientErr != nil || h.server.security != (Security{}) || h.client.security != (Security{}) || len(h.toClient.sent) != 7 {
 			t.Errorf("%v, %v, %+v, %+v, %d bytes", h.serverErr, h.clientErr, h.server, h.client, len(h.toClient.sent))
 		}
 	})
 	t.Run("follow", func(t *testing.T) {
-		follow := &terms{name: "test", limit: 4096, hybrid: true}
+		follow := &handshakeConfig{name: "test", maxDataSize: 4096, hybrid: true}
 		if h := runHandshake(hybridTerms(nil), follow, newMemStream(0, nil), newMemStream(0, nil)); !h.agree() || !h.client.security.Hybrid {
 			t.Errorf("%v, %v, %+v", h.serverErr, h.clientErr, h.client)
 		}
 	})
 }
 
-// TestHandshakeHybridInTheMiddle: a change on the way of what the hellos say of ML-KEM is noticed
+// TestHandshakeHybridMITM: a change on the way of what the hellos say of ML-KEM is noticed
 // on both sides, with and without a secret.
-func TestHandshakeHybridInTheMiddle(t *testing.T) {
+func TestHandshakeHybridMITM(t *testing.T) {
 	t.Parallel()
 	mine, err := mlkem.GenerateKey1024()
 	if err != nil {
@@ -1166,12 +1166,12 @@ func TestHandshakeHybridKeys(t *testing.T) {
 			t.Errorf("coefficient %d: the client wrote %d bytes", at, len(got))
 		}
 		classical := &script{sends: bad, end: errTooFar}
-		if _, err := clientHello(classical, encryptedTerms(), clientSide{key: newKey}); err != nil {
+		if _, err := clientHello(classical, encryptedTerms(), clientSide{newKey: newECDHKey}); err != nil {
 			t.Errorf("coefficient %d, a client without ML-KEM: %v", at, err)
 		}
 	}
 	// The same client hello is no session with a server whose ML-KEM key is new.
-	side := serverSide{key: withKey(testServerKey()), admit: func() byte { return 0 }, work: workNow}
+	side := serverSide{newKey: withKey(testServerKey()), admit: func() byte { return 0 }, compute: workNow}
 	if _, err := serverHandshake(&script{sends: toServer, end: errTooFar}, hybridTerms(nil), side); !errors.Is(err, ErrSecret) {
 		t.Errorf("a hello that was sent to another key: %v", err)
 	}

@@ -1,4 +1,4 @@
-// The status of an endpoint, and how it ends.
+// The status of an endpoint: its changes, its final error, and the progress of Close.
 
 package gipc
 
@@ -6,82 +6,82 @@ import (
 	"context"
 )
 
-// A lifecycle is the status of an endpoint and its end. The endpoint's lock guards
-// it.
+// A lifecycle is the status of an endpoint and its final error. The endpoint's
+// lock guards it.
 //
 // Invariants: the status changes only as the table of transitions allows, and
-// everybody who waits for a change is woken. err is set once.
+// every change wakes all goroutines that wait for one. finalErr is set once.
 type lifecycle struct {
-	status  Status
-	changed event // the status has changed; then it is a new one
-	err     error // final: what reads return once the queue is empty
-	done    event // err is set
-	closed  event // Close is done. No sync.Once: a mutex is not durably blocking, so synctest bubbles would hang
-	dialErr error // of the last attempt to connect; nil while connected
+	status        Status
+	statusChanged event // triggered by a change of status or finalErr, and then replaced
+	finalErr      error // what reads return once the queue is empty; nil until the end
+	finalErrSet   event // triggered when finalErr is set
+	closeDone     event // triggered when Close is done. Not a sync.Once: its mutex would hang synctest bubbles, as it is not durably blocking
+	dialErr       error // of the last connection attempt; nil while connected
 
-	cut    context.Context // is done when Close has no more time; nil until somebody asks
-	cutNow func()
+	abortCtx context.Context // canceled when Close has run out of time; nil until abortContext is called
+	abort    func()
 }
 
-// become changes the status, if that is allowed, and reports whether it is.
-func (l *lifecycle) become(s Status) bool {
-	if !l.status.mayBecome(s) {
+// setStatus makes the transition to s if it is allowed, and reports whether it did.
+func (l *lifecycle) setStatus(s Status) bool {
+	if !l.status.canTransitionTo(s) {
 		return false
 	}
 	l.status = s
-	l.wake()
+	l.notifyStatus()
 	return true
 }
 
-// wake wakes everybody who waits for a change.
-func (l *lifecycle) wake() {
-	l.changed.happen()
-	l.changed = event{}
+// notifyStatus wakes all goroutines that wait for a change.
+func (l *lifecycle) notifyStatus() {
+	l.statusChanged.trigger()
+	l.statusChanged = event{}
 }
 
-// finish sets the final error and reports whether it was not set before.
-func (l *lifecycle) finish(err error) bool {
-	if l.err != nil {
+// setFinalErr sets the final error. It returns false if it was set before.
+func (l *lifecycle) setFinalErr(err error) bool {
+	if l.finalErr != nil {
 		return false
 	}
-	l.err = err
-	l.done.happen()
-	l.wake()
+	l.finalErr = err
+	l.finalErrSet.trigger()
+	l.notifyStatus()
 	return true
 }
 
-// cutContext returns the context that is done when Close has no more time. An idle
-// endpoint has none.
-func (l *lifecycle) cutContext() context.Context {
-	if l.cut == nil {
-		l.cut, l.cutNow = context.WithCancel(context.Background())
+// abortContext returns the context that is canceled when Close has run out of
+// time. It is created by the first call, because idle endpoints need none.
+func (l *lifecycle) abortContext() context.Context {
+	if l.abortCtx == nil {
+		l.abortCtx, l.abort = context.WithCancel(context.Background())
 	}
-	return l.cut
+	return l.abortCtx
 }
 
-// An event happens once, under the lock that guards it. The channel is made when
-// somebody waits, so an idle connection has none.
+// An event is triggered at most once, under the lock that guards it. Its channel
+// is made by the first waiter, so an idle connection has none.
 type event struct {
-	channel  chan struct{}
-	happened bool
+	channel   chan struct{}
+	triggered bool
 }
 
-// happen wakes everybody who waits. Calling it again does nothing.
-func (e *event) happen() {
-	if e.happened {
+// trigger wakes all waiters. Further calls do nothing.
+func (e *event) trigger() {
+	if e.triggered {
 		return
 	}
-	e.happened = true
+	e.triggered = true
 	if e.channel != nil {
 		close(e.channel)
 	}
 }
 
-// wait returns a channel that is closed when the event has happened.
-func (e *event) wait() <-chan struct{} {
+// waitChannel returns a channel that is closed when the event is triggered.
+func (e *event) waitChannel() <-chan struct{} {
 	if e.channel == nil {
 		e.channel = make(chan struct{})
-		if e.happened {
+		if e.triggered {
 			close(e.channel)
 		}
 	}

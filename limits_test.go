@@ -31,11 +31,11 @@ func rawClient(t *testing.T, l *pipeListener, name string) (net.Conn, *session) 
 	t.Helper()
 	near, far := net.Pipe()
 	l.conns <- far
-	hello, err := clientHello(near, &terms{name: name, limit: defaultMsgSize}, clientSide{key: newKey})
+	hello, err := clientHello(near, &handshakeConfig{name: name, maxDataSize: defaultMsgSize}, clientSide{newKey: newECDHKey})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := hello.finish()
+	s, err := hello.readFinish()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func readFrame(t *testing.T, conn net.Conn, s *session) (typ uint32, data []byte
 	if _, err := io.ReadFull(conn, body); err != nil {
 		return 0, nil, err
 	}
-	plain, err := s.in.open(nil, body)
+	plain, err := s.receiveCipher.open(nil, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func readFrame(t *testing.T, conn net.Conn, s *session) (typ uint32, data []byte
 // writeFrame seals and writes one frame.
 func writeFrame(t *testing.T, conn net.Conn, s *session, typ byte, data ...byte) {
 	t.Helper()
-	if _, err := conn.Write(appendFrame(s.out, uint32(typ), data)); err != nil {
+	if _, err := conn.Write(appendFrame(s.sendCipher, uint32(typ), data)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -87,7 +87,7 @@ func writeFrame(t *testing.T, conn net.Conn, s *session, typ byte, data ...byte)
 func wantStatus(t *testing.T, s interface{ Read() (*Message, error) }, status Status) *Message {
 	t.Helper()
 	m, err := s.Read()
-	if err != nil || m.MsgType != internalType || m.Status != status.String() {
+	if err != nil || m.MsgType != statusType || m.Status != status.String() {
 		t.Fatalf("got %+v, %v; want status %v", m, err, status)
 	}
 	return m
@@ -223,7 +223,7 @@ func TestPingIsAnswered(t *testing.T) {
 }
 
 // The watcher steps in within a second after the last read.
-func TestWatcherStepsIn(t *testing.T) {
+func TestBackgroundReaderStartsAfterIdleReads(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, c := pipeEnds(t, ServerConfig{}, ClientConfig{}, nil)
 		wantStatus(t, s, Connected)
@@ -281,7 +281,7 @@ func TestCloseOfStuckPeer(t *testing.T) {
 }
 
 // A context that has ended cuts at once.
-func TestShutdownCutsAtOnce(t *testing.T) {
+func TestShutdownWithDoneContext(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		conn, _ := rawClient(t, l, "pipe")
@@ -310,8 +310,8 @@ func TestSilentHandshakeEnds(t *testing.T) {
 		if err != nil || len(b) != fullHello {
 			t.Fatal(len(b), err)
 		}
-		if d := time.Since(start); d != greetTime {
-			t.Errorf("ended after %v, want %v", d, greetTime)
+		if d := time.Since(start); d != handshakeTimeout {
+			t.Errorf("ended after %v, want %v", d, handshakeTimeout)
 		}
 		near.Close()
 		if err := s.Close(); err != nil {
@@ -325,7 +325,7 @@ func TestSilentHandshakeEnds(t *testing.T) {
 
 // A peer that has said goodbye says with its answer to ours whether it has what
 // was written. An answer that comes before ours could be read is none.
-func TestAnswerToTheGoodbyeBehindThePeers(t *testing.T) {
+func TestCloseAckBehindPeersClose(t *testing.T) {
 	t.Parallel()
 	goodbye, held, discarded := ctl(kindClose, 0), ctl(kindCloseAck, 0), ctl(kindCloseAck, 1)
 	for _, c := range []struct {
@@ -386,18 +386,18 @@ func ctl(kind, what byte) []byte {
 
 // A handshake that waits for its turn to compute is not charged for that; a peer that
 // keeps the server waiting is, for its whole 10 seconds.
-func TestHandshakeWaitsForItsTurn(t *testing.T) {
+func TestHandshakeComputesInTurn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
 		defer s.Close()
 		takeAll := func() {
-			for range cap(s.host.working) {
-				s.host.working <- struct{}{}
+			for range cap(s.listenerState.computeSlots) {
+				s.listenerState.computeSlots <- struct{}{}
 			}
 		}
 		giveAll := func() {
-			for range cap(s.host.working) {
-				<-s.host.working
+			for range cap(s.listenerState.computeSlots) {
+				<-s.listenerState.computeSlots
 			}
 		}
 		begin := func() net.Conn {
@@ -408,37 +408,37 @@ func TestHandshakeWaitsForItsTurn(t *testing.T) {
 		takeAll()
 		conn := begin()
 		defer conn.Close()
-		<-time.After(3 * greetTime)
+		<-time.After(3 * handshakeTimeout)
 		giveAll()
 		hello := make([]byte, fullHello)
 		if _, err := io.ReadFull(conn, hello); err != nil {
 			t.Fatalf("after a long wait in the server's line: %v", err)
 		}
-		key, err := newKey()
+		key, err := newECDHKey()
 		if err != nil {
 			t.Fatal(err)
 		}
 		clientHello := append([]byte{0, hello[1] &^ flagHybrid, 0, 0, 16, 0}, key.PublicKey().Bytes()...)
 		takeAll()
-		<-time.After(greetTime / 2) // these are charged
+		<-time.After(handshakeTimeout / 2) // these are charged
 		if _, err := conn.Write(clientHello); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(3 * greetTime)
+		<-time.After(3 * handshakeTimeout)
 		giveAll()
 		start := time.Now()
-		if _, err := conn.Read(hello); err == nil || time.Since(start) != greetTime/2 {
-			t.Errorf("a client without a confirmation has %v after %v, want an end after %v", err, time.Since(start), greetTime/2)
+		if _, err := conn.Read(hello); err == nil || time.Since(start) != handshakeTimeout/2 {
+			t.Errorf("a client without a confirmation has %v after %v, want an end after %v", err, time.Since(start), handshakeTimeout/2)
 		}
 	})
 }
 
 // Close does not wait for handshakes that wait for their turn.
-func TestCloseWithHandshakesInLine(t *testing.T) {
+func TestCloseWithWaitingHandshakes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, l := pipeServer(t, ServerConfig{})
-		for range cap(s.host.working) {
-			s.host.working <- struct{}{}
+		for range cap(s.listenerState.computeSlots) {
+			s.listenerState.computeSlots <- struct{}{}
 		}
 		near, far := net.Pipe()
 		defer near.Close()
@@ -605,15 +605,15 @@ type talks struct {
 func (c *crowd) enter(behind ...byte) *talks {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(&appended{conn, behind}, &terms{name: "many", limit: 1 << 20, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
+	hello, err := clientHello(&appended{conn, behind}, &handshakeConfig{name: "many", maxDataSize: 1 << 20, encrypt: c.s.settings.encrypt}, clientSide{newKey: newECDHKey})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	s, err := hello.finish()
+	s, err := hello.readFinish()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return &talks{conn, io.MultiReader(bytes.NewReader(s.rest), conn), c.t, s}
+	return &talks{conn, io.MultiReader(bytes.NewReader(s.trailingBytes), conn), c.t, s}
 }
 
 // appended adds to a write.
@@ -631,10 +631,10 @@ func (l *appended) Write(b []byte) (int, error) {
 func (k *talks) frame(typ uint32, data []byte) []byte {
 	k.t.Helper()
 	plain := append(appendFrameHeader(nil, frameHeader{frameType: typ, dataSize: len(data)}), data...)
-	if k.session.out == nil {
+	if k.session.sendCipher == nil {
 		return plain
 	}
-	sealed, err := k.session.out.seal(nil, plain)
+	sealed, err := k.session.sendCipher.seal(nil, plain)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -656,7 +656,7 @@ func (k *talks) pinged(behind ...byte) {
 func (k *talks) announces(size int) {
 	k.t.Helper()
 	plain := appendFrameHeader(appendControl(nil, kindPing, make([]byte, 8)...), frameHeader{frameType: 1, dataSize: size})
-	record, err := k.session.out.seal(nil, plain)
+	record, err := k.session.sendCipher.seal(nil, plain)
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -669,7 +669,7 @@ func (k *talks) announces(size int) {
 func (k *talks) pong() {
 	k.t.Helper()
 	n := headerSize + 9
-	if k.session.in != nil {
+	if k.session.receiveCipher != nil {
 		n += lengthSize + sealOverhead
 	}
 	if _, err := io.ReadFull(k.in, make([]byte, n)); err != nil {
@@ -680,7 +680,7 @@ func (k *talks) pong() {
 // A thousand who connect and say nothing, or announce all that one may and say
 // no more: each costs a few KiB and one goroutine, until it leaves. These run
 // alone, since they count what is the whole process's.
-func TestBoundsOfThoseWhoStop(t *testing.T) {
+func TestMemoryOfStalledPeers(t *testing.T) {
 	const most = 1 << 30
 	prefix := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: most})[:lengthSize]
 	ping := appendControl(nil, kindPing, make([]byte, 8)...)
@@ -699,7 +699,7 @@ func TestBoundsOfThoseWhoStop(t *testing.T) {
 		{"a hello without its confirmation", true, func(c *crowd) {
 			conn := c.dial()
 			io.ReadFull(conn, make([]byte, fullHello))
-			hello := append(helloHead(0, flagEncrypted|flagHybrid, most), testKey(1).PublicKey().Bytes()...)
+			hello := append(newHelloHead(0, flagEncrypted|flagHybrid, most), testKey(1).PublicKey().Bytes()...)
 			conn.Write(append(hello, make([]byte, mlkem.CiphertextSize1024)...))
 		}},
 		{"a frame of a GiB announced, with its type, in the handshake", false, func(c *crowd) { c.enter(append(append(ping, prefix...), 0, 0, 0, 1)...).pong() }},
@@ -736,12 +736,12 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 		enter(c)
 	}
 	gone := func() bool {
-		c.s.host.mu.Lock()
-		defer c.s.host.mu.Unlock()
-		pending := len(c.s.host.pending)
-		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > greetTime
+		c.s.listenerState.mu.Lock()
+		defer c.s.listenerState.mu.Unlock()
+		pending := len(c.s.listenerState.pendingConns)
+		return pending+c.s.Connections.Len() < n+1 || pending > 0 && time.Since(start) > handshakeTimeout
 	}
-	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > greetTime })
+	eventually(t, "all are there", func() bool { return !gone() || time.Since(start) > handshakeTimeout })
 	if !g.holds(gone, int64(n), before, known, int64(n)*28<<10, int64(n)+20) {
 		return false
 	}
@@ -753,7 +753,7 @@ func holdsStopped(t *testing.T, n int, encrypted bool, enter func(*crowd)) bool 
 
 // Floods of what costs nothing to send, from peers that never read: the server
 // holds little for them, and good clients are served.
-func TestBoundsOfFloods(t *testing.T) {
+func TestMemoryUnderFloods(t *testing.T) {
 	const batches, batchOf = 20, 4000
 	for name, data := range map[string][]byte{
 		"pings":                     append([]byte{kindPing}, make([]byte, 8)...),
@@ -801,7 +801,7 @@ func TestBoundsOfFloods(t *testing.T) {
 
 // Messages that nobody reads stay with their sender: the server holds 64 KiB
 // of them for each client, however small they are.
-func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
+func TestMemoryOfUnreadMessages(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
 	known, before := testutil.Goroutines(nil), heap()
 	const n = 20
@@ -833,7 +833,7 @@ func TestBoundsOfMessagesThatNobodyReads(t *testing.T) {
 // Peers that never read, and a server that writes to them from many goroutines
 // and to everybody: what waits for them is held once and not for each message,
 // and the others have theirs.
-func TestBoundsOfThoseWhoNeverRead(t *testing.T) {
+func TestMemoryOfPeersThatNeverRead(t *testing.T) {
 	c := gather(t, ServerConfig{Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
 	g := serveAll(t, c)
 	readers := c.joinMany(3)

@@ -49,7 +49,7 @@ func modeChild() {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		l, err := s.listen()
+		l, err := s.openListener()
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -83,7 +83,7 @@ func TestUnixCredentials(t *testing.T) {
 	path := tempSocket(t)
 	l := mustListenAt(t, path)
 	client := clientSettings(t, &ClientConfig{Network: "unix", Address: path})
-	c, err := client.connect(t.Context())
+	c, err := client.dialServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestUnixCredentials(t *testing.T) {
 	if server.Addr.String() != path || server.Addr.Network() != "unix" {
 		t.Errorf("the server's Addr is %v", server.Addr)
 	}
-	for _, got := range []Peer{server, peerOf(a)} {
+	for _, got := range []Peer{server, peerOfConn(a)} {
 		if got.Addr == nil {
 			t.Error("no Addr")
 		}
@@ -109,7 +109,7 @@ func TestUnixCredentials(t *testing.T) {
 	one, two := net.Pipe()
 	defer one.Close()
 	defer two.Close()
-	if got := peerOf(one); got.Known || got.UID != -1 || got.GID != -1 || got.PID != -1 || got.Addr == nil {
+	if got := peerOfConn(one); got.Known || got.UID != -1 || got.GID != -1 || got.PID != -1 || got.Addr == nil {
 		t.Errorf("a pipe's: %+v", got)
 	}
 }
@@ -219,7 +219,7 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	c.ask("ok", "listen %s", path)
 	before := openFDs(t)
-	conn, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path}).connect(t.Context())
+	conn, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path}).dialServer(t.Context())
 	if after := openFDs(t); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
@@ -228,12 +228,12 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 	}
 	for _, config := range []*ClientConfig{{AllowAnyUser: true}, {Secret: testSecret}} {
 		config.Network, config.Address = "unix", path
-		conn, err := clientSettings(t, config).connect(t.Context())
+		conn, err := clientSettings(t, config).dialServer(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p := conn.peer; p.UID != 65534 || !p.Known || conn.foreign != (config.Secret != nil) {
-			t.Errorf("peer: %+v, foreign: %t", p, conn.foreign)
+		if p := conn.peer; p.UID != 65534 || !p.Known || conn.unverified != (config.Secret != nil) {
+			t.Errorf("peer: %+v, foreign: %t", p, conn.unverified)
 		}
 		conn.conn.Close()
 	}
@@ -250,7 +250,7 @@ func TestUnixNameOfAnotherUser(t *testing.T) {
 	path := tempSocket(t)
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	unmasked := serverSettings(t, &ServerConfig{Network: "unix", Address: path, UnmaskPermissions: true})
-	l, err := unmasked.listen()
+	l, err := unmasked.openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -376,7 +376,7 @@ func tryOnce(config *ClientConfig) error {
 	if err != nil {
 		return err
 	}
-	conn, err := set.connect(context.Background())
+	conn, err := set.dialServer(context.Background())
 	if err == nil {
 		conn.conn.Close()
 	}
@@ -407,7 +407,7 @@ func (c *child) expect(want string, parts ...string) {
 
 // Two users who are meant to talk: both sides have to say so, and each error
 // names what is missing. A secret says it for the client.
-func TestTwoUsers(t *testing.T) {
+func TestServersOfTwoUsers(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Dir(tempSocket(t))
 	user := asNobody(t, dir)
@@ -462,9 +462,9 @@ func TestUserFloodsHandshakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	s.host.mu.Lock()
-	s.host.most = 20
-	s.host.mu.Unlock()
+	s.listenerState.mu.Lock()
+	s.listenerState.foreignLimit = 20
+	s.listenerState.mu.Unlock()
 	flooder := startChild(t, "gate", as(user, nobody))
 	flooder.say("flood %s", path)
 	flooder.expect("refused 10")
@@ -477,9 +477,9 @@ func TestUserFloodsHandshakes(t *testing.T) {
 		guest.expect(": <nil>")
 	}
 	eventually(t, "the places are given back", func() bool {
-		s.host.mu.Lock()
-		defer s.host.mu.Unlock()
-		return len(s.host.foreign) == 0 && len(s.host.pending) == 0
+		s.listenerState.mu.Lock()
+		defer s.listenerState.mu.Unlock()
+		return len(s.listenerState.foreignCounts) == 0 && len(s.listenerState.pendingConns) == 0
 	})
 }
 
@@ -621,7 +621,7 @@ func squatterChild() {
 // A name that another user was first to take: a client says nothing at all to
 // him, or, with a Secret, nothing that a message or the secret is in; a server
 // leaves the name alone.
-func TestSquattedName(t *testing.T) {
+func TestNameTakenByOtherUser(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
@@ -856,7 +856,7 @@ func TestPermissionAtAddressIsFinal(t *testing.T) {
 	path := tempSocket(t)
 	client := startChild(t, "gate", asNobody(t, filepath.Dir(path)))
 	s := serverSettings(t, &ServerConfig{Network: "unix", Address: path})
-	l, err := s.listen()
+	l, err := s.openListener()
 	noError(t, err)
 	defer l.Close()
 	start := time.Now()
@@ -1612,7 +1612,7 @@ var advices = []struct {
 	{"port in use", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: boundPort(h.T)})
 		return err
-	}, []error{ErrNameInUse, syscall.EADDRINUSE}, "tcp 127.0.0.1:|stop who does|choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT"},
+	}, []error{ErrNameInUse, syscall.EADDRINUSE}, "tcp 127.0.0.1:|stop the process that uses it|choose another Address, GIPC_NETWORK_HOST or GIPC_NETWORK_PORT"},
 	{"a file at the path", func(h *firstHour) error {
 		if err := os.WriteFile(h.path, nil, 0o600); err != nil {
 			h.Fatal(err)
@@ -1653,7 +1653,7 @@ var advices = []struct {
 	{"a bad size", func(h *firstHour) error { return h.dial(ClientConfig{MaxMsgSize: -1}) },
 		[]error{ErrConfig}, "MaxMsgSize is -1: 0 is 3145728, else give 1024 to 1073741824 bytes"},
 	{"a bad timeout", func(h *firstHour) error { return h.dial(ClientConfig{Timeout: -time.Second}) },
-		[]error{ErrConfig}, "Timeout is -1s: 0 is forever"},
+		[]error{ErrConfig}, "Timeout is -1s: must not be negative"},
 	{"a network open to all", func(h *firstHour) error {
 		_, err := h.tryServe(ServerConfig{Network: "tcp", Address: "0.0.0.0:0"})
 		return err
@@ -1713,11 +1713,11 @@ var advices = []struct {
 	{"a second client", func(h *firstHour) error {
 		h.connected(ServerConfig{}, ClientConfig{})
 		return h.dial(ClientConfig{Timeout: h.soon})
-	}, []error{ErrTimeout, ErrRefused}, "unix PATH|as many clients as it may|MultiClient and MaxClients in ServerConfig"},
+	}, []error{ErrTimeout, ErrRefused}, "unix PATH|reached its client limit|MultiClient and MaxClients in ServerConfig"},
 	{"one client too many", func(h *firstHour) error {
 		h.connected(ServerConfig{MultiClient: true, MaxClients: 1}, ClientConfig{})
 		return h.dial(ClientConfig{Timeout: h.soon})
-	}, []error{ErrTimeout, ErrRefused}, "unix PATH|as many clients as it may|MultiClient and MaxClients in ServerConfig"},
+	}, []error{ErrTimeout, ErrRefused}, "unix PATH|reached its client limit|MultiClient and MaxClients in ServerConfig"},
 	{"not authorized", func(h *firstHour) error {
 		h.serve(ServerConfig{Authorize: func(Peer) error { return errors.New("not on a Sunday") }})
 		return h.dial(ClientConfig{})
@@ -1735,7 +1735,7 @@ var advices = []struct {
 	}, []error{ErrTooLarge}, "1025 bytes, and the peer accepts 1024|split it, or raise MaxMsgSize there"},
 	{"a large message from a peer that does not care", func(h *firstHour) error {
 		s, c := h.connected(ServerConfig{MaxMsgSize: 1024, Encryption: EncryptionOff}, ClientConfig{Encryption: EncryptionOff})
-		c.current.Load().conn.Write(appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: 1025}))
+		c.currentConn.Load().netConn.Write(appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: 1025}))
 		return parted(&s.endpoint).Err
 	}, []error{ErrMalformed}, "1025 bytes|1024|MaxMsgSize"},
 	{"type 0", func(h *firstHour) error {
@@ -1780,7 +1780,7 @@ var advices = []struct {
 		c.Shutdown(ended())
 		parted(&s.endpoint)
 		return s.Write(1, nil)
-	}, []error{ErrNotConnected}, "2 queued messages were lost|nothing was sent|again"},
+	}, []error{ErrNotConnected}, "2 queued messages were lost|nothing was sent|resend as needed"},
 	{"a write after Close", func(h *firstHour) error {
 		_, c := h.connected(ServerConfig{}, ClientConfig{})
 		c.Close()

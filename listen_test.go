@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func listenChild() {
 		case "listen":
 			var s *settings
 			if s, err = (&ServerConfig{Name: "n", Network: "unix", Address: path}).settings(); err == nil {
-				l, err = s.listen()
+				l, err = s.openListener()
 			}
 		case "close":
 			err = l.Close()
@@ -144,7 +145,7 @@ func clientSettings(t *testing.T, c *ClientConfig) *settings {
 
 func listenAt(t *testing.T, path string) (net.Listener, error) {
 	t.Helper()
-	return serverSettings(t, &ServerConfig{Network: "unix", Address: path}).listen()
+	return serverSettings(t, &ServerConfig{Network: "unix", Address: path}).openListener()
 }
 
 func mustListenAt(t *testing.T, path string) net.Listener {
@@ -194,7 +195,7 @@ func leaveDeadSocket(t *testing.T, path string) {
 func reaches(t *testing.T, l net.Listener, path string) {
 	t.Helper()
 	s := clientSettings(t, &ClientConfig{Network: "unix", Address: path})
-	server, err := s.connect(t.Context())
+	server, err := s.dialServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -469,7 +470,7 @@ func TestUnixRaceOfGoroutines(t *testing.T) {
 			s := serverSettings(t, &ServerConfig{Network: "unix", Address: path})
 			group.Go(func() {
 				<-start
-				winners[i], errs[i] = s.listen()
+				winners[i], errs[i] = s.openListener()
 			})
 		}
 		close(start)
@@ -528,7 +529,7 @@ func TestListenerOfTheConfig(t *testing.T) {
 	t.Parallel()
 	path := tempSocket(t)
 	mine := bindAt(t, path)
-	l, err := serverSettings(t, &ServerConfig{Listener: mine}).listen()
+	l, err := serverSettings(t, &ServerConfig{Listener: mine}).openListener()
 	if err != nil || l != mine {
 		t.Fatalf("%v, %v", l, err)
 	}
@@ -544,13 +545,13 @@ func TestListenerOfTheConfig(t *testing.T) {
 
 func TestTCPListen(t *testing.T) {
 	t.Parallel()
-	l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: "127.0.0.1:0"}).listen()
+	l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: "127.0.0.1:0"}).openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	address := l.Addr().String()
-	c, err := clientSettings(t, &ClientConfig{Network: "tcp", Address: address}).connect(t.Context())
+	c, err := clientSettings(t, &ClientConfig{Network: "tcp", Address: address}).dialServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -558,14 +559,33 @@ func TestTCPListen(t *testing.T) {
 	if p := c.peer; p.Known || p.UID != -1 || p.GID != -1 || p.PID != -1 || p.Addr.String() != address {
 		t.Errorf("peer: %+v", p)
 	}
-	again, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: address}).listen()
+	again, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: address}).openListener()
 	refused(t, again, err, ErrNameInUse, address, "GIPC_NETWORK_PORT")
+}
+
+// A port may need a privilege, which no other process has to give up.
+func TestTCPListenErrorAdvice(t *testing.T) {
+	t.Parallel()
+	for cause, want := range map[error][2]string{
+		fs.ErrPermission:           {"use a port above 1023", "stop the process"},
+		sys.ErrAddressInUse:        {"stop the process that uses it", "privilege"},
+		syscall.EAFNOSUPPORT:       {"set Address, or GIPC_NETWORK_HOST and GIPC_NETWORK_PORT", "stop the process"},
+		errors.New("no such host"): {"to an address of this machine", "privilege"},
+	} {
+		err := listenTCPError("192.0.2.1:80", &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", cause)})
+		if text := err.Error(); !strings.Contains(text, "192.0.2.1:80") || !strings.Contains(text, want[0]) || strings.Contains(text, want[1]) {
+			t.Errorf("%v: %s", cause, text)
+		}
+		if !errors.Is(err, cause) || errors.Is(err, ErrNameInUse) != (cause == sys.ErrAddressInUse) {
+			t.Errorf("%v is wrapped as %v", cause, err)
+		}
+	}
 }
 
 func TestTCPBeyondLoopback(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:0"} {
-		l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: address}).listen()
+		l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: address}).openListener()
 		if l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "Secret") || !strings.Contains(err.Error(), "Authorize") {
 			t.Errorf("%s: %v, %v", address, l, err)
 		}
@@ -577,18 +597,18 @@ func TestTCPBeyondLoopback(t *testing.T) {
 		{Address: "0.0.0.0:0", Authorize: func(Peer) error { return nil }},
 	} {
 		c.Network = "tcp"
-		l, err := serverSettings(t, c).listen()
+		l, err := serverSettings(t, c).openListener()
 		if err != nil {
 			t.Errorf("%+v: %v", c, err)
 			continue
 		}
 		defer l.Close()
 		c.Secret, c.Secrets, c.Authorize, c.Listener = nil, nil, nil, l
-		if _, err := serverSettings(t, c).listen(); c.Address != "localhost:0" != errors.Is(err, ErrConfig) {
+		if _, err := serverSettings(t, c).openListener(); c.Address != "localhost:0" != errors.Is(err, ErrConfig) {
 			t.Errorf("as a Listener, %s: %v", l.Addr(), err)
 		}
 	}
-	l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: "host.invalid:0"}).listen()
+	l, err := serverSettings(t, &ServerConfig{Network: "tcp", Address: "host.invalid:0"}).openListener()
 	if l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "host.invalid:0") {
 		t.Errorf("an unknown host: %v, %v", l, err)
 	}
@@ -623,7 +643,7 @@ func TestConnectErrorsSayWhereAndWhat(t *testing.T) {
 		{t.Context(), &ClientConfig{Dial: refuseToDial}, []string{"Dial", "not today"}},
 		{t.Context(), &ClientConfig{Dial: func(context.Context) (net.Conn, error) { return nil, nil }}, []string{"Dial"}},
 	} {
-		conn, err := clientSettings(t, c.conf).connect(c.ctx)
+		conn, err := clientSettings(t, c.conf).dialServer(c.ctx)
 		if conn != nil || err == nil {
 			t.Errorf("connect: %v, %v", conn, err)
 			continue
@@ -639,7 +659,7 @@ func TestConnectErrorsSayWhereAndWhat(t *testing.T) {
 	}
 	one, two := net.Pipe()
 	defer two.Close()
-	conn, err := clientSettings(t, &ClientConfig{Address: "unused", Dial: func(context.Context) (net.Conn, error) { return one, nil }}).connect(t.Context())
+	conn, err := clientSettings(t, &ClientConfig{Address: "unused", Dial: func(context.Context) (net.Conn, error) { return one, nil }}).dialServer(t.Context())
 	if err != nil || conn.conn != one {
 		t.Errorf("Dial: %v, %v", conn, err)
 	}
@@ -798,8 +818,8 @@ func TestTCPConnectedToItself(t *testing.T) {
 			t.Errorf("the connection was left open: %v", err)
 		}
 	}
-	_, err = clientSettings(t, &ClientConfig{Dial: selfConnected}).connect(t.Context())
-	if err == nil || hopeless(err) || !strings.Contains(err.Error(), "connected to itself") {
+	_, err = clientSettings(t, &ClientConfig{Dial: selfConnected}).dialServer(t.Context())
+	if err == nil || isPermanent(err) || !strings.Contains(err.Error(), "connected to itself") {
 		t.Errorf("%v", err)
 	}
 }
@@ -828,7 +848,7 @@ func TestConnectIsLimited(t *testing.T) {
 			t.Errorf("the deadline is %v, %t", end, ok)
 		}
 		return nil, errors.New("not today")
-	}}).connect(t.Context())
+	}}).dialServer(t.Context())
 	if err == nil {
 		t.Error("no error")
 	}
@@ -846,26 +866,26 @@ func derivedSettings(t *testing.T, unmask bool) (base string, server, client *se
 		t.Fatal(err)
 	}
 	complete := func(s *settings) *settings {
-		s.terms, s.network, s.socketBase = terms{name: "n"}, "unix", base
-		s, err := s.complete(EncryptionOn, nil)
+		s.handshakeConfig, s.network, s.socketBase = handshakeConfig{name: "n"}, "unix", base
+		s, err := s.applyDefaults(EncryptionOn, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
-	return base, complete(&settings{unmask: unmask}), complete(&settings{timeout: time.Minute})
+	return base, complete(&settings{unmaskSocket: unmask}), complete(&settings{totalTimeout: time.Minute})
 }
 
 // connects expects one attempt of the client to reach l.
 func connects(t *testing.T, client *settings, l net.Listener) {
 	t.Helper()
-	server, err := client.connect(t.Context())
+	server, err := client.dialServer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.conn.Close()
-	if server.foreign || server.peer.Addr.String() != l.Addr().String() {
-		t.Errorf("the server is %+v, foreign: %t; want that at %s", server.peer, server.foreign, l.Addr())
+	if server.unverified || server.peer.Addr.String() != l.Addr().String() {
+		t.Errorf("the server is %+v, foreign: %t; want that at %s", server.peer, server.unverified, l.Addr())
 	}
 	expire(l)
 	c, err := l.Accept()
@@ -879,7 +899,7 @@ func TestDerivedSocketIsInPrivateDirectory(t *testing.T) {
 	t.Parallel()
 	base, server, client := derivedSettings(t, false)
 	dir := filepath.Join(base, fmt.Sprint("gipc-", os.Geteuid()))
-	l, err := server.listen()
+	l, err := server.openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -891,7 +911,7 @@ func TestDerivedSocketIsInPrivateDirectory(t *testing.T) {
 		t.Errorf("the address is %s, in the settings %s; want %s", got, server.address, want)
 	}
 	connects(t, client, l)
-	if second, err := server.listen(); second != nil || !errors.Is(err, ErrNameInUse) {
+	if second, err := server.openListener(); second != nil || !errors.Is(err, ErrNameInUse) {
 		t.Errorf("a second server: %v, %v", second, err)
 	}
 	l.Close()
@@ -903,7 +923,7 @@ func TestDerivedSocketIsInPrivateDirectory(t *testing.T) {
 func TestDerivedSocketThatEveryUserMayReach(t *testing.T) {
 	t.Parallel()
 	base, server, client := derivedSettings(t, true)
-	l, err := server.listen()
+	l, err := server.openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -935,9 +955,9 @@ func TestDerivedSocketErrorNamesBothPlaces(t *testing.T) {
 	dir := filepath.Join(base, fmt.Sprint("gipc-", os.Geteuid()))
 	check := func(parts ...string) {
 		t.Helper()
-		_, err := client.connect(t.Context())
-		if err == nil || hopeless(err) {
-			t.Fatalf("%v: ends the client: %t", err, hopeless(err))
+		_, err := client.dialServer(t.Context())
+		if err == nil || isPermanent(err) {
+			t.Fatalf("%v: ends the client: %t", err, isPermanent(err))
 		}
 		for _, part := range append(parts, errorPrefix, filepath.Join(base, "n.sock"), "no server is listening there") {
 			if strings.Count(err.Error(), part) != 1 {
@@ -969,7 +989,7 @@ func TestDerivedSocketRefusesDirectories(t *testing.T) {
 		if err := put(dir); err != nil {
 			t.Fatal(err)
 		}
-		l, err := server.listen()
+		l, err := server.openListener()
 		if l != nil || !errors.Is(err, ErrConfig) {
 			t.Fatalf("%s: %v, %v", kind, l, err)
 		}
@@ -993,21 +1013,21 @@ func TestSocketDirectoryWithoutStickyBit(t *testing.T) {
 		if err := os.Chmod(base, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		l, err := server.listen()
+		l, err := server.openListener()
 		if l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "sticky") {
 			t.Errorf("UnmaskPermissions %t: %v, %v", unmask, l, err)
 		}
 		bindAt(t, filepath.Join(base, "n.sock"))
-		if c, err := client.connect(t.Context()); err == nil || !strings.Contains(err.Error(), "sticky") {
+		if c, err := client.dialServer(t.Context()); err == nil || !strings.Contains(err.Error(), "sticky") {
 			t.Errorf("UnmaskPermissions %t: the client: %v, %v", unmask, c, err)
 		}
 		var log bytes.Buffer
 		given := serverSettings(t, &ServerConfig{Network: "unix", Address: filepath.Join(base, "given"), UnmaskPermissions: unmask, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if l, err = given.listen(); err != nil {
+		if l, err = given.openListener(); err != nil {
 			t.Fatal(err)
 		}
 		l.Close()
-		given.log.Flush(t.Context())
+		given.eventLog.Flush(t.Context())
 		if !strings.Contains(log.String(), "sticky") || !strings.Contains(log.String(), base) {
 			t.Errorf("logged: %q", log.String())
 		}
@@ -1015,7 +1035,7 @@ func TestSocketDirectoryWithoutStickyBit(t *testing.T) {
 		if err := os.Chmod(base, os.ModeSticky|0o777); err != nil {
 			t.Fatal(err)
 		}
-		if l, err = given.listen(); err != nil {
+		if l, err = given.openListener(); err != nil {
 			t.Fatal(err)
 		}
 		l.Close()
@@ -1031,23 +1051,23 @@ func TestDerivedSocketPathTooLong(t *testing.T) {
 	name := longestName(base)[len(".sock"):]
 	server.name, server.address, client.name, client.address = name, "", name, ""
 	var err error
-	if server.places, err = socketPlaces(server.name, server.address, server.socketBase, server.unmask); err != nil {
+	if server.socketPlaces, err = socketPlaces(server.name, server.address, server.socketBase, server.unmaskSocket); err != nil {
 		t.Fatal(err)
 	}
-	if client.places, err = socketPlaces(client.name, client.address, client.socketBase, client.unmask); err != nil {
+	if client.socketPlaces, err = socketPlaces(client.name, client.address, client.socketBase, client.unmaskSocket); err != nil {
 		t.Fatal(err)
 	}
-	l, err := server.listen()
+	l, err := server.openListener()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	connects(t, client, l) // although the path in the private directory is too long
-	server.unmask, server.address = false, ""
-	if server.places, err = socketPlaces(server.name, server.address, server.socketBase, server.unmask); err != nil {
+	server.unmaskSocket, server.address = false, ""
+	if server.socketPlaces, err = socketPlaces(server.name, server.address, server.socketBase, server.unmaskSocket); err != nil {
 		t.Fatal(err)
 	}
-	if l, err := server.listen(); l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "limit") {
+	if l, err := server.openListener(); l != nil || !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "limit") {
 		t.Errorf("%v, %v", l, err)
 	}
 }
@@ -1187,7 +1207,7 @@ func TestUnixLinkOfTheUser(t *testing.T) {
 	for _, path := range []string{path + "1", path + "2", filepath.Join(dir, "d", "s"), filepath.Join(dir, "d", "d", "s2"), filepath.Join(path+"5", "up")} {
 		reaches(t, l, path)
 	}
-	if c, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path + "3"}).connect(t.Context()); err == nil || hopeless(err) {
+	if c, err := clientSettings(t, &ClientConfig{Network: "unix", Address: path + "3"}).dialServer(t.Context()); err == nil || isPermanent(err) {
 		t.Errorf("links in a circle: %v, %v", c, err)
 	}
 }
@@ -1254,7 +1274,7 @@ func TestServerCheckByOwner(t *testing.T) {
 // and not if it has the path of a name.
 func TestForeignServerEndsOnlyWithAddress(t *testing.T) {
 	t.Parallel()
-	untrusted := fail(ErrUntrustedServer, nil, "no")
+	untrusted := newError(ErrUntrustedServer, nil, "no")
 	for _, c := range []struct {
 		err   error
 		final bool
@@ -1262,11 +1282,11 @@ func TestForeignServerEndsOnlyWithAddress(t *testing.T) {
 		{untrusted, true},
 		{&attemptError{untrusted, false}, false},
 		{&attemptError{fs.ErrPermission, true}, true},
-		{fail(errors.New("where"), &attemptError{fail(ErrSecret, nil, ""), false}, ""), false},
-		{(&dialedServer{}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), true},
-		{(&dialedServer{foreign: true}).handshakeError(&settings{}, fail(ErrSecret, nil, "")), false},
+		{newError(errors.New("where"), &attemptError{newError(ErrSecret, nil, ""), false}, ""), false},
+		{(&dialedServer{}).handshakeError(&settings{}, newError(ErrSecret, nil, "")), true},
+		{(&dialedServer{unverified: true}).handshakeError(&settings{}, newError(ErrSecret, nil, "")), false},
 	} {
-		if got := hopeless(c.err); got != c.final {
+		if got := isPermanent(c.err); got != c.final {
 			t.Errorf("%v: ends the client: %t", c.err, got)
 		}
 	}

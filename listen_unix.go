@@ -1,5 +1,5 @@
-// Unix sockets of a server: the path of a name, and the lock that stands for it.
-// What differs by system is in internal/sys.
+// Unix socket listeners: the lock on a path, the check for a live server, and binding.
+// The parts that differ by system are in internal/sys.
 
 package gipc
 
@@ -20,29 +20,30 @@ import (
 
 const maxLockAttempts = 100 // an attempt fails only if another process interferes
 
-// listen opens the server's listener. Its Close removes all files that listen made.
-func (s *settings) listen() (net.Listener, error) {
+// openListener returns the server's listener. Its Close removes all files that
+// openListener created.
+func (s *settings) openListener() (net.Listener, error) {
 	switch {
 	case s.listener != nil:
-		return s.listener, s.acceptListener(s.listener)
+		return s.listener, s.useListener(s.listener)
 	case s.network == "tcp":
 		return s.listenTCP()
 	}
 	return s.listenUnix()
 }
 
-// acceptListener checks the config's Listener and takes over its socket file.
-func (s *settings) acceptListener(l net.Listener) error {
+// useListener checks the config's Listener. It disables the removal of its socket file.
+func (s *settings) useListener(l net.Listener) error {
 	if network := l.Addr().Network(); keepsBoundaries(network) {
-		return badField("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
+		return fieldError("Listener", "on "+network, "it keeps message boundaries and a stream is needed: listen on unix or tcp")
 	}
 	disableUnlink(l)
 	return s.checkExposure(l.Addr())
 }
 
 func (s *settings) listenUnix() (net.Listener, error) {
-	place := s.places[0]
-	if err := place.prepare(s.log); err != nil {
+	place := s.socketPlaces[0]
+	if err := place.prepare(s.eventLog); err != nil {
 		return nil, err
 	}
 	lock, err := lockPath(place.path)
@@ -60,17 +61,16 @@ func (s *settings) listenUnix() (net.Listener, error) {
 	return l, nil
 }
 
-// socketMode returns the mode of the socket file: who may connect.
+// socketMode returns the mode of the socket file, which decides who may connect.
 func (s *settings) socketMode() os.FileMode {
-	if s.unmask {
+	if s.unmaskSocket {
 		return 0o777
 	}
 	return 0o600
 }
 
-// lockPath takes the lock of a socket path. The kernel releases it when the
-// process ends, so no server of this library serves the path of a lock that can be
-// taken.
+// lockPath acquires the lock of a socket path. The kernel releases it when the process
+// ends, so if the lock can be acquired no other server of this package serves the path.
 func lockPath(path string) (*sys.Lock, error) {
 	name := path + ".lock"
 	var err error
@@ -94,18 +94,18 @@ func lockPath(path string) (*sys.Lock, error) {
 	return nil, lockError(path, name, err)
 }
 
-// lockError says why the lock cannot be taken.
+// lockError returns the error for a lock that cannot be acquired.
 func lockError(path, name string, err error) error {
 	info, missing := os.Lstat(name)
 	switch {
 	case err == sys.ErrLocked:
-		return fail(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+hintChooseOther, path, name)
+		return newError(ErrNameInUse, nil, "another server serves %s and holds the lock on %s: stop it, or "+hintChooseOther, path, name)
 	case missing == nil && info.Mode().IsRegular() && errors.Is(err, fs.ErrPermission):
-		return fail(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+hintChooseOther, name, sys.OwnerOf(info))
+		return newError(ErrNameInUse, err, "%s belongs to user %d, whose server may be alive, and this user may not lock it: if there is no such server remove the file, else "+hintChooseOther, name, sys.OwnerOf(info))
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(ErrConfig, err, "there is no directory for %s: make it, or "+hintChooseOther, path)
+		return newError(ErrConfig, err, "there is no directory for %s: make it, or "+hintChooseOther, path)
 	}
-	return fail(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+hintChooseOther, name)
+	return newError(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+hintChooseOther, name)
 }
 
 const (
@@ -114,7 +114,7 @@ const (
 	maxPrivateName  = 15          // bytes in the random name of a directory
 )
 
-// unixListener is a socket that is known by a path, and the lock on that path.
+// A unixListener is a listening socket, its path, and the lock on that path.
 type unixListener struct {
 	*net.UnixListener
 	path     string
@@ -140,31 +140,31 @@ func (l *unixListener) Close() (err error) {
 	return err
 }
 
-// checkVacant returns an error unless the path is free, or has the socket of a
-// server that is gone. A server that takes no lock counts, too.
+// checkVacant returns an error if a live server listens at the path, even one that uses
+// no lock, or if there is a file that is not a socket.
 func (l *unixListener) checkVacant() error {
 	info, err := os.Lstat(l.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fail(ErrConfig, err, "cannot look at the socket path: "+hintChooseOther)
+		return newError(ErrConfig, err, "cannot look at the socket path: "+hintChooseOther)
 	case info.Mode()&os.ModeSocket == 0:
-		return fail(ErrConfig, nil, "%s is not a socket (mode %s) and is left alone: remove it, or "+hintChooseOther, l.path, info.Mode())
+		return newError(ErrConfig, nil, "%s is not a socket (mode %s) and is left alone: remove it, or "+hintChooseOther, l.path, info.Mode())
 	}
 	c, err := net.DialTimeout("unix", l.path, probeTimeout)
 	switch {
-	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist): // no other error shows that the server is gone
+	case errors.Is(err, sys.ErrRefused), errors.Is(err, fs.ErrNotExist): // no other error proves that no server listens
 		l.identity = info
 		return nil
 	case err == nil:
 		c.Close()
 	}
-	return fail(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+hintChooseOther, sys.OwnerOf(info), l.path)
+	return newError(ErrNameInUse, err, "a server of user %d may be alive at %s: stop it, or "+hintChooseOther, sys.OwnerOf(info), l.path)
 }
 
-// bind puts a socket of the given mode at the path, which checkVacant has found
-// vacant. At no moment can a user connect whom the mode excludes.
+// bind creates the socket at the path, which is vacant, with the given mode. At no
+// moment can a user connect whom the mode excludes.
 func (l *unixListener) bind(mode os.FileMode) error {
 	var err error
 	if sys.BindsInPlace {
@@ -176,14 +176,13 @@ func (l *unixListener) bind(mode os.FileMode) error {
 		return nil
 	}
 	if errors.Is(err, sys.ErrAddressInUse) {
-		return fail(ErrNameInUse, err, "another server has taken %s at the same time: stop it, or "+hintChooseOther, l.path)
+		return newError(ErrNameInUse, err, "another server has taken %s at the same time: stop it, or "+hintChooseOther, l.path)
 	}
-	return fail(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+hintChooseOther, l.path)
+	return newError(ErrConfig, err, "cannot put a socket at %s: make its directory writable, remove what another user has left there, or "+hintChooseOther, l.path)
 }
 
-// bindInPlace binds the socket to the path. The mode is the socket's before the
-// path is, and the umask of this process can only take bits of it away, which
-// AfterBind gives back.
+// bindInPlace binds the socket to the path. The socket has its mode before it has the
+// path. The umask of this process can only remove bits, which AfterBind restores.
 func (l *unixListener) bindInPlace(mode os.FileMode) error {
 	if now, err := os.Lstat(l.path); err == nil && l.identity != nil && os.SameFile(now, l.identity) {
 		if err := os.Remove(l.path); err != nil {
@@ -227,8 +226,8 @@ func (l *unixListener) bindAndRename(mode os.FileMode) error {
 	return err
 }
 
-// privateDirectory makes a directory with a random name in dir. The name is
-// shorter where the path of a socket in it would be too long.
+// privateDirectory creates a directory with a random name in dir. The name is shortened
+// if the path of a socket in it would be too long.
 func privateDirectory(dir string) (string, error) {
 	prefix := strings.TrimSuffix(filepath.Join(dir, ".x"), "x")
 	room := min(maxPrivateName, sys.MaxSocketPath-len(prefix)-len("/s"))
@@ -260,8 +259,7 @@ func (l *unixListener) open(path string, mode os.FileMode) error {
 	return nil
 }
 
-// disableUnlink leaves the removal of a socket's file to this package, or to
-// nobody.
+// disableUnlink makes the Close of a listener leave its socket file in place.
 func disableUnlink(l net.Listener) {
 	if l, ok := l.(interface{ SetUnlinkOnClose(bool) }); ok { // not on every system
 		l.SetUnlinkOnClose(false)

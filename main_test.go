@@ -83,10 +83,10 @@ func bubble(t *testing.T, f func(*testing.T)) {
 	synctest.Test(t, f)
 }
 
-// Weather is what happens to one direction of a road. Places are counted in
+// connFaults describes the faults of one direction of a faultPipe. Places are counted in
 // bytes that were written, so it is the same however they are written; but for
 // whole, which a sender without batches makes the same as one frame.
-type weather struct {
+type connFaults struct {
 	room  int           // bytes that are taken before a writer waits; 0 is a megabyte
 	chunk int           // most bytes of one read; 0 is no limit
 	delay time.Duration // from a write to its read
@@ -103,7 +103,7 @@ type weather struct {
 }
 
 // changes says whether other bytes arrive than were written.
-func (w *weather) changes() bool { return w.flip > 0 || w.twice.n > 0 || w.swap.n > 0 }
+func (w *connFaults) changes() bool { return w.flip > 0 || w.twice.n > 0 || w.swap.n > 0 }
 
 // A span is n bytes from one place on; with n 0 it is none.
 type span struct{ at, n int }
@@ -113,11 +113,11 @@ func (s span) holds(place int) bool { return place >= s.at && place < s.at+s.n }
 // A roadEnd is one side of a connection in memory. It behaves as a socket does,
 // also in that closing with unread input takes from the peer what is on its way.
 type roadEnd struct {
-	*road
+	*faultPipe
 	side int
 }
 
-type road struct {
+type faultPipe struct {
 	mu   sync.Mutex // guards what follows
 	news sync.Cond
 	cut  bool
@@ -125,7 +125,7 @@ type road struct {
 }
 
 type direction struct {
-	weather
+	connFaults
 	parts         []part
 	size, written int
 	again, behind []byte  // held back for twice and swap
@@ -143,14 +143,14 @@ type part struct {
 	b  []byte
 }
 
-// newRoad returns two ends; a is the weather of what the first writes.
-func newRoad(a, b *weather) (net.Conn, net.Conn) {
-	r := new(road)
+// newFaultPipe returns two ends; a is what happens to what the first writes.
+func newFaultPipe(a, b *connFaults) (net.Conn, net.Conn) {
+	r := new(faultPipe)
 	r.news.L = &r.mu
-	for i, w := range []*weather{a, b} {
+	for i, w := range []*connFaults{a, b} {
 		d := &r.way[i]
 		if w != nil {
-			d.weather = *w
+			d.connFaults = *w
 		}
 		if d.room == 0 {
 			d.room = 1 << 20
@@ -165,10 +165,10 @@ func newRoad(a, b *weather) (net.Conn, net.Conn) {
 	return &roadEnd{r, 0}, &roadEnd{r, 1}
 }
 
-// through puts a road in front of a connection: out is the weather of what is
+// withFaults puts a faultPipe in front of a connection: out is what happens to what is
 // written to it, in that of what is read from it.
-func through(conn net.Conn, out, in *weather) net.Conn {
-	near, far := newRoad(out, in)
+func withFaults(conn net.Conn, out, in *connFaults) net.Conn {
+	near, far := newFaultPipe(out, in)
 	both := make(chan struct{}, 2)
 	carry := func(to, from net.Conn) {
 		if _, err := io.Copy(to, from); err == nil {
@@ -259,12 +259,12 @@ func (e *roadEnd) Write(b []byte) (n int, err error) {
 			return n, nil
 		case room > 0:
 			k := min(room, len(b))
-			if own.weather.cut > 0 {
-				k = min(k, own.weather.cut-own.written)
+			if own.connFaults.cut > 0 {
+				k = min(k, own.connFaults.cut-own.written)
 			}
 			own.put(bytes.Clone(b[:k]))
 			n, b = n+k, b[k:]
-			if own.weather.cut > 0 && own.written >= own.weather.cut {
+			if own.connFaults.cut > 0 && own.written >= own.connFaults.cut {
 				if e.cut = true; own.reset {
 					for i := range e.way {
 						e.way[i].parts, e.way[i].size = nil, 0
@@ -294,7 +294,7 @@ func (d *direction) begin(n int) {
 	}
 }
 
-// put sends b, which is the road's own, on its way.
+// put sends b, which is the pipe's own, on its way.
 func (d *direction) put(b []byte) {
 	if at := d.flip - 1 - 8*d.written; d.flip > 0 && at >= 0 && at < 8*len(b) {
 		b[at/8] ^= 1 << (at % 8)
@@ -413,7 +413,7 @@ func (e *roadEnd) SetDeadline(t time.Time) error {
 func (e *roadEnd) LocalAddr() net.Addr  { return pipeAddr{} }
 func (e *roadEnd) RemoteAddr() net.Addr { return pipeAddr{} }
 
-// ---- Where weather comes from
+// ---- Where faults come from
 
 // A program is bytes, of the fuzzer or of a seed, read one after the other;
 // behind them are zeros.
@@ -442,8 +442,8 @@ const (
 	thatSplits = 7 << 5
 )
 
-func (p *program) weather() *weather {
-	w := &weather{room: 1 << (p.next() % 17), chunk: p.next() * 16, delay: time.Duration(p.next()) * time.Millisecond}
+func (p *program) faults() *connFaults {
+	w := &connFaults{room: 1 << (p.next() % 17), chunk: p.next() * 16, delay: time.Duration(p.next()) * time.Millisecond}
 	kind := p.next()
 	if kind&thatCuts != 0 {
 		w.cut, w.reset = 1+p.wide(), kind&thatResets != 0
@@ -464,7 +464,7 @@ func (p *program) weather() *weather {
 	return w
 }
 
-// forecast is a program of weather from a source of numbers. Places near the
+// forecast is a program of faults from a source of numbers. Places near the
 // beginning, where the handshake is, are as likely as all the others.
 func forecast(r *rand.Rand) []byte {
 	kind := r.IntN(256)
@@ -507,11 +507,11 @@ func again(seed uint64, test string) string { return fmt.Sprintf("GIPC_SEED=%d %
 // dice are the numbers of a seed.
 func dice(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
-// ---- The road itself
+// ---- The faultPipe itself
 
-func TestRoadIsLikeASocket(t *testing.T) {
+func TestFaultConnIsLikeASocket(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		a, b := newRoad(&weather{room: 3, chunk: 2, delay: time.Second, flip: 9}, nil)
+		a, b := newFaultPipe(&connFaults{room: 3, chunk: 2, delay: time.Second, flip: 9}, nil)
 		start := time.Now()
 		done := make(chan error)
 		go func() {
@@ -548,7 +548,7 @@ func TestRoadIsLikeASocket(t *testing.T) {
 			t.Error("it is open, and was closed")
 		}
 
-		a, b = newRoad(&weather{cut: 3}, nil)
+		a, b = newFaultPipe(&connFaults{cut: 3}, nil)
 		if n, err := a.Write([]byte("abcd")); n != 3 || !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("%d, %v", n, err)
 		}
@@ -560,46 +560,46 @@ func TestRoadIsLikeASocket(t *testing.T) {
 	})
 }
 
-// What each kind of weather does to the alphabet, in whatever pieces it is
+// What each kind of fault does to the alphabet, in whatever pieces it is
 // written, and in front of another connection, too.
-func TestRoadWeather(t *testing.T) {
+func TestFaultConnFaults(t *testing.T) {
 	const abc = "abcdefghijklmnopqrstuvwxyz"
 	for name, c := range map[string]struct {
-		weather
+		connFaults
 		want string
 		end  error         // where it is not the end of the stream
 		took time.Duration // until the end
 	}{
 		"calm":             {want: abc},
-		"little room":      {weather: weather{room: 1}, want: abc},
-		"single bytes":     {weather: weather{chunk: 1}, want: abc},
-		"pieces":           {weather: weather{piece: 5, seed: 7}, want: abc},
-		"delay":            {weather: weather{delay: time.Second}, want: abc, took: time.Second},
-		"cut":              {weather: weather{cut: 5}, want: "abcde", end: syscall.ECONNRESET},
-		"cut at once":      {weather: weather{cut: 1}, want: "a", end: syscall.ECONNRESET},
-		"reset":            {weather: weather{cut: 5, reset: true, delay: time.Second}, want: "", end: syscall.ECONNRESET},
-		"flip":             {weather: weather{flip: 1 + 8*2 + 1}, want: "abadefghijklmnopqrstuvwxyz"},
-		"twice":            {weather: weather{twice: span{3, 4}}, want: "abcdefgdefghijklmnopqrstuvwxyz"},
-		"twice from 0":     {weather: weather{twice: span{0, 2}}, want: "ababcdefghijklmnopqrstuvwxyz"},
-		"twice, too short": {weather: weather{twice: span{20, 10}}, want: abc},
-		"swap":             {weather: weather{swap: span{3, 4}}, want: "abchijkdefglmnopqrstuvwxyz"},
-		"swap from 0":      {weather: weather{swap: span{0, 1}}, want: "bacdefghijklmnopqrstuvwxyz"},
-		"swap, too short":  {weather: weather{swap: span{20, 5}}, want: "abcdefghijklmnopqrstzuvwxy"},
-		"swap, room":       {weather: weather{swap: span{3, 4}, room: 1}, want: "abchijkdefglmnopqrstuvwxyz"},
-		"stall":            {weather: weather{stall: 5, pause: time.Minute}, want: abc, took: time.Minute},
-		"stall from 0":     {weather: weather{pause: time.Hour}, want: abc, took: time.Hour},
-		"stall and delay":  {weather: weather{stall: 5, pause: time.Minute, delay: time.Second}, want: abc, took: time.Minute + time.Second},
-		"all of it": {weather: weather{room: 3, chunk: 2, delay: time.Second, flip: 1, twice: span{1, 2}, swap: span{4, 2}, stall: 9, pause: time.Second, piece: 3, cut: 12},
+		"little room":      {connFaults: connFaults{room: 1}, want: abc},
+		"single bytes":     {connFaults: connFaults{chunk: 1}, want: abc},
+		"pieces":           {connFaults: connFaults{piece: 5, seed: 7}, want: abc},
+		"delay":            {connFaults: connFaults{delay: time.Second}, want: abc, took: time.Second},
+		"cut":              {connFaults: connFaults{cut: 5}, want: "abcde", end: syscall.ECONNRESET},
+		"cut at once":      {connFaults: connFaults{cut: 1}, want: "a", end: syscall.ECONNRESET},
+		"reset":            {connFaults: connFaults{cut: 5, reset: true, delay: time.Second}, want: "", end: syscall.ECONNRESET},
+		"flip":             {connFaults: connFaults{flip: 1 + 8*2 + 1}, want: "abadefghijklmnopqrstuvwxyz"},
+		"twice":            {connFaults: connFaults{twice: span{3, 4}}, want: "abcdefgdefghijklmnopqrstuvwxyz"},
+		"twice from 0":     {connFaults: connFaults{twice: span{0, 2}}, want: "ababcdefghijklmnopqrstuvwxyz"},
+		"twice, too short": {connFaults: connFaults{twice: span{20, 10}}, want: abc},
+		"swap":             {connFaults: connFaults{swap: span{3, 4}}, want: "abchijkdefglmnopqrstuvwxyz"},
+		"swap from 0":      {connFaults: connFaults{swap: span{0, 1}}, want: "bacdefghijklmnopqrstuvwxyz"},
+		"swap, too short":  {connFaults: connFaults{swap: span{20, 5}}, want: "abcdefghijklmnopqrstzuvwxy"},
+		"swap, room":       {connFaults: connFaults{swap: span{3, 4}, room: 1}, want: "abchijkdefglmnopqrstuvwxyz"},
+		"stall":            {connFaults: connFaults{stall: 5, pause: time.Minute}, want: abc, took: time.Minute},
+		"stall from 0":     {connFaults: connFaults{pause: time.Hour}, want: abc, took: time.Hour},
+		"stall and delay":  {connFaults: connFaults{stall: 5, pause: time.Minute, delay: time.Second}, want: abc, took: time.Minute + time.Second},
+		"all of it": {connFaults: connFaults{room: 3, chunk: 2, delay: time.Second, flip: 1, twice: span{1, 2}, swap: span{4, 2}, stall: 9, pause: time.Second, piece: 3, cut: 12},
 			want: "`bcbcdghefijkl", end: syscall.ECONNRESET, took: -1},
 	} {
 		for _, each := range []int{1, 3, 26} {
 			for _, front := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%d at a time/in front=%t", name, each, front), func(t *testing.T) {
 					bubble(t, func(t *testing.T) {
-						a, b := newRoad(&c.weather, nil)
+						a, b := newFaultPipe(&c.connFaults, nil)
 						if front {
-							near, far := newRoad(nil, nil)
-							a, b = through(near, &c.weather, nil), far
+							near, far := newFaultPipe(nil, nil)
+							a, b = withFaults(near, &c.connFaults, nil), far
 						}
 						start := time.Now()
 						go func() {
@@ -629,14 +629,14 @@ func TestRoadWeather(t *testing.T) {
 }
 
 // Whole writes come twice, and one behind the next.
-func TestRoadWholeWrites(t *testing.T) {
-	for want, w := range map[string]*weather{
+func TestFaultConnWholeWrites(t *testing.T) {
+	for want, w := range map[string]*connFaults{
 		"abcdefcdefghi": {whole: true, twice: span{1, 1}},
 		"abghicdef":     {whole: true, swap: span{2, 1}},
 		"cdefabghi":     {whole: true, swap: span{0, 1}, room: 1},
 		"abcdefghi":     {whole: true, swap: span{5, 1}}, // behind the last
 	} {
-		near, far := newRoad(w, nil)
+		near, far := newFaultPipe(w, nil)
 		go func() {
 			for _, text := range []string{"ab", "cdef", "ghi"} {
 				near.Write([]byte(text))
@@ -652,10 +652,10 @@ func TestRoadWholeWrites(t *testing.T) {
 }
 
 // The other direction is another's, and a stall in one stalls no other.
-func TestRoadHasTwoWays(t *testing.T) {
+func TestFaultConnDirections(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		near, far := newRoad(nil, nil)
-		a := through(near, &weather{pause: time.Hour}, &weather{flip: 1})
+		near, far := newFaultPipe(nil, nil)
+		a := withFaults(near, &connFaults{pause: time.Hour}, &connFaults{flip: 1})
 		start := time.Now()
 		got := make([]byte, 1)
 		far.Write([]byte("a"))
@@ -674,11 +674,11 @@ func TestRoadHasTwoWays(t *testing.T) {
 	})
 }
 
-// The same seed is the same weather, and the same weather gives the same bytes
+// The same seed is the same faults, and the same faults give the same bytes
 // in the same pieces, however they are written.
-func TestRoadOfASeed(t *testing.T) {
+func TestFaultConnSeed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		seed := seedOf(t, "go test -run '^TestRoadOfASeed$' .")
+		seed := seedOf(t, "go test -run '^TestFaultConnSeed$' .")
 		stream := make([]byte, 3000)
 		for i := range stream {
 			stream[i] = byte(i / 7)
@@ -686,8 +686,8 @@ func TestRoadOfASeed(t *testing.T) {
 		kinds := map[int]bool{}
 		for i := range uint64(100) {
 			arrives := func(each int) (pieces [][]byte) {
-				w := (&program{forecast(dice(seed + i))}).weather()
-				if again := (&program{forecast(dice(seed + i))}).weather(); *again != *w {
+				w := (&program{forecast(dice(seed + i))}).faults()
+				if again := (&program{forecast(dice(seed + i))}).faults(); *again != *w {
 					t.Fatalf("seed %d: %+v, and %+v", seed+i, w, again)
 				}
 				for i, is := range []bool{w.cut > 0, w.reset, w.flip > 0, w.twice.n > 0, w.swap.n > 0, w.pause > 0, w.piece > 0, w.chunk > 0, w.delay > 0} {
@@ -695,7 +695,7 @@ func TestRoadOfASeed(t *testing.T) {
 				}
 				w.room, w.whole = 0, false
 				w.delay += time.Second // all is there when it is read
-				a, b := newRoad(w, nil)
+				a, b := newFaultPipe(w, nil)
 				defer a.Close()
 				defer b.Close()
 				for rest := stream; len(rest) > 0; rest = rest[min(each, len(rest)):] {
@@ -729,18 +729,18 @@ func TestRoadOfASeed(t *testing.T) {
 		}
 		for i, seen := range kinds {
 			if !seen {
-				t.Errorf("of 100 seeds none has weather of kind %d", i)
+				t.Errorf("of 100 seeds none has faults of kind %d", i)
 			}
 		}
 	})
 }
 
-// A connection with a road in front is a connection: also one of the kernel's,
+// A connection with a faultPipe in front is a connection: also one of the kernel's,
 // and closing it ends both sides of it.
-func TestRoadInFrontOfASocket(t *testing.T) {
+func TestFaultConnOnSocket(t *testing.T) {
 	t.Parallel()
 	l := bindAt(t, tempSocket(t))
-	for _, weather := range []*weather{nil, {piece: 3}, {cut: 100}} {
+	for _, faults := range []*connFaults{nil, {piece: 3}, {cut: 100}} {
 		conn, err := net.Dial("unix", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -749,7 +749,7 @@ func TestRoadInFrontOfASocket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		near := through(conn, weather, weather)
+		near := withFaults(conn, faults, faults)
 		far.SetDeadline(time.Now().Add(30 * time.Second))
 		near.SetDeadline(time.Now().Add(30 * time.Second))
 		sent := bytes.Repeat([]byte("x"), 1000)
@@ -757,7 +757,7 @@ func TestRoadInFrontOfASocket(t *testing.T) {
 			go way[0].Write(sent)
 			got := make([]byte, len(sent))
 			n, err := io.ReadFull(way[1], got)
-			if weather != nil && weather.cut > 0 {
+			if faults != nil && faults.cut > 0 {
 				if err == nil {
 					t.Errorf("all of %d bytes, and it was cut", n)
 				}
@@ -771,7 +771,7 @@ func TestRoadInFrontOfASocket(t *testing.T) {
 		}
 		far.Close()
 		if _, err := conn.Write(sent); err == nil { // or until it has been closed
-			eventually(t, "the end of the connection behind the road", func() bool {
+			eventually(t, "the end of the connection behind the pipe", func() bool {
 				_, err := conn.Write(sent)
 				return err != nil
 			})

@@ -1,5 +1,5 @@
-// Many clients: the registry of a server's connections, and the ways to read
-// from all of them and to write to all of them.
+// The clients of a multi-client server: their registry, and the methods that read
+// from all of them or write to all of them.
 
 package gipc
 
@@ -14,239 +14,241 @@ import (
 	"time"
 )
 
-const broadcastTime = time.Second // where the context of Broadcast has no deadline
+const broadcastTimeout = time.Second // of Broadcast if its context has no deadline
 
-// ConnectionPool is the set of a server's clients: [Server].Connections.
+// A ConnectionPool is the set of a server's clients: [Server].Connections.
 // Without MultiClient it holds the server alone. Its methods are safe for
 // concurrent use.
 //
-// Each *Server it returns represents one client. Its first message is the internal
-// Connected, its last one Disconnected, or Closed if this side closed it; then its
-// reads return ErrClosed. However they are read, the messages of a client come from
-// one queue, in order, each to exactly one reader, and breaking off loses nothing. No
-// client delays another.
+// Each *Server it returns represents one client. Its first message is the status
+// message Connected, and its last one Disconnected, or Closed if this side closed it.
+// After that its reads return ErrClosed. All ways of reading share one queue for each
+// client: each message is returned once, in order, and breaking out of a loop loses
+// none. No client delays another.
 //
-// A client that has left stays readable through the pool until its Disconnected was
-// delivered. What such clients have left unread is at most 64 MiB, where each counts
-// 4 KiB or more. At that limit nothing is received that nobody waits for, so no Close
-// of a client is acknowledged until the application has read half of it. Clients whose
-// connections were lost are dropped instead, the oldest first, and of clients that have
-// left nothing but status messages the newest 1,024 are kept; Stats counts those that
-// are dropped.
+// A client that has disconnected stays readable through the pool until its
+// Disconnected message was read. All such clients together keep at most 64 MiB of
+// unread messages; each counts 4 KiB or more. At this limit the pool first drops
+// clients whose connections were lost, the oldest first. If that is not enough it
+// receives only what a reader waits for, so no Close of a client is acknowledged
+// until half of the 64 MiB was read. Of the clients that have only status messages
+// left, the pool keeps the newest 1,024. Stats counts the dropped clients.
 type ConnectionPool struct {
 	server *Server
 
-	// mu guards what follows. It may be acquired while holding the mu of a client,
-	// never the other way round.
-	mu         sync.Mutex
-	news       *sync.Cond       // a client, a message, or the end has come, or a time has passed
-	claimed    int              // handshakes that have a slot and are not done
-	members    map[*Server]bool // connected, or not read to the end
-	ending     map[*Server]bool // no members any more, but their connections are not over; true if evicted
-	departed   departedClients
-	totals     Stats                   // of all whose connections are over
-	unreported int                     // evicted clients that may not have received everything
-	closed     bool                    // no client comes any more
-	serving    map[*func(*Server)]bool // what calls of Serve do for each client
-	fanIn      bool                    // somebody has begun to read from all at once
-	ready      []*Server               // clients that have something, first come first
+	// mu guards the fields below. It may be acquired while the mu of a client is held;
+	// the reverse would deadlock.
+	mu              sync.Mutex
+	changedCond     *sync.Cond       // signaled when a client joins or leaves, a message arrives, the pool closes, or a deadline passes
+	reservedSlots   int              // slots of handshakes that are not complete
+	members         map[*Server]bool // clients that are connected, or not read to the end
+	endingClients   map[*Server]bool // former members whose connections are still closing; true if evicted
+	departed        departedClients
+	endedTotals     Stats                   // of all clients whose connections are over
+	unreportedCount int                     // number of evicted clients that may not have received everything
+	closed          bool                    // no client is admitted any more
+	serveStarts     map[*func(*Server)]bool // functions of the calls of Serve, which start serving a client
+	fanIn           bool                    // Messages or ReadTimedFastest was called
+	readyClients    []*Server               // clients that have unread messages, the longest waiting first
 }
 
-// A poolMember is what the pool knows of one client.
+// A poolMember is the state that the pool keeps for one client.
 type poolMember struct {
-	departure *departure // nil while it is connected
-	listed    bool       // it is in ready
+	departure   *departure // nil while it is connected
+	inReadyList bool       // the client is in readyClients
 }
 
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]bool{}, ending: map[*Server]bool{}, serving: map[*func(*Server)]bool{}}
-	p.departed.limit = maxDeparted
-	p.news = sync.NewCond(&p.mu)
-	p.hook(s)
-	if !s.hooks.multi {
-		p.claimed = 1 // add gives it back
-		p.add(s)
+	p := &ConnectionPool{server: s, members: map[*Server]bool{}, endingClients: map[*Server]bool{}, serveStarts: map[*func(*Server)]bool{}}
+	p.departed.maxBytes = maxDeparted
+	p.changedCond = sync.NewCond(&p.mu)
+	p.setHooks(s)
+	if !s.hooks.multiClient {
+		p.reservedSlots = 1 // addClient releases it
+		p.addClient(s)
 	}
 	return p
 }
 
-// hook has a server tell the pool what it has to read. Each hook is called with
-// the server's lock held.
-func (p *ConnectionPool) hook(s *Server) {
-	s.hooks.readable = func() { p.list(s) }
-	s.hooks.consumed = func() { p.consumed(s) }
-	s.hooks.finished = p.close
-	if s.host == nil {
-		s.hooks.finished = func() { p.leave(s) }
-		s.hooks.over = func() { p.connectionOver(s) }
-		s.hooks.holdBack = p.departed.full.Load
+// setHooks makes a server report its unread messages and its end to the pool. Each
+// hook except readsPaused is called with the server's mu held.
+func (p *ConnectionPool) setHooks(s *Server) {
+	s.hooks.onReadable = func() { p.markReady(s) }
+	s.hooks.onConsumed = func() { p.noteConsumed(s) }
+	s.hooks.onFinished = p.refuseClients
+	if s.listenerState == nil {
+		s.hooks.onFinished = func() { p.noteDeparture(s) }
+		s.hooks.onConnectionEnd = func() { p.noteConnectionEnd(s) }
+		s.hooks.readsPaused = p.departed.atLimit.Load
 	}
 }
 
-// add makes a client a member, before it has its connection.
-func (p *ConnectionPool) add(s *Server) bool {
+// addClient makes a client a member before its connection is attached. It returns
+// false if the pool is closed.
+func (p *ConnectionPool) addClient(s *Server) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claimed-- // the slot is its own now
+	p.reservedSlots-- // the client counts as a member instead
 	if p.closed {
 		return false
 	}
-	s.role.untilRead = len(p.serving) > 0
-	s.role.always = p.fanIn
+	s.readRole.deferBackground = len(p.serveStarts) > 0
+	s.readRole.fanIn = p.fanIn
 	p.members[s] = true
-	for start := range p.serving {
+	for start := range p.serveStarts {
 		(*start)(s)
 	}
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 	return true
 }
 
-// room reports whether one more client may come, and claims its slot if claim is
-// set: once the client's confirmation is authentic.
-func (p *ConnectionPool) room(claim bool) bool {
+// reserveSlot reports whether there is a slot for one more client and, if commit is
+// set, reserves it. Slots are reserved only after the client was authenticated.
+func (p *ConnectionPool) reserveSlot(commit bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	settings := p.server.settings
-	open := settings.maxClients == 0 || p.claimed+len(p.members)-p.departed.count < settings.maxClients
-	if !settings.multi {
-		open = p.claimed == 0 && p.server.current.Load() == nil
+	open := settings.maxClients == 0 || p.reservedSlots+len(p.members)-p.departed.count < settings.maxClients
+	if !settings.multiClient {
+		open = p.reservedSlots == 0 && p.server.currentConn.Load() == nil
 	}
-	if open && claim {
-		p.claimed++
+	if open && commit {
+		p.reservedSlots++
 	}
 	return open
 }
 
-func (p *ConnectionPool) unclaim() {
+func (p *ConnectionPool) releaseSlot() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.claimed--
+	p.reservedSlots--
 }
 
-// admit makes a client of a connection that has its slot.
-func (p *ConnectionPool) admit(opened *openedConn, agreed *session) {
-	top := p.server
-	s, id := top, top.host.ids.Add(1)
-	if top.settings.multi {
+// admitClient makes a client of a connection for which a slot is reserved.
+func (p *ConnectionPool) admitClient(opened *openedConn, agreed *session) {
+	parent := p.server
+	s, id := parent, parent.listenerState.lastID.Add(1)
+	if parent.settings.multiClient {
 		s = &Server{Connections: p}
-		s.init(top.settings, top.pool, &endpointHooks{single: true})
-		p.hook(s)
+		s.init(parent.settings, parent.buffers, &endpointHooks{noReconnect: true})
+		p.setHooks(s)
 	} else {
-		defer p.unclaim()
+		defer p.releaseSlot()
 	}
-	if s != top && !p.add(s) || !s.attach(s.newConnection(opened, agreed, id)) {
-		closeSlowly(opened.over)
-	}
-}
-
-// leave notes, under its mu, that a client has left.
-func (p *ConnectionPool) leave(s *Server) {
-	lost := !s.leaving.Load() && !s.latest.closing.peerClosed
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.member.departure = &departure{server: s, lost: lost}
-	p.departed.add(s.member.departure, departureSize(s.queue))
-	p.boundLocked()
-	if _, onlyOne := p.server.host.listener.(*connListener); onlyOne {
-		go p.server.stopAccepting(fail(ErrClosed, nil, "the only connection is over"))
+	if s != parent && !p.addClient(s) || !s.attachConnection(s.newConnection(opened, agreed, id)) {
+		lingerAndClose(opened.stream)
 	}
 }
 
-// consumed notes, under its mu, that a client that has left has been read further.
-// Nothing of it is kept once it is read to the end.
-func (p *ConnectionPool) consumed(s *Server) {
+// noteDeparture records that a client has disconnected. The client's mu is held.
+func (p *ConnectionPool) noteDeparture(s *Server) {
+	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch d := s.member.departure; {
-	case !p.members[s]: // evicted
-	case len(s.queue.messages) == 0:
-		p.removeLocked(s, false)
+	s.poolMember.departure = &departure{server: s, connLost: lost}
+	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
+	p.evictExcessLocked()
+	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
+		go p.server.endAccepting(newError(ErrClosed, nil, "the only connection is over"))
+	}
+}
+
+// noteConsumed records that messages of a disconnected client were read. Once it is
+// read to the end it is removed. The client's mu is held.
+func (p *ConnectionPool) noteConsumed(s *Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch d := s.poolMember.departure; {
+	case !p.members[s]: // evicted before
+	case len(s.unreadQueue.messages) == 0:
+		p.removeClientLocked(s, false)
 	case d != nil:
-		p.departed.shrink(d, departureSize(s.queue))
+		p.departed.shrink(d, departureSize(s.unreadQueue))
 	}
-	p.boundLocked()
+	p.evictExcessLocked()
 }
 
-// boundLocked evicts clients that have left too much. Those of Serve stay: it reads
-// each to the end.
-func (p *ConnectionPool) boundLocked() {
-	for d := p.departed.excess(); d != nil && len(p.serving) == 0; d = p.departed.excess() {
-		p.totals.Dropped++
-		p.server.settings.log.Warn("client removed before its messages were read")
-		p.removeLocked(d.server, true)
-		if d.ended && d.unreported {
-			p.unreported++
+// evictExcessLocked evicts disconnected clients beyond the limits. During Serve it
+// evicts none, because Serve reads each client to the end.
+func (p *ConnectionPool) evictExcessLocked() {
+	for d := p.departed.nextEviction(); d != nil && len(p.serveStarts) == 0; d = p.departed.nextEviction() {
+		p.endedTotals.Dropped++
+		p.server.settings.eventLog.Warn("client removed before its messages were read")
+		p.removeClientLocked(d.server, true)
+		if d.connEnded && d.unreported {
+			p.unreportedCount++
 		}
 	}
-	if p.departed.setFull() {
-		go p.resume() // which needs the locks of all clients
+	if p.departed.updateLimit() {
+		go p.resumeClients() // in a goroutine, because it acquires the locks of all clients
 	}
 }
 
-// resume has the clients read on that were held back.
-func (p *ConnectionPool) resume() {
-	for _, s := range p.snapshot() {
-		s.resume()
+// resumeClients restarts the background readers that were paused at the limit.
+func (p *ConnectionPool) resumeClients() {
+	for _, s := range p.readableClients() {
+		s.resumeReading()
 	}
 }
 
-// connectionOver notes, under its mu, that the connection of a client is over: its
-// totals are final.
-func (p *ConnectionPool) connectionOver(s *Server) {
-	total, unreported := s.statsLocked(), s.ledger.unreported()
+// noteConnectionEnd records that the teardown of a client's connection is complete,
+// so that its totals are final. The client's mu is held.
+func (p *ConnectionPool) noteConnectionEnd(s *Server) {
+	total, unreported := s.statsLocked(), s.deliveries.hasUnreported()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := s.member.departure
-	if d == nil || d.ended {
+	d := s.poolMember.departure
+	if d == nil || d.connEnded {
 		return
 	}
-	d.ended, d.unreported = true, unreported
-	p.totals.add(total)
-	if p.ending[s] && unreported {
-		p.unreported++
+	d.connEnded, d.unreported = true, unreported
+	p.endedTotals.add(total)
+	if p.endingClients[s] && unreported {
+		p.unreportedCount++
 	}
-	delete(p.ending, s)
+	delete(p.endingClients, s)
 }
 
-// removeLocked takes out a client that was read to the end, or evicted.
-func (p *ConnectionPool) removeLocked(s *Server, evicted bool) {
+// removeClientLocked removes a client that was read to the end, or is evicted.
+func (p *ConnectionPool) removeClientLocked(s *Server, evicted bool) {
 	delete(p.members, s)
-	if i := slices.Index(p.ready, s); i >= 0 {
-		p.ready = slices.Delete(p.ready, i, i+1)
+	if i := slices.Index(p.readyClients, s); i >= 0 {
+		p.readyClients = slices.Delete(p.readyClients, i, i+1)
 	}
-	if d := s.member.departure; d != nil {
+	if d := s.poolMember.departure; d != nil {
 		p.departed.remove(d)
-		if !d.ended {
-			p.ending[s] = evicted
+		if !d.connEnded {
+			p.endingClients[s] = evicted
 		}
 	}
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
-// wake has calls that wait for news look at their time.
-func (p *ConnectionPool) wake() {
+// wakeWaiters makes the calls that wait for changedCond check their deadlines.
+func (p *ConnectionPool) wakeWaiters() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
-// overLocked reports whether nothing will come any more and everything is read.
-func (p *ConnectionPool) overLocked() bool { return p.closed && len(p.members) == 0 }
+// isDrainedLocked reports whether the pool is closed and everything was read.
+func (p *ConnectionPool) isDrainedLocked() bool { return p.closed && len(p.members) == 0 }
 
-// snapshot returns the clients that can be read, connected or not.
-func (p *ConnectionPool) snapshot() []*Server {
+// readableClients returns the members: clients that are connected, or not read to
+// the end.
+func (p *ConnectionPool) readableClients() []*Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.members))
 }
 
-// addStats adds what all clients of a multi-client server have done.
+// addStats adds the totals of all clients of a multi-client server to total.
 func (p *ConnectionPool) addStats(total *Stats) {
 	p.mu.Lock()
-	total.add(p.totals)
-	now := slices.Collect(maps.Keys(p.ending))
+	total.add(p.endedTotals)
+	now := slices.Collect(maps.Keys(p.endingClients))
 	for s := range p.members {
-		if d := s.member.departure; s != p.server && (d == nil || !d.ended) {
+		if d := s.poolMember.departure; s != p.server && (d == nil || !d.connEnded) {
 			now = append(now, s)
 		}
 	}
@@ -256,53 +258,53 @@ func (p *ConnectionPool) addStats(total *Stats) {
 	}
 }
 
-// close admits no client any more.
-func (p *ConnectionPool) close() {
+// refuseClients closes the pool, so that no client is admitted any more.
+func (p *ConnectionPool) refuseClients() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	p.news.Broadcast()
+	p.changedCond.Broadcast()
 }
 
-// shutdown closes every client at the same time.
+// shutdown closes all clients concurrently, and joins their errors.
 func (p *ConnectionPool) shutdown(ctx context.Context) error {
-	p.close()
+	p.refuseClients()
 	p.mu.Lock()
-	ending := maps.Clone(p.ending)
+	ending := maps.Clone(p.endingClients)
 	clients := slices.AppendSeq(slices.Collect(maps.Keys(p.members)), maps.Keys(ending))
 	p.mu.Unlock()
 	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
-	err := forEach(clients, func(s *Server) error {
+	err := forEachClient(clients, func(s *Server) error {
 		err := s.shutdown(ctx, closedByShutdown)
-		if evicted, gone := ending[s]; gone && !evicted {
-			return nil // the application has read its end
+		if evicted, departed := ending[s]; departed && !evicted {
+			return nil // its end was read by the application
 		}
 		return err
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.unreported > 0 {
-		err = errors.Join(err, fail(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreported))
-		p.unreported = 0 // reported once
+	if p.unreportedCount > 0 {
+		err = errors.Join(err, newError(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
+		p.unreportedCount = 0 // reported once
 	}
 	return err
 }
 
-// ClientError says which client of a server an error is about.
+// A ClientError is an error that concerns one client of a multi-client server.
 type ClientError struct {
-	Server *Server // the serving end of that client
+	Server *Server // represents that client
 	Err    error
 }
 
 func (e *ClientError) Error() string {
-	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), bare(e.Err))
+	return fmt.Sprintf("gipc: client %d: %s", e.Server.ID(), trimPrefix(e.Err))
 }
 
-// Unwrap returns Err.
+// Unwrap returns Err, so that errors.Is and errors.As match it.
 func (e *ClientError) Unwrap() error { return e.Err }
 
-// forEach calls f for many clients at once and joins the errors.
-func forEach(clients []*Server, f func(*Server) error) error {
+// forEachClient calls f for the clients concurrently and joins the errors.
+func forEachClient(clients []*Server, f func(*Server) error) error {
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup
 	for i, s := range clients {
@@ -316,18 +318,18 @@ func forEach(clients []*Server, f func(*Server) error) error {
 	return errors.Join(errs...)
 }
 
-// All returns the clients that are connected now, in no order.
+// All returns an iterator over the currently connected clients, in no order.
 func (p *ConnectionPool) All() iter.Seq[*Server] {
 	return func(yield func(*Server) bool) {
-		for _, s := range p.snapshot() {
-			if s.current.Load() != nil && !s.leaving.Load() && !yield(s) {
+		for _, s := range p.readableClients() {
+			if s.currentConn.Load() != nil && !s.closing.Load() && !yield(s) {
 				return
 			}
 		}
 	}
 }
 
-// Len returns how many clients are connected now.
+// Len returns the number of currently connected clients.
 func (p *ConnectionPool) Len() int {
 	return len(slices.Collect(p.All()))
 }
@@ -346,66 +348,66 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := bounded(ctx, broadcastTime)
+	ctx, cancel := withDefaultTimeout(ctx, broadcastTimeout)
 	defer cancel()
-	return forEach(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+	return forEachClient(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 }
 
-// ReadTimed calls callback once for each client, concurrently for different ones,
-// with its next message, or with TimeoutMessage if it has none within d. It returns
-// when the slowest callback has. Without a client it waits for the first one, at most
-// d; a client that connects during the call is in the next. After Close it calls back
-// once, with the server, no message, and ErrClosed.
+// ReadTimed calls callback once for each client, concurrently, with the client's next
+// message, or with TimeoutMessage if none arrives within d. It returns when all
+// callbacks have returned. If there is no client it waits for the first one, for d at
+// most. Clients that connect during the call are left to the next call. After Close
+// it calls back once, with the server, no message, and ErrClosed.
 func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
 	p.mu.Lock()
 	if len(p.members) == 0 {
-		p.awaitLocked(until, func() bool { return len(p.members) > 0 })
+		p.awaitCondition(until, func() bool { return len(p.members) > 0 })
 	}
-	clients, over := slices.Collect(maps.Keys(p.members)), p.overLocked()
+	clients, over := slices.Collect(maps.Keys(p.members)), p.isDrainedLocked()
 	p.mu.Unlock()
 	if over {
 		callback(p.server, nil, ErrClosed)
 	}
-	forEach(clients, func(s *Server) error {
+	forEachClient(clients, func(s *Server) error {
 		if m, err := s.ReadTimed(time.Until(until)); err == nil {
 			callback(s, m, nil)
-		} // else another reader took the last message
+		} // otherwise another reader got the last message
 		return nil
 	})
 }
 
-// awaitLocked waits until a condition holds, until the pool is over, or until a
-// time. It releases mu meanwhile.
-func (p *ConnectionPool) awaitLocked(until time.Time, condition func() bool) {
-	defer time.AfterFunc(max(time.Until(until), 1), p.wake).Stop()
-	for !condition() && !p.overLocked() && time.Now().Before(until) {
-		p.news.Wait()
+// awaitCondition waits until the condition holds, the pool is drained, or the time
+// is reached. The caller holds mu, which is released meanwhile.
+func (p *ConnectionPool) awaitCondition(until time.Time, condition func() bool) {
+	defer time.AfterFunc(max(time.Until(until), 1), p.wakeWaiters).Stop()
+	for !condition() && !p.isDrainedLocked() && time.Now().Before(until) {
+		p.changedCond.Wait()
 	}
 }
 
 // Serve calls handler with every message of every client, status messages included.
-// Each client has a goroutine of its own that also reads: there is no hand-over, so
-// this is the fastest way. Clients that connect later are served too. Serve ends when
-// ctx is done, with an error that wraps that of ctx, or after Close, with ErrClosed; it
-// waits for the handlers that are running. A handler may call Close, which does not
-// wait for it.
+// Each client has a goroutine that reads and calls handler, so Serve is the fastest
+// way to read: handler is called concurrently for different clients, and in order for
+// each one. Clients that connect later are served, too. Serve returns an error
+// wrapping ctx.Err() when ctx is done, and ErrClosed after Close. It first waits for
+// running handlers. A handler may call Close, which does not wait for it.
 func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
 	if handler == nil {
-		return fail(ErrConfig, nil, "Serve: the handler is nil")
+		return newError(ErrConfig, nil, "Serve: the handler is nil")
 	}
 	var wg sync.WaitGroup
 	start := func(s *Server) {
 		wg.Add(1)
-		go func() { // without frames for wg.Go and read an idle client's stack stays at 2 KiB
+		go func() { // not wg.Go and not read: their frames would exceed the 2 KiB stack of an idle client
 			defer wg.Done()
 			for ctx.Err() == nil {
 				m := new(Message)
 				s.mu.Lock()
-				err := s.readLocked(&readCall{ctx: cancellable(ctx), shared: true, to: destination{room: unlimited}}, m)
+				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{maxSize: unlimited}}, m)
 				s.mu.Unlock()
 				if err != nil {
 					return
@@ -414,24 +416,24 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 			}
 		}()
 	}
-	// One watch over ctx, instead of one for every read of every client.
+	// Watch ctx once, instead of in every read of every client.
 	defer context.AfterFunc(ctx, func() {
-		p.wake()
-		for _, s := range p.snapshot() {
-			if c := s.current.Load(); c != nil {
+		p.wakeWaiters()
+		for _, s := range p.readableClients() {
+			if c := s.currentConn.Load(); c != nil {
 				c.interrupt()
 			}
 		}
 	})()
 	p.mu.Lock()
-	p.serving[&start] = true
+	p.serveStarts[&start] = true
 	for s := range p.members {
 		start(s)
 	}
-	for ctx.Err() == nil && !p.overLocked() {
-		p.news.Wait()
+	for ctx.Err() == nil && !p.isDrainedLocked() {
+		p.changedCond.Wait()
 	}
-	delete(p.serving, &start)
+	delete(p.serveStarts, &start)
 	p.mu.Unlock()
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -442,122 +444,121 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 
 // Messages returns the messages of all clients as they arrive, status messages
 // included. Clients are served round-robin, so a busy client cannot starve the others.
-// The sequence ends when ctx is done, and after Close when everything is read.
-// Breaking out of the loop loses no messages.
+// The sequence ends when ctx is done, and after Close once everything is read.
+// Breaking out of the loop loses no message. Concurrent loops share the messages.
 func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Message] {
 	return func(yield func(*Server, *Message) bool) {
 		if ctx == nil {
 			return
 		}
-		p.readAll()
-		defer context.AfterFunc(ctx, p.wake)()
+		p.startFanIn()
+		defer context.AfterFunc(ctx, p.wakeWaiters)()
 		for {
 			p.mu.Lock()
-			for len(p.ready) == 0 && !p.overLocked() && ctx.Err() == nil {
-				p.news.Wait()
+			for len(p.readyClients) == 0 && !p.isDrainedLocked() && ctx.Err() == nil {
+				p.changedCond.Wait()
 			}
-			if len(p.ready) == 0 || ctx.Err() != nil {
+			if len(p.readyClients) == 0 || ctx.Err() != nil {
 				p.mu.Unlock()
 				return
 			}
-			s := p.nextLocked()
+			s := p.nextReadyLocked()
 			p.mu.Unlock()
-			if m := p.pop(s); m != nil && !yield(s, m) {
+			if m := p.popMessage(s); m != nil && !yield(s, m) {
 				return
 			}
 		}
 	}
 }
 
-// ReadTimedFastest calls callback in its own goroutine, for one client, with the
-// next message of the client that has one and has waited longest. If none has one
-// within d it calls back once for each client, with TimeoutMessage. Without a client
-// it waits for d and calls nothing. After Close it calls back once, with the server, no
-// message, and ErrClosed. No callback runs after it has returned; messages of other
-// clients are returned by the next call.
+// ReadTimedFastest calls callback once, with the next message of the client whose
+// unread messages have waited longest. If no message arrives within d it calls back
+// once for each client, with TimeoutMessage, and not at all if there is no client.
+// After Close it calls back once, with the server, no message, and ErrClosed. Callbacks
+// run in the caller's goroutine. Messages of other clients are left to the next call.
 func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
-	p.readAll()
+	p.startFanIn()
 	for {
 		p.mu.Lock()
-		if len(p.ready) == 0 {
-			p.awaitLocked(until, func() bool { return len(p.ready) > 0 })
+		if len(p.readyClients) == 0 {
+			p.awaitCondition(until, func() bool { return len(p.readyClients) > 0 })
 		}
-		over := p.overLocked()
-		if len(p.ready) == 0 {
+		over := p.isDrainedLocked()
+		if len(p.readyClients) == 0 {
 			p.mu.Unlock()
 			if over {
 				callback(p.server, nil, ErrClosed)
 			} else {
-				p.timeOut(callback)
+				p.reportTimeout(callback)
 			}
 			return
 		}
-		s := p.nextLocked()
+		s := p.nextReadyLocked()
 		p.mu.Unlock()
-		if m := p.pop(s); m != nil {
+		if m := p.popMessage(s); m != nil {
 			callback(s, m, nil)
 			return
-		} // else another reader was faster
+		} // otherwise another reader got the message
 	}
 }
 
-// timeOut calls back for each client, with TimeoutMessage.
-func (p *ConnectionPool) timeOut(callback func(srv *Server, message *Message, err error)) {
-	for _, s := range p.snapshot() {
+// reportTimeout calls callback for each client, with TimeoutMessage.
+func (p *ConnectionPool) reportTimeout(callback func(srv *Server, message *Message, err error)) {
+	for _, s := range p.readableClients() {
 		callback(s, TimeoutMessage, nil)
 	}
 }
 
-// readAll has the background readers of all clients read, now and from here on:
-// somebody waits for all of them at once.
-func (p *ConnectionPool) readAll() {
+// startFanIn makes the background readers of all clients read continuously, because a
+// call waits for all clients at once.
+func (p *ConnectionPool) startFanIn() {
 	p.mu.Lock()
-	begun := p.fanIn
+	started := p.fanIn
 	p.fanIn = true
 	p.mu.Unlock()
-	if begun {
+	if started {
 		return
 	}
-	for _, s := range p.snapshot() {
-		s.readAlways()
-		if s.queue.length.Load() > 0 {
-			p.list(s)
+	for _, s := range p.readableClients() {
+		s.enableFanIn()
+		if s.unreadQueue.length.Load() > 0 {
+			p.markReady(s)
 		}
 	}
 }
 
-// list notes that a client has something to read.
-func (p *ConnectionPool) list(s *Server) {
+// markReady adds a client that has unread messages to readyClients.
+func (p *ConnectionPool) markReady(s *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fanIn && p.members[s] && !s.member.listed {
-		s.member.listed = true
-		p.ready = append(p.ready, s)
-		p.news.Broadcast()
+	if p.fanIn && p.members[s] && !s.poolMember.inReadyList {
+		s.poolMember.inReadyList = true
+		p.readyClients = append(p.readyClients, s)
+		p.changedCond.Broadcast()
 	}
 }
 
-// nextLocked takes the client that has waited longest off the list.
-func (p *ConnectionPool) nextLocked() *Server {
-	s := p.ready[0]
-	p.ready = p.ready[1:]
-	s.member.listed = false
+// nextReadyLocked removes the longest waiting client from readyClients.
+func (p *ConnectionPool) nextReadyLocked() *Server {
+	s := p.readyClients[0]
+	p.readyClients = p.readyClients[1:]
+	s.poolMember.inReadyList = false
 	return s
 }
 
-// pop takes a message that a client has, and lists the client again if it has
-// more.
-func (p *ConnectionPool) pop(s *Server) *Message {
+// popMessage returns the next unread message of a client, or nil, and adds the client
+// to readyClients again if it has more.
+func (p *ConnectionPool) popMessage(s *Server) *Message {
 	m := new(Message)
 	s.mu.Lock()
-	ok := s.popLocked(&readCall{}, m)
+	ok := s.popQueuedLocked(&readCall{}, m)
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	if s.queue.length.Load() > 0 {
-		p.list(s)
+	if s.unreadQueue.length.Load() > 0 {
+		p.markReady(s)
 	}
 	return m
 }

@@ -65,7 +65,7 @@ func gather(t *testing.T, server ServerConfig, client ClientConfig) *crowd {
 		t.Fatal(err)
 	}
 	if server.Network == "tcp" {
-		client.Network, client.Address = "tcp", s.host.listener.Addr().String()
+		client.Network, client.Address = "tcp", s.listenerState.listener.Addr().String()
 	}
 	c := &crowd{t: t, s: s, client: client}
 	t.Cleanup(c.end)
@@ -146,7 +146,7 @@ func (c *crowd) joinMany(n int) []*Client {
 // Connected it has read. Nobody else may read or join meanwhile.
 func (c *crowd) member() (*Client, *Server) {
 	c.t.Helper()
-	before := c.s.Connections.snapshot()
+	before := c.s.Connections.readableClients()
 	one := c.join()
 	var srv *Server
 	eventually(c.t, "the server has the new client", func() bool {
@@ -165,9 +165,9 @@ func (c *crowd) member() (*Client, *Server) {
 func (c *crowd) raw() net.Conn {
 	c.t.Helper()
 	conn := c.dial()
-	hello, err := clientHello(conn, &terms{name: "many", limit: defaultMsgSize, encrypt: c.s.settings.encrypt}, clientSide{key: newKey})
+	hello, err := clientHello(conn, &handshakeConfig{name: "many", maxDataSize: defaultMsgSize, encrypt: c.s.settings.encrypt}, clientSide{newKey: newECDHKey})
 	if err == nil {
-		_, err = hello.finish()
+		_, err = hello.readFinish()
 	}
 	if err != nil {
 		c.t.Fatal(err)
@@ -234,7 +234,7 @@ func (l *ledger) note(srv *Server, m *Message, err error) {
 		l.of[srv] = append(l.of[srv], "over")
 	case m == TimeoutMessage:
 		l.of[srv] = append(l.of[srv], "timeout")
-	case m.MsgType == internalType:
+	case m.MsgType == statusType:
 		l.of[srv] = append(l.of[srv], m.Status)
 	default:
 		l.of[srv] = append(l.of[srv], fmt.Sprint(binary.BigEndian.Uint64(m.Data)))
@@ -313,7 +313,7 @@ func TestTimedReadsEachMessageOnce(t *testing.T) {
 					t.Error(err)
 				case m == TimeoutMessage:
 					timeouts[srv]++
-				case m.MsgType == internalType:
+				case m.MsgType == statusType:
 					if (known || m.Status != "Connected") && m.Status != "Closed" {
 						t.Errorf("client %d: %+v, want Connected once and first", srv.ID(), m)
 					}
@@ -768,7 +768,7 @@ func TestCloseInsideAHandler(t *testing.T) {
 }
 
 // A client that floods has no more turns than one that says a word.
-func TestMessagesAreFair(t *testing.T) {
+func TestMessagesRoundRobin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		const n = 10
@@ -1064,7 +1064,7 @@ func TestBroadcastStopsInMidFrame(t *testing.T) {
 		}
 	}
 	skipStatus(t, stuck, 1)
-	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*transport.WidenSize))
+	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*transport.SendBufferSize))
 	var failed *ClientError
 	if !errors.As(err, &failed) || failed.Server != stuck || !errors.Is(err, ErrUnconfirmed) {
 		t.Errorf("%v, want a ClientError of the stuck client", err)
@@ -1107,7 +1107,7 @@ func TestManyDialAtOnce(t *testing.T) {
 
 // Clients come and go at random while the server reads: what each has sent
 // before a Close that returned nil is there, and everything is in order.
-func TestComeAndGo(t *testing.T) {
+func TestClientsConnectAndDisconnect(t *testing.T) {
 	for name, way := range ways4 {
 		t.Run(name, func(t *testing.T) {
 			d, crowdSize := time.Second, 200
@@ -1141,7 +1141,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 			open++
 		case v == nil || v.ended > 0:
 			t.Errorf("client %d: %+v before Connected or after the end", srv.ID(), m)
-		case m.MsgType == internalType:
+		case m.MsgType == statusType:
 			if v.ended++; m.Status != "Disconnected" {
 				t.Errorf("client %d: %q", srv.ID(), m.Status)
 			}
@@ -1223,7 +1223,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 	eventually(t, "everybody has left and was read", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return len(p.members) == 0 && p.claimed == 0
+		return len(p.members) == 0 && p.reservedSlots == 0
 	})
 	c.s.Close()
 	<-served
@@ -1243,7 +1243,7 @@ func comeAndGo(t *testing.T, way func(context.Context, *ConnectionPool, func(*Se
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := p.departed.count + len(p.ready); n > 0 {
+	if n := p.departed.count + len(p.readyClients); n > 0 {
 		t.Errorf("%d clients are still held by a list", n)
 	}
 	t.Logf("%d visitors, %d visits", visitors.Load(), len(visits))
@@ -1326,7 +1326,7 @@ func TestAuthorize(t *testing.T) {
 	eventually(t, "the server has counted one refusal", func() bool { return c.s.Stats().Refused == 1 })
 }
 
-func TestTopOfMany(t *testing.T) {
+func TestMultiClientServerMethods(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		c.joinMany(2)
@@ -1356,7 +1356,7 @@ func TestTopOfMany(t *testing.T) {
 	})
 }
 
-func TestStatsAreTheSum(t *testing.T) {
+func TestStatsOfMultiClientServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		for i := range uint64(4) {
@@ -1389,7 +1389,7 @@ func TestStatsAreTheSum(t *testing.T) {
 	})
 }
 
-func TestHostileAmongGood(t *testing.T) {
+func TestHostileClientsDisturbNoOthers(t *testing.T) {
 	for name, way := range ways4 {
 		t.Run(name, func(t *testing.T) {
 			patience := 50 * time.Millisecond // of a program whose one loop also writes
@@ -1485,7 +1485,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 	for range 3 {
 		one := c.join()
 		one.mu.Lock()
-		one.role.always = true // its queue fills, and then the sockets
+		one.readRole.fanIn = true // its queue fills, and then the sockets
 		one.mu.Unlock()
 		go func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -1545,7 +1545,7 @@ func TestTooManyHandshakes(t *testing.T) {
 		if s := c.s.Stats(); s.Refused != 1 {
 			t.Errorf("%d refused, want 1", s.Refused)
 		}
-		<-time.After(greetTime + 2*time.Second)
+		<-time.After(handshakeTimeout + 2*time.Second)
 		synctest.Wait()
 		if s := c.s.Stats(); s.Refused != maxPending || !ended(conns[1]) {
 			t.Errorf("after 10 s %d refused, want %d", s.Refused, maxPending)
@@ -1585,12 +1585,12 @@ func TestAcceptErrors(t *testing.T) {
 			near, far := net.Pipe()
 			defer near.Close()
 			pipes.conns <- far // taken after the last failure
-			want := acceptPause
+			want := firstAcceptDelay
 			for i := 1; i < len(l.at); i++ {
 				if got := l.at[i].Sub(l.at[i-1]); got != want {
 					t.Errorf("pause %d was %v, want %v", i, got, want)
 				}
-				want = min(2*want, acceptLimit)
+				want = min(2*want, maxAcceptDelay)
 			}
 			if n := s.Stats().Refused; len(l.at) != 12 || n != 12 {
 				t.Errorf("%d failures, %d counted, want 12", len(l.at), n)
@@ -1613,7 +1613,7 @@ func TestAcceptErrors(t *testing.T) {
 }
 
 // A listener that somebody else has closed: who is there is served to the end.
-func TestListenerIsGone(t *testing.T) {
+func TestListenerClosedExternally(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		one, srv := c.member()
@@ -1668,7 +1668,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 					t.Errorf("client %d: %v", i, err)
 					return
 				}
-				if m.MsgType == internalType {
+				if m.MsgType == statusType {
 					if m.Status != "Reconnecting" || m.Err != nil {
 						t.Errorf("client %d: %s, %v; want Reconnecting after a goodbye", i, m.Status, m.Err)
 					}
@@ -1697,7 +1697,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 }
 
 // All that do not answer the goodbye are waited for together.
-func TestCloseHasABound(t *testing.T) {
+func TestCloseTimeLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})
 		const n = 100
@@ -1712,7 +1712,7 @@ func TestCloseHasABound(t *testing.T) {
 		}
 		start := time.Now()
 		err := c.s.Close()
-		if took := time.Since(start); took < closeTime || took > closeTime+2*time.Second {
+		if took := time.Since(start); took < closeTimeout || took > closeTimeout+2*time.Second {
 			t.Errorf("Close took %v, its bound is 5s", took)
 		}
 		if n1 := strings.Count(fmt.Sprint(err), "gipc: client "); n1 != n || !errors.As(err, new(*ClientError)) {
@@ -1974,23 +1974,23 @@ func TestFastestPanicLosesNobody(t *testing.T) {
 func TestDepartedClients(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
-	c := departedClients{limit: 40 * minDeparture}
+	c := departedClients{maxBytes: 40 * minDeparture}
 	var kept []*departure
 	for range 20_000 {
 		size := random.IntN(3) * minDeparture
 		switch i := random.IntN(max(len(kept), 1)); {
 		case len(kept) == 0 || random.IntN(2) == 0:
-			d := &departure{lost: random.IntN(2) == 0}
+			d := &departure{connLost: random.IntN(2) == 0}
 			c.add(d, size)
 			kept = append(kept, d)
 		case random.IntN(2) == 0:
-			c.shrink(kept[i], min(size, kept[i].size))
+			c.shrink(kept[i], min(size, kept[i].countedBytes))
 		default:
 			c.remove(kept[i])
 			kept = slices.Delete(kept, i, i+1)
 		}
-		for d := c.excess(); d != nil; d = c.excess() {
-			if d.size > 0 && !d.lost {
+		for d := c.nextEviction(); d != nil; d = c.nextEviction() {
+			if d.countedBytes > 0 && !d.connLost {
 				t.Fatal("what was acknowledged is to be evicted")
 			}
 			c.remove(d)
@@ -1998,23 +1998,23 @@ func TestDepartedClients(t *testing.T) {
 		}
 		sum, lost, empty := 0, 0, 0
 		for _, d := range kept {
-			sum += d.size
+			sum += d.countedBytes
 			switch {
-			case d.size == 0:
+			case d.countedBytes == 0:
 				empty++
-			case d.lost:
+			case d.connLost:
 				lost++
 			}
 		}
-		if c.count != len(kept) || c.bytes != sum || len(c.lost) != lost || len(c.empty) != empty {
-			t.Fatalf("%d departures, %d bytes, %d lost, %d empty; want %d, %d, %d, %d", c.count, c.bytes, len(c.lost), len(c.empty), len(kept), sum, lost, empty)
+		if c.count != len(kept) || c.keptBytes != sum || len(c.lostClients) != lost || len(c.emptyClients) != empty {
+			t.Fatalf("%d departures, %d bytes, %d lost, %d empty; want %d, %d, %d, %d", c.count, c.keptBytes, len(c.lostClients), len(c.emptyClients), len(kept), sum, lost, empty)
 		}
-		if empty > maxEmpty || sum >= c.limit && lost > 0 {
+		if empty > maxEmpty || sum >= c.maxBytes && lost > 0 {
 			t.Fatalf("%d empty ones and %d bytes with %d lost ones are kept", empty, sum, lost)
 		}
-		was := c.full.Load()
-		resumed := c.setFull()
-		if full := c.full.Load(); full != (sum >= c.limit || was && sum > c.limit/2) || resumed != (was && !full) {
+		was := c.atLimit.Load()
+		resumed := c.updateLimit()
+		if full := c.atLimit.Load(); full != (sum >= c.maxBytes || was && sum > c.maxBytes/2) || resumed != (was && !full) {
 			t.Fatalf("full %v, resumed %v with %d bytes; full was %v", full, resumed, sum, was)
 		}
 	}
@@ -2065,7 +2065,7 @@ func wantNothingKept(t *testing.T, p *ConnectionPool) {
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.members) + len(p.ending) + p.departed.count + p.departed.bytes + len(p.ready); n > 0 {
+	if n := len(p.members) + len(p.endingClients) + p.departed.count + p.departed.keptBytes + len(p.readyClients); n > 0 {
 		t.Errorf("%d places are still held: %+v", n, &p.departed)
 	}
 }
@@ -2084,10 +2084,10 @@ func TestEmptyDeparturesAreBounded(t *testing.T) {
 			}
 			synctest.Wait() // it has left: they go in the order in which they do
 		}
-		if s := c.s.Stats(); s.Dropped != more || p.Len() != 0 || len(p.snapshot()) != maxEmpty {
-			t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, more, len(p.snapshot()), maxEmpty)
+		if s := c.s.Stats(); s.Dropped != more || p.Len() != 0 || len(p.readableClients()) != maxEmpty {
+			t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, more, len(p.readableClients()), maxEmpty)
 		}
-		for _, srv := range p.snapshot() {
+		for _, srv := range p.readableClients() {
 			if srv.ID() <= more {
 				t.Errorf("client %d is kept, one of the oldest %d", srv.ID(), more)
 			}
@@ -2097,14 +2097,14 @@ func TestEmptyDeparturesAreBounded(t *testing.T) {
 
 // At the limit nobody reads for nobody: no close is found, and none acknowledged,
 // until the application has read.
-func TestDeparturesHoldBack(t *testing.T) {
+func TestDeparturesPauseReading(t *testing.T) {
 	for _, always := range []bool{false, true} {
 		t.Run(fmt.Sprintf("always=%v", always), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				const fit, clients = 10, 30
 				c := gatherPipe(t, ServerConfig{})
 				p := c.s.Connections
-				p.departed.limit = fit * minDeparture
+				p.departed.maxBytes = fit * minDeparture
 				if always {
 					for range p.Messages(past1(t)) {
 					}
@@ -2137,25 +2137,25 @@ func TestDeparturesHoldBack(t *testing.T) {
 // held back.
 func waitIdle(p *ConnectionPool) {
 	synctest.Wait()
-	for _, s := range p.snapshot() {
+	for _, s := range p.readableClients() {
 		s.mu.Lock()
-		c := s.latest
+		c := s.latestConn
 		s.mu.Unlock()
-		s.wake(c)
+		s.wakeReader(c)
 	}
 	synctest.Wait()
 }
 
 // What was not acknowledged makes room: the oldest first, counted, and told by Close
 // where something was sent to it.
-func TestLostClientsMakeRoom(t *testing.T) {
+func TestLostClientsAreEvictedFirst(t *testing.T) {
 	for _, sent := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sent=%v", sent), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				const fit, clients = 10, 13
 				c := gatherPipe(t, ServerConfig{})
 				p := c.s.Connections
-				p.departed.limit = fit * minDeparture
+				p.departed.maxBytes = fit * minDeparture
 				for range p.Messages(past1(t)) {
 				}
 				for i := range clients {
@@ -2171,10 +2171,10 @@ func TestLostClientsMakeRoom(t *testing.T) {
 					conn.Close()
 					synctest.Wait()
 				}
-				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.snapshot()) != fit-1 || p.departed.full.Load() {
-					t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, clients-fit+1, len(p.snapshot()), fit-1)
+				if s := c.s.Stats(); s.Dropped != clients-fit+1 || len(p.readableClients()) != fit-1 || p.departed.atLimit.Load() {
+					t.Errorf("%+v, want %d dropped; %d are kept, want %d", s, clients-fit+1, len(p.readableClients()), fit-1)
 				}
-				for _, srv := range p.snapshot() {
+				for _, srv := range p.readableClients() {
 					if srv.ID() <= clients-fit+1 {
 						t.Errorf("client %d is kept, one of the oldest", srv.ID())
 					}

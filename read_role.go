@@ -1,13 +1,13 @@
-// The read role. Reading is leader/followers: the goroutine that calls Read is the
-// leader and reads the transport itself; other callers wait.
+// The read role, the lock of the receiving half. The pattern is leader/followers:
+// the goroutine that holds the role reads the transport, the other readers wait.
 //
-//	state         role held by          left when
-//	noConnection  dial or accept loop   there is a connection: as reading
-//	free          nobody                a caller takes it: reading; nobody has read for a while, or something is wrong: background
-//	reading       a caller              it has its message or has to end: the first waiter, else free
-//	background    the background reader a caller waits, or has no time: as reading; the queue is full: stopped
-//	stopped       nobody, pings go out  a caller takes a message: free
-//	closing       Close                 never
+//	state             held by                 next state
+//	roleNoConnection  dial or accept loop     connected: as after roleReading
+//	roleFree          nobody                  a caller reads: roleReading; idle for a while, or a loss is pending: roleBackground
+//	roleReading       a caller                it has its message or has to end: granted to a waiter, or roleBackground, or roleFree
+//	roleBackground    the background reader   a caller waits: as after roleReading; the queue is full: roleStopped
+//	roleStopped       nobody; pings are sent  a caller takes a message: as after roleReading
+//	roleClosing       Close                   none
 
 package gipc
 
@@ -16,71 +16,72 @@ import (
 	"time"
 )
 
-// A background reader starts after one to two of these without a read.
+// idleBeforeBackground is the time without a read after which the background reader
+// starts. It is checked at this interval, so the delay may be twice as long.
 const idleBeforeBackground = 500 * time.Millisecond
 
 type roleState uint8
 
 const (
-	noConnection roleState = iota
-	free
-	reading
-	background
-	stopped
-	closing
+	roleNoConnection roleState = iota
+	roleFree
+	roleReading
+	roleBackground
+	roleStopped
+	roleClosing
 )
 
-// A readRole says who reads. The endpoint's lock guards it.
+// A readRole records who reads, and who waits to. The endpoint's lock guards it.
 //
-// Invariants: only its holder reads the transport, decodes, and appends to the
-// queue, so a status message stands in the stream where it happened. Nobody waits
+// Invariants: only the role's holder reads the transport, decodes, and appends to
+// the queue, so each status message has its place in the stream. No caller waits
 // while the queue has messages.
 type readRole struct {
-	state     roleState
-	waiters   []*readWaiter // callers, in order of arrival
-	callers   []*readWaiter // calls that wait for replies; the last one reads for all if nobody else does
-	stops     uint64        // how often reading has stopped
-	stoppedAt time.Time     // the last time
-	yielded   event         // Close has the role
-	untilRead bool          // no background reader before somebody has read: a reader is expected
-	always    bool          // the background reader goes on for all who wait
-	reads     uint64        // calls that have held the role
+	state           roleState
+	waiters         []*readWaiter // callers that wait for a message, in order of arrival
+	replyWaiters    []*readWaiter // calls that wait for replies; the last one reads for all if no other caller does
+	stopCount       uint64        // number of times that the state became roleStopped
+	stoppedAt       time.Time     // when it did so last
+	roleReleased    event         // triggered when the role has passed to Close
+	deferBackground bool          // no background reader before the first read, because a reader is expected
+	fanIn           bool          // the background reader keeps the role even if callers wait for a message
+	readCount       uint64        // number of reads by callers
 
-	pause      *time.Timer // nil until it is needed
-	pauseSet   bool
-	pauseReads uint64 // reads when pause was set
-	idle       time.Duration
+	idleTimer     *time.Timer // nil until it is needed
+	idleTimerSet  bool
+	idleReadCount uint64 // readCount when idleTimer was set
+	idleDelay     time.Duration
 
-	startReader func() // starts the background reader
-	paused      func() // is called when pause has passed
+	startBackgroundReader func() // starts the background reader
+	onIdle                func() // is called when idleTimer expires
 }
 
-// A readWaiter is a caller that waits. It gets a message, or the role.
+// A readWaiter is a caller that waits. It receives a message, or the role.
 type readWaiter struct {
-	wake    chan struct{}
-	message *Message
-	granted bool
-	poll    bool // it has no time: it waits for the background reader to make way
+	wakeSignal chan struct{}
+	message    *Message
+	granted    bool
+	noWait     bool // the caller's time has expired; it only waits for the background reader to release the role
 }
 
-// reset takes w back for its next use. It is in no line.
+// reset prepares w for its next use. It must not be in a list of waiters.
 func (w *readWaiter) reset() {
 	select {
-	case <-w.wake:
+	case <-w.wakeSignal:
 	default:
 	}
-	*w = readWaiter{wake: w.wake}
+	*w = readWaiter{wakeSignal: w.wakeSignal}
 }
 
-// wait adds a caller.
-func (r *readRole) wait() *readWaiter {
-	w := &readWaiter{wake: make(chan struct{}, 1)}
+// addWaiter adds a caller that waits for a message.
+func (r *readRole) addWaiter() *readWaiter {
+	w := &readWaiter{wakeSignal: make(chan struct{}, 1)}
 	r.waiters = append(r.waiters, w)
 	return w
 }
 
-// leave removes a caller and reports whether it was still waiting.
-func (r *readRole) leave(w *readWaiter) bool {
+// removeWaiter removes a caller and reports whether it was still waiting.
+func (r *readRole) removeWaiter(w *readWaiter) bool {
 	i := slices.Index(r.waiters, w)
 	if i >= 0 {
 		r.waiters = slices.Delete(r.waiters, i, i+1)
@@ -88,71 +89,71 @@ func (r *readRole) leave(w *readWaiter) bool {
 	return i >= 0
 }
 
-// waitToLead adds a call that waits for its reply.
-func (r *readRole) waitToLead(w *readWaiter) { r.callers = append(r.callers, w) }
+// addReplyWaiter adds a call that waits for its reply.
+func (r *readRole) addReplyWaiter(w *readWaiter) { r.replyWaiters = append(r.replyWaiters, w) }
 
-// leaveCallers removes a call that waits for its reply, and reports whether it was
-// granted the role.
-func (r *readRole) leaveCallers(w *readWaiter) (granted bool) {
-	if i := slices.Index(r.callers, w); i >= 0 {
-		r.callers = slices.Delete(r.callers, i, i+1)
+// removeReplyWaiter removes a call that waits for its reply, and reports whether it
+// was granted the role.
+func (r *readRole) removeReplyWaiter(w *readWaiter) (granted bool) {
+	if i := slices.Index(r.replyWaiters, w); i >= 0 {
+		r.replyWaiters = slices.Delete(r.replyWaiters, i, i+1)
 	}
 	granted = w.granted
 	w.reset()
 	return granted
 }
 
-// giveMessage hands a message to the first caller, and reports whether there is
+// deliverMessage gives m to the first waiting caller, and reports whether there was
 // one.
-func (r *readRole) giveMessage(m *Message) bool {
+func (r *readRole) deliverMessage(m *Message) bool {
 	if len(r.waiters) == 0 {
 		return false
 	}
 	w := r.waiters[0]
 	r.waiters = r.waiters[1:]
 	w.message = m
-	w.wake <- struct{}{}
+	w.wakeSignal <- struct{}{}
 	return true
 }
 
-// dismiss wakes all callers: there will be nothing to read.
-func (r *readRole) dismiss() {
+// wakeWaiters wakes all waiting callers, because no message will arrive any more.
+func (r *readRole) wakeWaiters() {
 	for _, w := range r.waiters {
-		w.wake <- struct{}{}
+		w.wakeSignal <- struct{}{}
 	}
 	r.waiters = nil
 }
 
-// take gives the role, which is free, to a caller.
-func (r *readRole) take() { r.state = reading }
+// acquire takes the role for a caller. The role must not be held.
+func (r *readRole) acquire() { r.state = roleReading }
 
-// detach takes the role from a connection that is over. Callers without time do not
-// wait for the next one.
-func (r *readRole) detach() {
-	r.state = noConnection
+// detachConnection ends the role on a connection that is over. Callers whose time
+// has expired do not wait for the next connection.
+func (r *readRole) detachConnection() {
+	r.state = roleNoConnection
 	r.waiters = slices.DeleteFunc(r.waiters, func(w *readWaiter) bool {
-		if w.poll {
-			w.wake <- struct{}{}
+		if w.noWait {
+			w.wakeSignal <- struct{}{}
 		}
-		return w.poll
+		return w.noWait
 	})
 }
 
-// stop leaves the role to nobody, since the queue is full. It wakes the calls that wait
-// for replies.
-func (r *readRole) stop() {
-	r.state = stopped
-	r.stops++
+// stopReading releases the role without a new holder, because the queue is full. It
+// wakes the calls that wait for replies.
+func (r *readRole) stopReading() {
+	r.state = roleStopped
+	r.stopCount++
 	r.stoppedAt = time.Now()
-	for _, w := range r.callers {
-		w.wake <- struct{}{}
+	for _, w := range r.replyWaiters {
+		w.wakeSignal <- struct{}{}
 	}
-	clear(r.callers)
-	r.callers = r.callers[:0]
+	clear(r.replyWaiters)
+	r.replyWaiters = r.replyWaiters[:0]
 }
 
-// stoppedSince returns since when reading has been stopped for a call that began then:
-// the later of the two times.
+// stoppedSince returns the time since which a call that began at the given time has
+// waited for stopped reading: the later of stoppedAt and begun.
 func (r *readRole) stoppedSince(begun time.Time) time.Time {
 	if r.stoppedAt.Before(begun) {
 		return begun
@@ -160,89 +161,92 @@ func (r *readRole) stoppedSince(begun time.Time) time.Time {
 	return r.stoppedAt
 }
 
-// grant gives the role to a waiter.
-func (r *readRole) grant(w *readWaiter) {
-	r.state, w.granted = reading, true
-	w.wake <- struct{}{}
+// grantTo gives the role to a waiter.
+func (r *readRole) grantTo(w *readWaiter) {
+	r.state, w.granted = roleReading, true
+	w.wakeSignal <- struct{}{}
 }
 
-// release gives the role up: to Close, to the first caller, to the background
-// reader if one is needed, or to nobody.
-func (r *readRole) release(leaving, needed bool) {
+// release passes the role on: to Close, to the first waiting caller, to the
+// background reader if lossPending is set or for fan-in, or to a call that waits for
+// its reply. Otherwise the role becomes free.
+func (r *readRole) release(forClose, lossPending bool) {
 	switch {
-	case leaving:
-		r.state = closing
-		r.yielded.happen()
+	case forClose:
+		r.state = roleClosing
+		r.roleReleased.trigger()
 	case len(r.waiters) > 0:
 		w := r.waiters[0]
 		r.waiters = r.waiters[1:]
-		r.grant(w)
-	case needed || r.always:
+		r.grantTo(w)
+	case lossPending || r.fanIn:
 		r.startBackground()
-	case len(r.callers) > 0:
-		// Replies come in the order of requests, mostly: who has waited for the
-		// shortest time hands over to the next leader last.
-		last := len(r.callers) - 1
-		w := r.callers[last]
-		r.callers[last] = nil
-		r.callers = r.callers[:last]
-		r.grant(w)
+	case len(r.replyWaiters) > 0:
+		// Replies mostly arrive in the order of requests. The newest call waits the
+		// longest, so it keeps the role for the longest time.
+		last := len(r.replyWaiters) - 1
+		w := r.replyWaiters[last]
+		r.replyWaiters[last] = nil
+		r.replyWaiters = r.replyWaiters[:last]
+		r.grantTo(w)
 	default:
 		r.setFree()
 	}
 }
 
-// startBackground has the background reader read.
+// startBackground passes the role to the background reader and starts it.
 func (r *readRole) startBackground() {
-	r.state = background
-	r.startReader()
+	r.state = roleBackground
+	r.startBackgroundReader()
 }
 
-// setFree leaves the role to the next caller, and in the end to the background
-// reader.
+// setFree makes the role free for the next caller. If none reads for a while, the
+// background reader does.
 func (r *readRole) setFree() {
-	r.state = free
-	if r.pauseSet {
+	r.state = roleFree
+	if r.idleTimerSet {
 		return
 	}
-	r.pauseSet, r.pauseReads = true, r.reads
-	if r.pause == nil {
-		r.pause = time.AfterFunc(r.idle, r.paused)
+	r.idleTimerSet, r.idleReadCount = true, r.readCount
+	if r.idleTimer == nil {
+		r.idleTimer = time.AfterFunc(r.idleDelay, r.onIdle)
 	} else {
-		r.pause.Reset(r.idle)
+		r.idleTimer.Reset(r.idleDelay)
 	}
 }
 
-// onPause has the background reader read if nobody has for a while.
-func (r *readRole) onPause(leaving bool) {
-	r.pauseSet = false
+// checkIdle starts the background reader if the role is free and no caller has read
+// since the idle timer was set.
+func (r *readRole) checkIdle(closing bool) {
+	r.idleTimerSet = false
 	switch {
-	case r.state != free || leaving:
-		if r.untilRead {
-			r.pause = nil // an idle client of Serve has none
+	case r.state != roleFree || closing:
+		if r.deferBackground {
+			r.idleTimer = nil // saves its memory in the idle clients of Serve
 		}
-	case r.reads == r.pauseReads:
+	case r.readCount == r.idleReadCount:
 		r.startBackground()
 	default:
-		r.pauseSet, r.pauseReads = true, r.reads
-		r.pause.Reset(r.idle)
+		r.idleTimerSet, r.idleReadCount = true, r.readCount
+		r.idleTimer.Reset(r.idleDelay)
 	}
 }
 
-// close takes the role for Close. It returns nil, or a channel that is closed when
-// the holder has given the role up: the holder has to be interrupted.
-func (r *readRole) close() <-chan struct{} {
-	if r.state == reading || r.state == background {
-		return r.yielded.wait()
+// acquireForClose takes the role for Close. If the role is held it returns a channel
+// that is closed on its release, and the holder has to be interrupted. Otherwise it
+// returns nil.
+func (r *readRole) acquireForClose() <-chan struct{} {
+	if r.state == roleReading || r.state == roleBackground {
+		return r.roleReleased.waitChannel()
 	}
-	r.state = closing
+	r.state = roleClosing
 	return nil
 }
 
-// end stops the timer. The state is closing.
-func (r *readRole) end() {
-	r.state = closing
-	if r.pause != nil {
-		r.pause.Stop()
+// finishClose makes the role's end final, and stops the timer.
+func (r *readRole) finishClose() {
+	r.state = roleClosing
+	if r.idleTimer != nil {
+		r.idleTimer.Stop()
 	}
 }

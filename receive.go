@@ -1,92 +1,90 @@
-// The receiving half: bytes in, frames out. No net, no clock, no locks.
+// The decoder of the receiving half: bytes in, frames out. No net, no clock, no locks.
 
 package gipc
 
 import "encoding/binary"
 
 const (
-	readSize   = 64 << 10 // bytes that one read of the transport asks for
-	firstChunk = 4 << 10  // memory for a frame of which little has arrived, and for first reads, in bytes
+	readSize      = 64 << 10 // bytes that one read of the transport requests
+	firstReadSize = 4 << 10  // bytes of memory for first reads, and for a frame of which little has arrived
 )
 
-// A frame is what the decoder returns. Its data belongs to the caller.
+// A frame is a decoded frame. The caller owns its data.
 type frame struct {
 	frameHeader
 	data []byte
 }
 
-// A destination says where the decoder puts the data of a frame, and how much
-// it may deliver.
+// A destination is the memory for the data of a frame, and the limit of its size.
 type destination struct {
-	memory []byte // reused if it is large enough and reuse is set
-	reuse  bool
-	room   int // bytes, counted as the queue counts them; larger frames stay undelivered
+	callerMemory []byte // reused if it is large enough and reuse is set
+	reuse        bool
+	maxSize      int // bytes, as the queue counts them; larger frames are not delivered
 }
 
-// A decodeStep says what the decoder needs, or that it has a frame.
+// A decodeStep is the result of one step of the decoder.
 type decodeStep uint8
 
 const (
 	frameReady decodeStep = iota
-	needBytes             // more bytes must come
-	needRoom              // the next frame does not fit into the destination's room
+	needBytes             // the next frame is not complete
+	needRoom              // the next frame is larger than the destination's maxSize
 )
 
-// A decoder turns the bytes of one direction into frames: it opens records,
-// checks and splits them, and assembles large data in the memory of the message.
-// space and received feed it; next returns frames. Memory grows with what has
-// arrived, never with what a length field announces. After an error it stays in
-// that error.
+// A decoder converts the bytes of one direction to frames: it opens records, checks
+// and splits them, and assembles large data in the memory of the message. Space and
+// Received provide input; nextFrame returns frames. Memory grows with what has
+// arrived, never on the basis of a length field alone. The first error is permanent.
 type decoder struct {
-	cipher *recordCipher // nil in plaintext
-	limit  int           // largest data that this side accepts, in bytes
-	pool   *bufferPool
+	cipher      *recordCipher // nil in plaintext
+	maxDataSize int           // largest data that this side accepts, in bytes
+	buffers     *bufferPool
 
-	input   *buffer // bytes of the stream; those before inputAt are decoded
-	inputAt int
-	inputTo int     // bytes of input, from inputAt on, that the next step needs
-	busy    bool    // a read has filled firstChunk, so the next ones ask for readSize
-	opened  *buffer // plaintext of the last record; those before openAt are decoded
-	openAt  int
-	large   largeFrame
-	largest int    // largest record that has arrived, in bytes
-	request uint64 // number of the last request
-	failure error
+	input         *buffer // bytes of the stream; those before inputPos are decoded
+	inputPos      int
+	inputNeed     int     // bytes of input, from inputPos on, that the next step needs
+	largeReads    bool    // a read has filled firstReadSize, so later ones request readSize
+	plaintext     *buffer // of the last record; bytes before plaintextPos are decoded
+	plaintextPos  int
+	largeFrame    largeFrame
+	largestRecord int    // size of the largest record that has arrived, in bytes
+	lastRequest   uint64 // number of the last request
+	decodeErr     error
 }
 
-// A largeFrame is one whose header has been decoded and whose data is due.
+// A largeFrame is a large frame whose header is decoded and whose data is pending.
 type largeFrame struct {
-	due      bool
-	borrowed bool // data is in the memory of a ReadInto
-	header   frameHeader
-	data     []byte // what has arrived; plaintext connections only
+	pending        bool
+	inCallerMemory bool // data is in the memory of a ReadInto
+	header         frameHeader
+	data           []byte // the part that has arrived; plaintext connections only
 }
 
-// next sets f to the next frame, or says what it needs first. Results go through
-// pointers, since copies of them were a third of the time of a small message.
-func (d *decoder) next(to *destination, f *frame) (decodeStep, error) {
-	if d.failure != nil {
-		return needBytes, d.failure
+// nextFrame sets f to the next frame, or returns what it needs first. Parameters are
+// pointers, because copies took a third of the time of a small message.
+func (d *decoder) nextFrame(to *destination, f *frame) (decodeStep, error) {
+	if d.decodeErr != nil {
+		return needBytes, d.decodeErr
 	}
-	step, err := d.decode(to, f)
+	step, err := d.decodeFrame(to, f)
 	if err != nil {
-		d.failure, *f = err, frame{}
+		d.decodeErr, *f = err, frame{}
 	}
 	return step, err
 }
 
-func (d *decoder) decode(to *destination, f *frame) (decodeStep, error) {
+func (d *decoder) decodeFrame(to *destination, f *frame) (decodeStep, error) {
 	switch {
-	case d.large.due && !to.takes(d.large.header):
+	case d.largeFrame.pending && !to.accepts(d.largeFrame.header):
 		return needRoom, nil
-	case d.large.due && d.cipher == nil:
+	case d.largeFrame.pending && d.cipher == nil:
 		return d.finishLarge(to, f)
-	case d.large.due:
+	case d.largeFrame.pending:
 		return d.openLarge(to, f)
 	case d.cipher == nil:
 		return d.decodePlain(to, f)
 	}
-	if d.opened == nil {
+	if d.plaintext == nil {
 		if done, err := d.openRecord(); !done {
 			return needBytes, err
 		}
@@ -97,28 +95,28 @@ func (d *decoder) decode(to *destination, f *frame) (decodeStep, error) {
 // decodePlain decodes one frame of a plaintext connection.
 func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 	have := d.undecoded()
-	header, need, err := parseFrameHeader(have, d.limit)
-	if d.inputTo = need; err != nil || len(have) < need {
+	header, need, err := parseFrameHeader(have, d.maxDataSize)
+	if d.inputNeed = need; err != nil || len(have) < need {
 		return needBytes, err
 	}
-	if !to.takes(header) {
+	if !to.accepts(header) {
 		return needRoom, nil
 	}
 	end := need + header.dataSize
 	if len(have) >= end {
-		d.inputAt += end
-		return frameReady, d.deliver(to, f, header, have[need:end])
+		d.inputPos += end
+		return frameReady, d.copyFrame(to, f, header, have[need:end])
 	}
 	if !header.isLarge() {
-		d.inputTo = end
+		d.inputNeed = end
 		return needBytes, nil
 	}
-	d.inputAt += need
-	d.large = largeFrame{due: true, header: header}
+	d.inputPos += need
+	d.largeFrame = largeFrame{pending: true, header: header}
 	if memory := to.memoryFor(header); cap(memory) >= header.dataSize {
-		d.large.data, d.large.borrowed = memory, true
+		d.largeFrame.data, d.largeFrame.inCallerMemory = memory, true
 	} else {
-		d.large.data = make([]byte, 0, grownSize(len(have), header.dataSize))
+		d.largeFrame.data = make([]byte, 0, growthSize(len(have), header.dataSize))
 	}
 	return d.finishLarge(to, f)
 }
@@ -126,96 +124,96 @@ func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 // finishLarge moves what has arrived into the data of a large frame in
 // plaintext, and returns the frame once its data is complete.
 func (d *decoder) finishLarge(to *destination, f *frame) (decodeStep, error) {
-	large := &d.large
+	large := &d.largeFrame
 	have := d.undecoded()
 	have = have[:min(len(have), large.header.dataSize-len(large.data))]
 	large.data = append(large.data, have...)
-	if d.inputAt += len(have); len(large.data) < large.header.dataSize {
+	if d.inputPos += len(have); len(large.data) < large.header.dataSize {
 		return needBytes, nil
 	}
 	*f = frame{large.header, large.data}
-	if memory := to.memoryFor(f.frameHeader); !large.borrowed && cap(memory) >= len(f.data) {
+	if memory := to.memoryFor(f.frameHeader); !large.inCallerMemory && cap(memory) >= len(f.data) {
 		f.data = append(memory, f.data...)
 	}
-	d.large, d.inputTo = largeFrame{}, lengthSize
+	d.largeFrame, d.inputNeed = largeFrame{}, lengthSize
 	return frameReady, d.checkFrame(f)
 }
 
-// openRecord opens the record of frames at the front of the input. It returns
-// false if the record is not complete.
+// openRecord opens the record of frames at the front of the input. It returns false if
+// the record is not complete.
 func (d *decoder) openRecord() (bool, error) {
-	sealed, err := d.record(headerSize, maxPlaintext)
+	sealed, err := d.sealedRecord(headerSize, maxPlaintext)
 	if sealed == nil {
 		return false, err
 	}
-	opened := d.pool.get(len(sealed) - sealOverhead)
-	if opened.b, err = d.cipher.open(opened.b, sealed); err != nil {
+	opened := d.buffers.get(len(sealed) - sealOverhead)
+	if opened.data, err = d.cipher.open(opened.data, sealed); err != nil {
 		return false, err
 	}
-	d.opened, d.openAt = opened, 0
+	d.plaintext, d.plaintextPos = opened, 0
 	return true, nil
 }
 
-// record returns what the record at the front of the input has behind its
-// length field, and nil if it is not complete. The plaintext has least to most
-// bytes; the length field is checked as soon as its bytes are there.
-func (d *decoder) record(least, most int) ([]byte, error) {
+// sealedRecord consumes the record at the front of the input, and returns it without
+// its length field, or nil if it is not complete. Its plaintext must have least to
+// most bytes. The length field is checked as soon as it has arrived.
+func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 	have := d.undecoded()
-	if d.inputTo = lengthSize; len(have) < lengthSize {
+	if d.inputNeed = lengthSize; len(have) < lengthSize {
 		return nil, nil
 	}
 	length := uint64(binary.BigEndian.Uint32(have))
 	if length < uint64(least)+sealOverhead || length > uint64(most)+sealOverhead {
-		return nil, fail(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
+		return nil, newError(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
 	}
-	if d.inputTo = lengthSize + int(length); len(have) < d.inputTo {
+	if d.inputNeed = lengthSize + int(length); len(have) < d.inputNeed {
 		return nil, nil
 	}
-	d.inputAt += d.inputTo
-	d.largest = max(d.largest, d.inputTo)
-	return have[lengthSize:d.inputTo], nil
+	d.inputPos += d.inputNeed
+	d.largestRecord = max(d.largestRecord, d.inputNeed)
+	return have[lengthSize:d.inputNeed], nil
 }
 
-// decodeOpened decodes one frame of the record that is open.
+// decodeOpened decodes one frame of the open record.
 func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
-	plain := d.opened.b[d.openAt:]
-	header, need, err := parseFrameHeader(plain, d.limit)
+	plain := d.plaintext.data[d.plaintextPos:]
+	header, need, err := parseFrameHeader(plain, d.maxDataSize)
 	if err == nil && len(plain) < need {
-		err = fail(ErrMalformed, nil, "a record ends inside a frame")
+		err = newError(ErrMalformed, nil, "a record ends inside a frame")
 	}
 	if err != nil {
 		return needBytes, err
 	}
-	if !to.takes(header) {
+	if !to.accepts(header) {
 		return needRoom, nil
 	}
 	if header.isLarge() {
 		if len(plain) > need {
-			return needBytes, fail(ErrMalformed, nil, "bytes behind the head of a large frame")
+			return needBytes, newError(ErrMalformed, nil, "bytes behind the head of a large frame")
 		}
 		if err := d.checkID(header); err != nil {
 			return needBytes, err
 		}
 		d.closeRecord()
-		d.large = largeFrame{due: true, header: header}
+		d.largeFrame = largeFrame{pending: true, header: header}
 		return d.openLarge(to, f)
 	}
 	end := need + header.dataSize
 	if len(plain) < end {
-		return needBytes, fail(ErrMalformed, nil, "a record ends inside a frame")
+		return needBytes, newError(ErrMalformed, nil, "a record ends inside a frame")
 	}
-	err = d.deliver(to, f, header, plain[need:end])
-	if d.openAt += end; d.openAt == len(d.opened.b) {
+	err = d.copyFrame(to, f, header, plain[need:end])
+	if d.plaintextPos += end; d.plaintextPos == len(d.plaintext.data) {
 		d.closeRecord()
 	}
 	return frameReady, err
 }
 
-// openLarge opens the data of a large frame, straight into the memory of the
-// message.
+// openLarge opens the record with the data of a large frame, directly into the memory
+// of the message.
 func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
-	header := d.large.header
-	sealed, err := d.record(header.dataSize, header.dataSize)
+	header := d.largeFrame.header
+	sealed, err := d.sealedRecord(header.dataSize, header.dataSize)
 	if sealed == nil {
 		return needBytes, err
 	}
@@ -227,35 +225,35 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	if err != nil {
 		return needBytes, err
 	}
-	d.large = largeFrame{}
+	d.largeFrame = largeFrame{}
 	*f = frame{header, data}
 	return frameReady, checkData(f)
 }
 
-// closeRecord gives back the memory of a record whose frames are all decoded.
+// closeRecord releases the memory of a record whose frames are all decoded.
 func (d *decoder) closeRecord() {
-	d.pool.put(d.opened)
-	d.opened, d.openAt, d.inputTo = nil, 0, lengthSize
+	d.buffers.put(d.plaintext)
+	d.plaintext, d.plaintextPos, d.inputNeed = nil, 0, lengthSize
 }
 
-// takes reports whether a frame fits into the room. Control frames and replies
-// always do, since they are not queued.
-func (to *destination) takes(h frameHeader) bool {
-	return h.dataSize+messageOverhead <= to.room || h.frameType == controlType || h.isReply()
+// accepts reports whether a frame may be delivered. Control frames and replies always
+// are, because they are not queued.
+func (to *destination) accepts(h frameHeader) bool {
+	return h.dataSize+messageOverhead <= to.maxSize || h.frameType == controlType || h.isReply()
 }
 
-// memoryFor returns the caller's memory, emptied, if it may hold the data of a frame:
-// that of a reply is for somebody else.
+// memoryFor returns the caller's memory, emptied, if it may be used for the data of a
+// frame, or nil. Replies are not for the caller.
 func (to *destination) memoryFor(h frameHeader) []byte {
 	if !to.reuse || h.frameType == controlType || h.isReply() {
 		return nil
 	}
-	return to.memory[:0]
+	return to.callerMemory[:0]
 }
 
-// deliver sets f to a frame whose data is copied out of the decoder's memory.
-func (d *decoder) deliver(to *destination, f *frame, h frameHeader, view []byte) error {
-	f.frameType, f.id, f.dataSize, f.data = h.frameType, h.id, h.dataSize, view // a copy of f costs more
+// copyFrame sets f to a frame whose data is copied out of the decoder's memory.
+func (d *decoder) copyFrame(to *destination, f *frame, h frameHeader, view []byte) error {
+	f.frameType, f.id, f.dataSize, f.data = h.frameType, h.id, h.dataSize, view // field by field, because copying f costs more
 	if err := d.checkFrame(f); err != nil {
 		return err
 	}
@@ -267,24 +265,24 @@ func (d *decoder) deliver(to *destination, f *frame, h frameHeader, view []byte)
 	return nil
 }
 
-// checkID checks the id of a frame, if it has one, once: the requests of a direction
-// are numbered 1, 2, 3.
+// checkID checks the id of a frame, if it has one. The requests of a direction are
+// numbered 1, 2, 3, so it must be called once for each frame.
 func (d *decoder) checkID(h frameHeader) error {
 	switch {
 	case h.frameType&requestFlag == 0:
 		return nil
 	case h.id == replyFlag:
-		return fail(ErrMalformed, nil, "a reply to request 0")
+		return newError(ErrMalformed, nil, "a reply to request 0")
 	case h.isReply():
 		return nil
-	case h.id != d.request+1:
-		return fail(ErrMalformed, nil, "request %d, and %d is due", h.id, d.request+1)
+	case h.id != d.lastRequest+1:
+		return newError(ErrMalformed, nil, "request %d, and %d is due", h.id, d.lastRequest+1)
 	}
-	d.request++
+	d.lastRequest++
 	return nil
 }
 
-// checkFrame checks what can be checked once a frame is complete.
+// checkFrame makes the checks of a complete frame.
 func (d *decoder) checkFrame(f *frame) error {
 	if err := d.checkID(f.frameHeader); err != nil {
 		return err
@@ -306,120 +304,121 @@ func (d *decoder) undecoded() []byte {
 	if d.input == nil {
 		return nil
 	}
-	return d.input.b[d.inputAt:]
+	return d.input.data[d.inputPos:]
 }
 
-// buffered returns how many bytes wait to be decoded.
-func (d *decoder) buffered() int {
+// bufferedBytes returns the number of bytes that are not decoded.
+func (d *decoder) bufferedBytes() int {
 	n := len(d.undecoded())
-	if d.opened != nil {
-		n += len(d.opened.b) - d.openAt
+	if d.plaintext != nil {
+		n += len(d.plaintext.data) - d.plaintextPos
 	}
 	return n
 }
 
-// idle reports whether nothing has come that is not decoded.
-func (d *decoder) idle() bool {
-	return d.failure == nil && d.input == nil && d.opened == nil && !d.large.due
+// isIdle reports whether there is nothing to decode.
+func (d *decoder) isIdle() bool {
+	return d.decodeErr == nil && d.input == nil && d.plaintext == nil && !d.largeFrame.pending
 }
 
-// recordOpen reports whether frames of a record wait to be decoded.
-func (d *decoder) recordOpen() bool { return d.opened != nil }
+// hasOpenRecord reports whether a record has frames that are not decoded.
+func (d *decoder) hasOpenRecord() bool { return d.plaintext != nil }
 
-// inside reports whether the stream stands inside a frame.
-func (d *decoder) inside() bool { return d.large.due || d.buffered() > 0 }
+// isInsideFrame reports whether a part of a frame has arrived.
+func (d *decoder) isInsideFrame() bool { return d.largeFrame.pending || d.bufferedBytes() > 0 }
 
-// Space returns where the next read of the stream goes. It is never empty.
+// Space returns the memory for the next read of the stream. It is never empty.
 func (d *decoder) Space() []byte {
-	if large := &d.large; large.due && d.cipher == nil {
+	if large := &d.largeFrame; large.pending && d.cipher == nil {
 		if len(large.data) == cap(large.data) {
-			larger := make([]byte, len(large.data), grownSize(len(large.data), large.header.dataSize))
+			larger := make([]byte, len(large.data), growthSize(len(large.data), large.header.dataSize))
 			copy(larger, large.data)
 			large.data = larger
 		}
 		return large.data[len(large.data):min(cap(large.data), large.header.dataSize)]
 	}
-	size := firstChunk // larger memory, made for each connection that says little, would cost time
-	if d.busy {
+	size := firstReadSize // allocating more would cost time for each connection that sends little
+	if d.largeReads {
 		size = readSize
 	}
 	if d.input == nil {
-		d.input, d.inputAt = d.pool.get(size), 0
+		d.input, d.inputPos = d.buffers.get(size), 0
 	}
 	in := d.input
-	have := in.b[d.inputAt:]
-	if len(have) == 0 || d.inputAt > 0 && (d.inputAt+d.inputTo > cap(in.b) || len(in.b) == cap(in.b)) {
-		in.b, d.inputAt = in.b[:copy(in.b, have)], 0
+	have := in.data[d.inputPos:]
+	if len(have) == 0 || d.inputPos > 0 && (d.inputPos+d.inputNeed > cap(in.data) || len(in.data) == cap(in.data)) {
+		in.data, d.inputPos = in.data[:copy(in.data, have)], 0
 	}
-	if cap(in.b) < size || len(in.b) == cap(in.b) {
-		d.input = d.pool.grow(in, max(size, len(in.b)+1, d.nextSize(cap(in.b))))
+	if cap(in.data) < size || len(in.data) == cap(in.data) {
+		d.input = d.buffers.grow(in, max(size, len(in.data)+1, d.nextInputSize(cap(in.data))))
 	}
-	return d.input.b[len(d.input.b):cap(d.input.b)]
+	return d.input.data[len(d.input.data):cap(d.input.data)]
 }
 
-// nextSize returns how large an input of size bytes may become for the next step.
-func (d *decoder) nextSize(size int) int {
-	if d.inputTo <= d.largest || size >= d.inputTo/2 {
-		return d.inputTo // as much has arrived before, or nearly: no more steps
+// nextInputSize returns the size to which an input of size bytes may grow for the next
+// step.
+func (d *decoder) nextInputSize(size int) int {
+	if d.inputNeed <= d.largestRecord || size >= d.inputNeed/2 {
+		return d.inputNeed // at once, because a record of that size, or half of this one, has arrived
 	}
-	return 2 * size // < d.inputTo: no overflow
+	return 2 * size // < d.inputNeed: no overflow
 }
 
-// Received takes in n bytes that were read into space.
+// Received adds n bytes that were read into Space to the input.
 func (d *decoder) Received(n int) {
-	if large := &d.large; large.due && d.cipher == nil {
+	if large := &d.largeFrame; large.pending && d.cipher == nil {
 		large.data = large.data[:len(large.data)+n]
 	} else {
-		d.input.b = d.input.b[:len(d.input.b)+n]
-		d.busy = d.busy || len(d.input.b) >= firstChunk
+		d.input.data = d.input.data[:len(d.input.data)+n]
+		d.largeReads = d.largeReads || len(d.input.data) >= firstReadSize
 	}
 }
 
-// preload takes in bytes that arrived behind the handshake.
+// preload adds bytes that arrived behind the handshake to the input.
 func (d *decoder) preload(b []byte) {
 	if len(b) > 0 {
-		d.input, d.inputAt = d.pool.get(len(b)), 0
-		d.input.b = append(d.input.b, b...)
+		d.input, d.inputPos = d.buffers.get(len(b)), 0
+		d.input.data = append(d.input.data, b...)
 	}
 }
 
-// Release gives back memory before a wait: an idle connection holds none, and
-// one that waits for the rest of a frame holds little.
+// Release releases memory before a wait: an idle connection holds none, and one that
+// waits for the rest of a small frame holds 4 KiB.
 func (d *decoder) Release() {
 	have := d.undecoded()
-	if d.input == nil || len(have) > firstChunk || len(have) > 0 && cap(d.input.b) < readSize {
+	if d.input == nil || len(have) > firstReadSize || len(have) > 0 && cap(d.input.data) < readSize {
 		return
 	}
 	large := d.input
-	d.input, d.inputAt = nil, 0
+	d.input, d.inputPos = nil, 0
 	d.preload(have)
-	d.pool.put(large)
+	d.buffers.put(large)
 }
 
-// returnMemory ends the use of a ReadInto's memory, whose call is over. The
-// frame goes on in memory of its own.
-func (d *decoder) returnMemory() {
-	if d.large.borrowed {
-		d.large.data, d.large.borrowed = append([]byte(nil), d.large.data...), false
+// releaseCallerMemory ends the use of the memory of a ReadInto that is about to return.
+// The rest of the frame is assembled in new memory.
+func (d *decoder) releaseCallerMemory() {
+	if d.largeFrame.inCallerMemory {
+		d.largeFrame.data, d.largeFrame.inCallerMemory = append([]byte(nil), d.largeFrame.data...), false
 	}
 }
 
-// end gives back all memory.
-func (d *decoder) end() {
+// releaseMemory releases all memory and discards its contents.
+func (d *decoder) releaseMemory() {
 	if d.input != nil {
-		d.pool.put(d.input)
+		d.buffers.put(d.input)
 	}
-	if d.opened != nil {
-		d.pool.put(d.opened)
+	if d.plaintext != nil {
+		d.buffers.put(d.plaintext)
 	}
-	d.input, d.opened, d.large = nil, nil, largeFrame{}
+	d.input, d.plaintext, d.largeFrame = nil, nil, largeFrame{}
 }
 
-// grownSize returns how much memory to make for data of size bytes of which have
+// growthSize returns how much memory to allocate for data of size bytes of which have
 // bytes have arrived. It is at least 1.
-func grownSize(have, size int) int {
+func growthSize(have, size int) int {
 	if have >= size/4 {
 		return size
 	}
-	return min(size, max(firstChunk, 4*have)) // 4*have < size: no overflow
+	return min(size, max(firstReadSize, 4*have)) // 4*have < size: no overflow
 }

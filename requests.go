@@ -1,4 +1,4 @@
-// Requests: the calls that wait for a reply, and replies.
+// The methods that send requests and replies, and the wait for a reply.
 
 package gipc
 
@@ -9,26 +9,26 @@ import (
 )
 
 const (
-	callPatience = 10 * time.Second       // with unread messages before the reply
-	replyPause   = 100 * time.Millisecond // before a reply looks whether it is stuck
-	replyAdvice  = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
-	unreadAdvice = "64 KiB of unread messages stand before the reply: read them, or call from another goroutine"
+	stoppedReadTimeout = 10 * time.Second       // how long a call or a reply waits while the queue is full
+	replyCheckDelay    = 100 * time.Millisecond // before the first check whether a reply is blocked
+	replyAdvice        = "64 KiB of messages are unread, and the peer does not read either: reply from another goroutine than the one that reads"
+	unreadAdvice       = "64 KiB of unread messages precede the reply: read them, or call from another goroutine"
 )
 
-// Call sends a request and returns the reply. The peer's reader gets the request as a
-// message for which IsRequest is true, and answers it by Reply. Any number of calls
-// may be open at once, in both directions. Call is safe for concurrent use, also while
-// a handler or a loop over messages runs. It does not retain data; the caller owns the
-// reply.
+// Call sends a request and returns the reply. The peer's reader receives the request
+// as a message for which IsRequest returns true, and answers it by Reply. Any number of
+// calls may be open at the same time, in both directions. Call is safe for concurrent
+// use, even while a handler or a loop over messages runs. It does not retain data; the
+// caller owns the reply.
 //
-// While nobody else reads, the goroutine of Call reads for its reply; what comes before
-// it is queued for readers. If they leave 64 KiB unread, the reply cannot be reached:
-// Call then waits until somebody reads, until ctx is done, or for 10 seconds. Call
-// waits for the first connection as Write does. Errors:
+// While nobody else reads, Call reads until its reply arrives, and queues earlier
+// messages for readers. If 64 KiB of them are unread, the reply cannot be received:
+// Call then waits until they are read, until ctx is done, or for 10 seconds. Call
+// blocks until the first connection, as Write does. Errors:
 //   - ErrReservedType, ErrTooLarge, ErrMultiClient, or the context's error alone:
 //     nothing was sent.
-//   - ErrNotConnected and ErrClosed alone: nothing was sent, as for Write.
-//   - ErrUnconfirmed: the request may have been handled, and no reply will come. It
+//   - ErrNotConnected or ErrClosed alone: nothing was sent, as for Write.
+//   - ErrUnconfirmed: the request may have been handled, and no reply will arrive. It
 //     wraps the context's error, the cause of the loss, or ErrClosed after Close.
 func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message, error) {
 	if err := checkMessageType(msgType); err != nil {
@@ -42,104 +42,104 @@ func (e *endpoint) Call(ctx context.Context, msgType int, data []byte) (*Message
 		return nil, err
 	}
 	var reply *Message
-	w := getReplyWait(e.pool)
-	sending := e.beginSending(ctx, c, &w.call)
-	err = sending.result(c.sender.request(sending, msgType, data, &w.call))
-	w.begun = sending.begun
-	sending.end()
+	w := getReplyWait(e.buffers)
+	sending := e.newSendContext(ctx, c, &w.call)
+	err = sending.callResult(c.sender.writeRequest(sending, msgType, data, &w.call))
+	w.sendWaitStart = sending.waitStart
+	sending.release()
 	if err == nil {
 		reply, err = e.awaitReply(ctx, c, w)
 	}
-	// The call may have ended while it was given up.
-	if late, ended, why := c.sender.calls.giveUp(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
+	// The reply may have arrived while the call was ending.
+	if late, ended, why := c.sender.callTable.abandonCall(&w.call); ended && (late != nil || errors.Is(why, ErrNotConnected)) {
 		reply, err = late, why
 	}
-	putReplyWait(e.pool, w)
+	putReplyWait(e.buffers, w)
 	return reply, e.noteFailure(c, err)
 }
 
-// A sendContext is the context of a call while its request is being sent, and that of a
-// reply. Beside the caller's it ends when no reply can come any more, and when reading
-// has been stopped for too long. What it takes is made when somebody waits.
+// A sendContext is the context for sending a request or a reply. It is done when the
+// caller's context is, when no reply can arrive any more, and when reading has been
+// stopped for too long. Its parts are allocated by the first call of Done.
 type sendContext struct {
-	context.Context // the caller's; then one that is made of it
-	e               *endpoint
+	context.Context // the caller's; after the first call of Done, derived from it
+	endpoint        *endpoint
 	conn            *connection
 	call            *openCall               // nil for a reply
-	caller          context.Context         // nil until a context is made, like what follows
-	cancel          context.CancelCauseFunc // of the context that was made
-	begun           time.Time
+	callerCtx       context.Context         // nil, like the next fields, before the first call of Done
+	cancel          context.CancelCauseFunc // of the derived context
+	waitStart       time.Time
 }
 
-// beginSending returns the context for sending a request or, without a call, a reply.
-func (e *endpoint) beginSending(ctx context.Context, c *connection, call *openCall) *sendContext {
-	s, _ := e.pool.sending.Get().(*sendContext)
+// newSendContext returns the context for sending a request or, without a call, a reply.
+func (e *endpoint) newSendContext(ctx context.Context, c *connection, call *openCall) *sendContext {
+	s, _ := e.buffers.sendContexts.Get().(*sendContext)
 	if s == nil {
 		s = new(sendContext)
 	}
-	s.Context, s.e, s.conn, s.call = ctx, e, c, call
+	s.Context, s.endpoint, s.conn, s.call = ctx, e, c, call
 	return s
 }
 
-// end releases the context. Nothing is being sent with it any more.
-func (s *sendContext) end() {
-	if s.caller != nil { // others may still hold it
+// release ends the use of the context after sending.
+func (s *sendContext) release() {
+	if s.callerCtx != nil { // the derived context may still be in use
 		s.cancel(nil)
 		return
 	}
-	pool := s.e.pool
+	pool := s.endpoint.buffers
 	*s = sendContext{}
-	pool.sending.Put(s)
+	pool.sendContexts.Put(s)
 }
 
-// errUnread is the cause of a sendContext that has ended since nobody reads.
+// errUnread is the cause of a sendContext that is done because messages stay unread.
 var errUnread = errors.New(unreadAdvice)
 
 func (s *sendContext) Done() <-chan struct{} {
-	if s.caller == nil {
+	if s.callerCtx == nil {
 		made, cancel := context.WithCancelCause(s.Context)
-		s.caller, s.Context, s.cancel, s.begun = s.Context, made, cancel, time.Now()
+		s.callerCtx, s.Context, s.cancel, s.waitStart = s.Context, made, cancel, time.Now()
 		if s.call == nil {
 			s.limitReply()
 		} else {
-			s.conn.sender.calls.watch(s.call, cancel)
+			s.conn.sender.callTable.cancelOnEnd(s.call, cancel)
 			s.limitRequest()
 		}
 	}
 	return s.Context.Done()
 }
 
-// limitReply ends s when writing has been blocked for too long and nobody reads: the
-// peer may wait for the same. A reply behind one that has waited so long does not wait
-// as long again.
+// limitReply cancels s when writing was blocked for too long while reading is stopped,
+// because the peer may be blocked in the same way. The time starts when the flush in
+// progress was blocked, so replies behind it do not wait as long again.
 func (s *sendContext) limitReply() {
-	s.limitBy(replyPause, func() time.Duration {
-		left := callPatience
+	s.limitTime(replyCheckDelay, func() time.Duration {
+		left := stoppedReadTimeout
 		if since := s.conn.sender.blockedSince(); !since.IsZero() {
-			left = time.Until(since.Add(callPatience))
+			left = time.Until(since.Add(stoppedReadTimeout))
 		}
-		if left > 0 || s.e.role.state != stopped {
-			left = max(left, replyPause)
+		if left > 0 || s.endpoint.readRole.state != roleStopped {
+			left = max(left, replyCheckDelay)
 		}
 		return left
 	})
 }
 
-// limitRequest ends s when reading has been stopped for too long since it was made.
+// limitRequest cancels s when reading was stopped for too long.
 func (s *sendContext) limitRequest() {
-	begun := s.begun
-	s.limitBy(callPatience, func() time.Duration {
-		if s.e.role.state != stopped {
-			return callPatience
+	begun := s.waitStart
+	s.limitTime(stoppedReadTimeout, func() time.Duration {
+		if s.endpoint.readRole.state != roleStopped {
+			return stoppedReadTimeout
 		}
-		return time.Until(s.e.role.stoppedSince(begun).Add(callPatience))
+		return time.Until(s.endpoint.readRole.stoppedSince(begun).Add(stoppedReadTimeout))
 	})
 }
 
-// limitBy asks after a first time, and then again and again, how much time is left, and
-// ends s when that is none. left is called with the endpoint's lock held.
-func (s *sendContext) limitBy(first time.Duration, left func() time.Duration) {
-	e, ctx, cancel := s.e, s.Context, s.cancel
+// limitTime cancels s when left returns no remaining time. It calls left after the time
+// first, and then each time after the result of left, with the endpoint's lock held.
+func (s *sendContext) limitTime(first time.Duration, left func() time.Duration) {
+	e, ctx, cancel := s.endpoint, s.Context, s.cancel
 	var timer *time.Timer
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -158,10 +158,10 @@ func (s *sendContext) limitBy(first time.Duration, left func() time.Duration) {
 	context.AfterFunc(ctx, func() { timer.Stop() })
 }
 
-// result returns what an error of sending means: the library's own reasons are no end
-// of the caller's context.
-func (s *sendContext) result(err error) error {
-	if s.caller == nil || s.caller.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
+// callResult converts an error of sending to that of the call: if the derived context
+// was canceled for a reason of this package, the error is not context.Canceled.
+func (s *sendContext) callResult(err error) error {
+	if s.callerCtx == nil || s.callerCtx.Err() != nil || s.Context.Err() == nil || !errors.Is(err, context.Canceled) {
 		return err
 	}
 	kind, cause := ErrNotConnected, context.Cause(s.Context)
@@ -169,178 +169,178 @@ func (s *sendContext) result(err error) error {
 		kind = ErrUnconfirmed
 	}
 	if s.call == nil {
-		return fail(kind, ErrTimeout, "%s", replyAdvice)
+		return newError(kind, ErrTimeout, "%s", replyAdvice)
 	}
-	switch _, ended, why := s.conn.sender.calls.result(s.call); {
+	switch _, ended, why := s.conn.sender.callTable.callResult(s.call); {
 	case cause == errUnread:
-		return fail(kind, ErrTimeout, "%s", unreadAdvice)
+		return newError(kind, ErrTimeout, "%s", unreadAdvice)
 	case ended && kind == ErrUnconfirmed:
 		return why
 	}
-	return fail(kind, nil, "the connection is over")
+	return newError(kind, nil, "the connection is over")
 }
 
 // A replyWait is a call that waits for its reply.
 type replyWait struct {
-	call    openCall
-	turn    readWaiter // in the line of the read role
-	granted bool       // it holds the read role
-	begun   time.Time  // when it first waited while its request was being sent; zero: never
-	stop    uint64     // of the role, since when it has waited
-	since   time.Time  // of that stop
-	late    bool       // it has waited too long
+	call          openCall
+	leadWaiter    readWaiter // in the replyWaiters of the read role
+	holdsRole     bool       // the call was granted the read role
+	sendWaitStart time.Time  // when the sending of its request first waited; zero if it did not
+	stopCount     uint64     // of the read role, for which stopTime is valid
+	stopTime      time.Time  // since when the call has waited for that stop to end
+	timedOut      bool       // the call has waited too long
 }
 
-// getReplyWait returns a call that waits for nothing yet.
+// getReplyWait returns an unused replyWait.
 func getReplyWait(p *bufferPool) *replyWait {
-	if w, _ := p.calls.Get().(*replyWait); w != nil {
+	if w, _ := p.replyWaits.Get().(*replyWait); w != nil {
 		return w
 	}
-	return &replyWait{call: openCall{done: make(chan struct{}, 1)}, turn: readWaiter{wake: make(chan struct{}, 1)}}
+	return &replyWait{call: openCall{doneSignal: make(chan struct{}, 1)}, leadWaiter: readWaiter{wakeSignal: make(chan struct{}, 1)}}
 }
 
-// putReplyWait takes a call back that has ended or was given up.
+// putReplyWait returns w to the pool, after its call was abandoned.
 func putReplyWait(p *bufferPool, w *replyWait) {
 	select {
-	case <-w.call.done:
+	case <-w.call.doneSignal:
 	default:
 	}
-	*w = replyWait{call: openCall{done: w.call.done}, turn: readWaiter{wake: w.turn.wake}}
-	p.calls.Put(w)
+	*w = replyWait{call: openCall{doneSignal: w.call.doneSignal}, leadWaiter: readWaiter{wakeSignal: w.leadWaiter.wakeSignal}}
+	p.replyWaits.Put(w)
 }
 
 // awaitReply waits for the reply of a call, and reads for it if nobody else does.
 func (e *endpoint) awaitReply(ctx context.Context, c *connection, w *replyWait) (*Message, error) {
-	read := readCall{ctx: cancellable(ctx), reply: &w.call}
+	read := readCall{ctx: cancelable(ctx), awaitedReply: &w.call}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		reply, done, err := e.replyTurnLocked(ctx, c, w)
+		reply, done, err := e.checkReplyLocked(ctx, c, w)
 		switch {
 		case done:
 			return reply, err
-		case w.granted:
-			w.granted = false
-			e.leadLocked(c, &read)
+		case w.holdsRole:
+			w.holdsRole = false
+			e.readForReply(c, &read)
 		default:
-			e.waitForReplyLocked(ctx, w)
+			e.awaitReplyEvent(ctx, w)
 		}
 	}
 }
 
-// replyTurnLocked ends a call that has a reply or waits no longer. Otherwise the call
-// has the role afterwards if it may read.
-func (e *endpoint) replyTurnLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
-	reply, done, err = c.sender.calls.result(&w.call)
+// checkReplyLocked returns the result of a call that has one, or that has to end. If
+// done is false it acquires the read role for the call, if the role is not held.
+func (e *endpoint) checkReplyLocked(ctx context.Context, c *connection, w *replyWait) (reply *Message, done bool, err error) {
+	reply, done, err = c.sender.callTable.callResult(&w.call)
 	if !done {
-		err = e.whyGivenUp(ctx, c, w)
+		err = e.giveUpReasonLocked(ctx, c, w)
 		done = err != nil
 	}
 	switch {
-	case done && w.granted:
-		w.granted = false
-		e.releaseLocked()
-	case done || w.granted:
-	case e.role.state == free || e.role.state == stopped && e.roomLocked() == unlimited:
-		e.role.take()
-		w.granted = true
+	case done && w.holdsRole:
+		w.holdsRole = false
+		e.releaseRoleLocked()
+	case done || w.holdsRole:
+	case e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited:
+		e.readRole.acquire()
+		w.holdsRole = true
 	}
 	return reply, done, err
 }
 
-// whyGivenUp returns why a call waits no longer, or nil. A request that was not sent
-// yet is taken back.
-func (e *endpoint) whyGivenUp(ctx context.Context, c *connection, w *replyWait) error {
-	if ctx.Err() == nil && !w.late {
+// giveUpReasonLocked returns the error of a call that has to end without a reply, or
+// nil. It withdraws a request that was not sent.
+func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *replyWait) error {
+	if ctx.Err() == nil && !w.timedOut {
 		return nil
 	}
-	unsent := c.sender.takeBackRequest(&w.call)
+	unsent := c.sender.withdrawRequest(&w.call)
 	advice := "the reply has not come"
-	if e.role.state == stopped {
+	if e.readRole.state == roleStopped {
 		advice = unreadAdvice
 	}
 	switch {
 	case ctx.Err() == nil && unsent:
-		return fail(ErrNotConnected, ErrTimeout, "%s", unreadAdvice)
+		return newError(ErrNotConnected, ErrTimeout, "%s", unreadAdvice)
 	case ctx.Err() == nil:
-		return fail(ErrUnconfirmed, ErrTimeout, "%s", advice)
+		return newError(ErrUnconfirmed, ErrTimeout, "%s", advice)
 	case unsent:
 		return contextError("call", ctx)
 	}
-	return fail(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
+	return newError(ErrUnconfirmed, contextError("call", ctx), "%s", advice)
 }
 
-// leadLocked reads for a call that holds the role, until its reply has come, or once
-// into the queue. It releases mu meanwhile.
-func (e *endpoint) leadLocked(c *connection, read *readCall) {
-	read.to = destination{room: e.roomLocked()}
+// readForReply reads for a call that holds the role, until its reply arrives or one
+// message was queued. The caller holds mu, which is released meanwhile.
+func (e *endpoint) readForReply(c *connection, read *readCall) {
+	read.destination = destination{maxSize: e.queueRoomLocked()}
 	e.mu.Unlock()
-	var m Message // on the stack: mostly the reply comes
+	var m Message // on the stack, because mostly the reply arrives, which does not use it
 	err := c.receive(read, &m)
-	read.endWatch()
+	read.endWatching()
 	e.mu.Lock()
-	e.ledLocked(c, read, &m, err)
+	e.finishReplyReadLocked(c, read, &m, err)
 }
 
-// ledLocked gives the role up with the result of one receive.
-func (e *endpoint) ledLocked(c *connection, read *readCall, m *Message, err error) {
-	e.role.reads++
+// finishReplyReadLocked releases the role after a receive with the given result.
+func (e *endpoint) finishReplyReadLocked(c *connection, read *readCall, m *Message, err error) {
+	e.readRole.readCount++
 	switch _, interrupted := err.(*interruption); {
 	case err == nil:
 		queued := *m
-		e.countLocked(&queued)
-		e.pushLocked(&queued)
-		e.releaseLocked()
+		e.countReceivedLocked(&queued)
+		e.deliverOrQueueLocked(&queued)
+		e.releaseRoleLocked()
 	case err == errReplied, interrupted:
-		e.releaseLocked()
-	case err == errNeedRoom && e.roomLocked() > read.to.room: // the pool has read meanwhile
-		e.releaseLocked()
+		e.releaseRoleLocked()
+	case err == errNeedRoom && e.queueRoomLocked() > read.destination.maxSize: // messages were read meanwhile
+		e.releaseRoleLocked()
 	case err == errNeedRoom:
-		e.fullLocked(c)
+		e.stopReadingLocked(c)
 	default:
-		e.loseLocked(c, err)
+		e.disconnectLocked(c, err)
 	}
 }
 
-// waitForReplyLocked waits until the call has ended, until it gets the role, or until
-// the reasons to wait have changed. It releases mu meanwhile.
-func (e *endpoint) waitForReplyLocked(ctx context.Context, w *replyWait) {
-	var late <-chan time.Time
-	if e.role.state == stopped {
-		if w.stop != e.role.stops {
-			w.stop, w.since = e.role.stops, time.Now()
-			if !w.begun.IsZero() {
-				w.since = e.role.stoppedSince(w.begun)
+// awaitReplyEvent waits until the call has ended, was granted the role, or has to check
+// its limits. The caller holds mu, which is released meanwhile.
+func (e *endpoint) awaitReplyEvent(ctx context.Context, w *replyWait) {
+	var expired <-chan time.Time
+	if e.readRole.state == roleStopped {
+		if w.stopCount != e.readRole.stopCount {
+			w.stopCount, w.stopTime = e.readRole.stopCount, time.Now()
+			if !w.sendWaitStart.IsZero() {
+				w.stopTime = e.readRole.stoppedSince(w.sendWaitStart)
 			}
 		}
-		timer := time.NewTimer(max(time.Until(w.since.Add(callPatience)), 1))
+		timer := time.NewTimer(max(time.Until(w.stopTime.Add(stoppedReadTimeout)), 1))
 		defer timer.Stop()
-		late = timer.C
+		expired = timer.C
 	}
-	e.role.waitToLead(&w.turn)
+	e.readRole.addReplyWaiter(&w.leadWaiter)
 	e.mu.Unlock()
 	timedOut := false
 	select {
-	case <-w.turn.wake:
-	case <-w.call.done:
+	case <-w.leadWaiter.wakeSignal:
+	case <-w.call.doneSignal:
 	case <-ctx.Done():
-	case <-late:
+	case <-expired:
 		timedOut = true
 	}
 	e.mu.Lock()
-	w.granted = e.role.leaveCallers(&w.turn)
-	w.late = timedOut && e.role.state == stopped && e.role.stops == w.stop
+	w.holdsRole = e.readRole.removeReplyWaiter(&w.leadWaiter)
+	w.timedOut = timedOut && e.readRole.state == roleStopped && e.readRole.stopCount == w.stopCount
 }
 
-// answer sends the reply to a request that came on the given connection.
-func (e *endpoint) answer(conn, number uint64, msgType int, data []byte) error {
+// sendReply sends the reply to a request that arrived on the given connection.
+func (e *endpoint) sendReply(conn, number uint64, msgType int, data []byte) error {
 	c, err := e.writable(context.Background(), conn)
 	if err != nil {
 		return err
 	}
 	header := frameHeader{frameType: uint32(msgType) | requestFlag, id: number | replyFlag}
-	sending := e.beginSending(context.Background(), c, nil)
-	err = sending.result(c.sender.write(sending, header, data, false))
-	sending.end()
+	sending := e.newSendContext(context.Background(), c, nil)
+	err = sending.callResult(c.sender.writeFrame(sending, header, data, false))
+	sending.release()
 	return e.noteFailure(c, err)
 }

@@ -36,8 +36,8 @@ func (h *hooked) Receive(b transport.Buffer) (int, error) {
 	return transport.SocketSource{Conn: h.Conn}.Receive(b)
 }
 
-func (h *hooked) Look(b transport.Buffer, patient bool) (int, bool, error) {
-	return transport.SocketSource{Conn: h.Conn}.Look(b, patient)
+func (h *hooked) TryRead(b transport.Buffer, patient bool) (int, bool, error) {
+	return transport.SocketSource{Conn: h.Conn}.TryRead(b, patient)
 }
 
 func (h *hooked) End() {}
@@ -111,20 +111,20 @@ func skipStatus(t *testing.T, e interface {
 	t.Helper()
 	for range n {
 		m, err := e.ReadTimed(10 * time.Second)
-		if err != nil || m.MsgType != internalType || m == TimeoutMessage {
+		if err != nil || m.MsgType != statusType || m == TimeoutMessage {
 			t.Fatalf("got %v, %v; want a status message", m, err)
 		}
 	}
 }
 
-// TestInterruptWhileClearing has every reason to leave come between the
+// TestInterruptDuringDeadlineReset has every reason to leave come between the
 // reader's decision to change its deadline and the change.
-func TestInterruptWhileClearing(t *testing.T) {
+func TestInterruptDuringDeadlineReset(t *testing.T) {
 	reasons := map[string]func(c *Client, cancel func()){
 		"context": func(_ *Client, cancel func()) { cancel() },
 		"close": func(c *Client, _ func()) {
 			go c.Close()
-			for !c.leaving.Load() { // the reason; its deadline may be before or after ours
+			for !c.closing.Load() { // the reason; its deadline may be before or after ours
 				runtime.Gosched()
 			}
 		},
@@ -151,7 +151,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 				go func() {
 					for inLine := 0; inLine == 0; runtime.Gosched() {
 						c.mu.Lock()
-						inLine = len(c.role.waiters)
+						inLine = len(c.readRole.waiters)
 						c.mu.Unlock()
 					}
 					wrote <- s.Write(1, nil)
@@ -172,7 +172,7 @@ func TestInterruptWhileClearing(t *testing.T) {
 				done := make(chan error, 1)
 				go func() {
 					m, err := c.ReadContext(ctx)
-					if err == nil && m.MsgType == internalType {
+					if err == nil && m.MsgType == statusType {
 						err = errors.New(m.Status)
 					}
 					done <- err
@@ -196,8 +196,8 @@ func TestInterruptWhileClearing(t *testing.T) {
 
 // doomNow is what a heartbeat does that finds the peer lost.
 func (e *endpoint) doomNow(err error) {
-	c := e.current.Load()
-	c.setLoss(err, time.Now())
+	c := e.currentConn.Load()
+	c.failAt(err, time.Now())
 	c.interrupt()
 }
 
@@ -213,16 +213,16 @@ func numbered(t *testing.T, c *Client, n int) {
 	}
 }
 
-// TestLeavingReaders has readers with tiny timeouts compete, so that grants
+// TestReadersThatGiveUp has readers with tiny timeouts compete, so that grants
 // meet readers who leave, also against a watcher that is quick to step in.
-func TestLeavingReaders(t *testing.T) {
+func TestReadersThatGiveUp(t *testing.T) {
 	for _, readers := range []int{1, 2, 8} {
 		for _, idle := range []time.Duration{idleBeforeBackground, 300 * time.Microsecond} {
 			t.Run(fmt.Sprint(readers, idle), func(t *testing.T) {
 				t.Parallel()
 				s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 				s.mu.Lock()
-				s.role.idle = idle
+				s.readRole.idleDelay = idle
 				s.mu.Unlock()
 				const n = 20000
 				go numbered(t, c, n)
@@ -278,12 +278,12 @@ func TestLeavingReaders(t *testing.T) {
 	}
 }
 
-// TestWatcherAgainstReader has the watcher take the role over and over while a
+// TestBackgroundReaderAndReaders has the watcher take the role over and over while a
 // reader comes back at that very moment: order is kept.
-func TestWatcherAgainstReader(t *testing.T) {
+func TestBackgroundReaderAndReaders(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	s.mu.Lock()
-	s.role.idle = 50 * time.Microsecond
+	s.readRole.idleDelay = 50 * time.Microsecond
 	s.mu.Unlock()
 	const n = 20000
 	go numbered(t, c, n)
@@ -330,9 +330,9 @@ func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server
 func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, conns := startPiped(t, ServerConfig{Encryption: EncryptionOff})
-		storm := &weather{cut: 20} // in the first message
+		storm := &connFaults{cut: 20} // in the first message
 		c, err := StartClient(&ClientConfig{Name: "n", Encryption: EncryptionOff, Dial: func(context.Context) (net.Conn, error) {
-			near, far := newRoad(storm, nil)
+			near, far := newFaultPipe(storm, nil)
 			storm = nil
 			conns <- far
 			return near, nil
@@ -370,7 +370,7 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	d := &decoder{pool: new(bufferPool)}
+	d := &decoder{buffers: new(bufferPool)}
 	source := transport.NewSource(conn)
 	source.SetReadDeadline(transport.Past)
 	if _, err := source.Receive(d); !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -1,5 +1,5 @@
-// The key schedule, and the records of one direction of a connection. Bytes in,
-// bytes out; approved cryptography only.
+// Key agreement, key schedule, and the sealed records of one direction. Bytes in, bytes
+// out; approved cryptography only.
 
 package gipc
 
@@ -26,17 +26,17 @@ const (
 	sealOverhead = 28      // bytes that sealing adds: nonce and tag
 	maxPlaintext = 1 << 16 // bytes of frames in one record
 
-	rekeyAfter   = 1 << 32            // bytes under one key, far below the limit for random nonces: SP 800-38D, 8.3
-	lastSequence = math.MaxUint64 - 1 // of a record; numbers do not wrap
+	rekeyAfter   = 1 << 32            // bytes sealed under one key, far below the limit for random nonces: SP 800-38D, 8.3
+	lastSequence = math.MaxUint64 - 1 // of a record; sequence numbers do not wrap
 )
 
-// errSequenceSpent ends a connection that has used every sequence number of its
+// errSequenceExhausted ends a connection that has used all sequence numbers of its
 // sending direction.
-var errSequenceSpent error = &sentinel{"every sequence number of this connection is used: the next connection has new ones", nil}
+var errSequenceExhausted error = &sentinel{"sequence numbers exhausted: the next connection starts new ones", nil}
 
-// kdf is HKDF over SHA-384 (RFC 5869). It gathers the errors, which only a
-// cryptographic module that refuses an input could cause, so that the schedule
-// reads as it stands in the spec. Ask done before using a result.
+// A kdf is HKDF over SHA-384 (RFC 5869). It collects errors, which only a cryptographic
+// module that refuses an input could cause, so that the code reads like the
+// specification. Check firstError before using a result.
 type kdf struct{ err error }
 
 func (k *kdf) extract(salt, ikm []byte) []byte {
@@ -51,8 +51,8 @@ func (k *kdf) expand(prk []byte, info string, n int) []byte {
 	return okm
 }
 
-// aead is AES-256-GCM under the frame key of a traffic secret, with a random
-// nonce in front of each ciphertext (SP 800-38D, 8.2.2).
+// aead returns AES-256-GCM under the frame key of a traffic secret. Each ciphertext is
+// preceded by a random nonce (SP 800-38D, 8.2.2).
 func (k *kdf) aead(trafficSecret []byte) cipher.AEAD {
 	block, err := aes.NewCipher(k.expand(trafficSecret, "gipc/3 key", frameKeyLen))
 	if err != nil {
@@ -64,43 +64,45 @@ func (k *kdf) aead(trafficSecret []byte) cipher.AEAD {
 	return aead
 }
 
-func (k *kdf) done() error {
+func (k *kdf) firstError() error {
 	if k.err == nil {
 		return nil
 	}
-	return fail(ErrConfig, k.err, "the cryptography of this process refuses the key schedule")
+	return newError(ErrConfig, k.err, "key derivation failed: check the FIPS 140 mode of this process")
 }
 
-// mac is HMAC-SHA-384 (RFC 2104).
-func mac(key, data []byte) []byte {
+// hmacSHA384 returns the HMAC-SHA-384 of data (RFC 2104).
+func hmacSHA384(key, data []byte) []byte {
 	h := hmac.New(sha512.New384, key)
 	h.Write(data)
 	return h.Sum(nil)
 }
 
-// A holder is somebody who has a secret: its name, and the secret as the key schedule
-// begins with it.
-type holder struct {
+// A secretHolder is a client with its own secret: its identity, and the first value that
+// the key schedule derives from the secret.
+type secretHolder struct {
 	identity string
 	salt     []byte // HKDF-Expand(early, "gipc/3 derived", 48)
 }
 
-// newHolder begins the key schedule. psk is empty without a secret.
-func newHolder(identity string, psk []byte) (holder, error) {
+// newSecretHolder computes the first step of the key schedule. psk is empty without a
+// secret.
+func newSecretHolder(identity string, psk []byte) (secretHolder, error) {
 	if len(psk) == 0 {
 		psk = make([]byte, hashLen)
 	}
 	var h kdf
 	early := h.extract(make([]byte, hashLen), psk)
-	return holder{identity, h.expand(early, "gipc/3 derived", hashLen)}, h.done()
+	return secretHolder{identity, h.expand(early, "gipc/3 derived", hashLen)}, h.firstError()
 }
 
-// whoProves returns the keys of the holder that a client's confirmation proves, and nil
-// if it proves none. It tries all, so the time does not tell which one it was.
-func whoProves(holders []holder, z, th, confirmation []byte) (k *keys, identity string, err error) {
+// findHolder returns the keys and the identity of the holder whose secret a client's
+// confirmation proves, or nil keys if there is none. It always tries all holders, so the
+// time does not reveal which one it was.
+func findHolder(holders []secretHolder, z, th, confirmation []byte) (k *sessionKeys, identity string, err error) {
 	proven := -1
 	for i, h := range holders {
-		if k, err = beginKeys(h.salt, z, th); err != nil {
+		if k, err = deriveConfirmKey(h.salt, z, th); err != nil {
 			return nil, "", err
 		}
 		proven = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(confirmation, k.clientConfirmation()), i, proven)
@@ -108,24 +110,24 @@ func whoProves(holders []holder, z, th, confirmation []byte) (k *keys, identity 
 	if proven < 0 {
 		return nil, "", nil
 	}
-	if len(holders) > 1 { // k is that of the last one: begun again even if it is proven, for the same time
-		if k, err = beginKeys(holders[proven].salt, z, th); err != nil {
+	if len(holders) > 1 { // k belongs to the last holder; derived again even if that one is proven, so that the time is the same
+		if k, err = deriveConfirmKey(holders[proven].salt, z, th); err != nil {
 			return nil, "", err
 		}
 	}
-	return k, holders[proven].identity, k.complete()
+	return k, holders[proven].identity, k.deriveTrafficKeys()
 }
 
-// keys are what one handshake agrees on.
-type keys struct {
-	th                           []byte // hash of the transcript
-	master                       []byte
-	clientConfirm, serverConfirm []byte // ck, sk
-	clientTraffic, serverTraffic []byte // cs, ss
+// sessionKeys holds the keys of one connection.
+type sessionKeys struct {
+	transcriptHash                           []byte // th in the specification
+	masterSecret                             []byte
+	clientConfirmKey, serverConfirmKey       []byte // ck, sk
+	clientTrafficSecret, serverTrafficSecret []byte // cs, ss
 }
 
-// transcript is TH: it binds the keys to the name and to every byte of both
-// hellos, so a side that saw another byte agrees on nothing.
+// transcript returns the hash of the transcript. It binds the keys to the name and to
+// every byte of both hellos, so sides that saw different bytes derive different keys.
 func transcript(name string, serverHello, clientHello []byte) []byte {
 	t := binary.BigEndian.AppendUint16([]byte("gipc/3"), uint16(len(name)))
 	t = append(t, name...)
@@ -135,95 +137,97 @@ func transcript(name string, serverHello, clientHello []byte) []byte {
 	return th[:]
 }
 
-// newKeys is the key schedule. psk is empty without a secret; z is the x-coordinate of
-// the shared point, 48 bytes, and in a hybrid handshake the shared secret of ML-KEM, 32
-// bytes, behind it.
-func newKeys(psk, z, th []byte) (*keys, error) {
-	h, err := newHolder("", psk)
+// newSessionKeys computes the whole key schedule. psk is empty without a secret. z is the
+// x-coordinate of the shared point, 48 bytes, followed in a hybrid handshake by the
+// shared secret of ML-KEM, 32 bytes.
+func newSessionKeys(psk, z, th []byte) (*sessionKeys, error) {
+	h, err := newSecretHolder("", psk)
 	if err != nil {
 		return nil, err
 	}
-	k, err := beginKeys(h.salt, z, th)
+	k, err := deriveConfirmKey(h.salt, z, th)
 	if err != nil {
 		return nil, err
 	}
-	return k, k.complete()
+	return k, k.deriveTrafficKeys()
 }
 
-// beginKeys is the key schedule up to what a client confirms.
-func beginKeys(salt, z, th []byte) (*keys, error) {
+// deriveConfirmKey computes the key schedule up to the client's confirmation.
+func deriveConfirmKey(salt, z, th []byte) (*sessionKeys, error) {
 	var h kdf
-	k := &keys{th: th, master: h.extract(salt, z)}
-	k.clientConfirm = h.expand(k.master, "gipc/3 client confirm"+string(th), hashLen)
-	return k, h.done()
+	k := &sessionKeys{transcriptHash: th, masterSecret: h.extract(salt, z)}
+	k.clientConfirmKey = h.expand(k.masterSecret, "gipc/3 client confirm"+string(th), hashLen)
+	return k, h.firstError()
 }
 
-// complete is the rest of the key schedule.
-func (k *keys) complete() error {
+// deriveTrafficKeys computes the rest of the key schedule.
+func (k *sessionKeys) deriveTrafficKeys() error {
 	var h kdf
-	k.serverConfirm = h.expand(k.master, "gipc/3 server confirm"+string(k.th), hashLen)
-	k.clientTraffic = h.expand(k.master, "gipc/3 client traffic"+string(k.th), hashLen)
-	k.serverTraffic = h.expand(k.master, "gipc/3 server traffic"+string(k.th), hashLen)
-	return h.done()
+	k.serverConfirmKey = h.expand(k.masterSecret, "gipc/3 server confirm"+string(k.transcriptHash), hashLen)
+	k.clientTrafficSecret = h.expand(k.masterSecret, "gipc/3 client traffic"+string(k.transcriptHash), hashLen)
+	k.serverTrafficSecret = h.expand(k.masterSecret, "gipc/3 server traffic"+string(k.transcriptHash), hashLen)
+	return h.firstError()
 }
 
-func (k *keys) clientConfirmation() []byte { return mac(k.clientConfirm, k.th) }
-
-func (k *keys) serverConfirmation(clientConfirmation []byte) []byte {
-	return mac(k.serverConfirm, slices.Concat(k.th, clientConfirmation))
+func (k *sessionKeys) clientConfirmation() []byte {
+	return hmacSHA384(k.clientConfirmKey, k.transcriptHash)
 }
 
-// ciphers returns the two directions, named by who sends.
-func (k *keys) ciphers() (client, server *recordCipher, err error) {
-	client, cerr := newRecordCipher(k.clientTraffic)
-	server, serr := newRecordCipher(k.serverTraffic)
+func (k *sessionKeys) serverConfirmation(clientConfirmation []byte) []byte {
+	return hmacSHA384(k.serverConfirmKey, slices.Concat(k.transcriptHash, clientConfirmation))
+}
+
+// ciphers returns the ciphers of both directions, named after the sending side.
+func (k *sessionKeys) ciphers() (client, server *recordCipher, err error) {
+	client, cerr := newRecordCipher(k.clientTrafficSecret)
+	server, serr := newRecordCipher(k.serverTrafficSecret)
 	return client, server, errors.Join(cerr, serr)
 }
 
 // A recordCipher seals or opens the records of one direction. It is not safe for
-// concurrent use. After an error the connection must end.
+// concurrent use. After an error the connection must be closed.
 type recordCipher struct {
-	aead       cipher.AEAD
-	secret     []byte  // the traffic secret
-	sequence   uint64  // sequence number of the next record
-	additional [8]byte // sequence as additional data
-	keyBytes   uint64  // sum of the length fields under this key
-	rekeyAt    uint64  // the sum that ends a key
-	rekeys     uint64  // number of key changes
+	aead           cipher.AEAD
+	trafficSecret  []byte  // of the current key
+	sequence       uint64  // sequence number of the next record
+	additionalData [8]byte // sequence, encoded
+	sealedBytes    uint64  // sum of the length fields under the current key
+	rekeyLimit     uint64  // sealedBytes at which the key is changed
+	rekeys         uint64  // number of key changes
 }
 
-// newRecordCipher starts a direction. It keeps trafficSecret.
+// newRecordCipher returns the cipher for a traffic secret, which it retains.
 func newRecordCipher(trafficSecret []byte) (*recordCipher, error) {
 	var h kdf
-	c := &recordCipher{aead: h.aead(trafficSecret), secret: trafficSecret, rekeyAt: rekeyAfter}
-	return c, h.done()
+	c := &recordCipher{aead: h.aead(trafficSecret), trafficSecret: trafficSecret, rekeyLimit: rekeyAfter}
+	return c, h.firstError()
 }
 
-// seal appends a record: its length, the nonce, and the sealed plaintext with
-// its tag. It does not allocate if dst has room. plaintext must not overlap the
-// free part of dst. It returns errSequenceSpent when no sequence number is left.
+// seal appends a record to dst: the length field, the nonce, and the sealed plaintext
+// with its tag. It does not allocate if dst has room. plaintext must not overlap the
+// free part of dst. It returns errSequenceExhausted when no sequence number is left.
 func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
-		return nil, errSequenceSpent
+		return nil, errSequenceExhausted
 	}
 	length := len(plaintext) + sealOverhead
 	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
-	binary.BigEndian.PutUint64(c.additional[:], c.sequence)
-	dst = c.aead.Seal(dst, nil, plaintext, c.additional[:])
+	binary.BigEndian.PutUint64(c.additionalData[:], c.sequence)
+	dst = c.aead.Seal(dst, nil, plaintext, c.additionalData[:])
 	return dst, c.advance(length)
 }
 
-// open appends the plaintext of a record whose length field is left out. It does
-// not allocate if dst has room. On error, ErrNotAuthentic for a record that is
-// not authentic, the result is nil and no plaintext is left in dst.
+// open appends the plaintext of a record without its length field to dst. It does not
+// allocate if dst has room. It returns ErrNotAuthentic if the record is not authentic.
+// After an error the result is nil, and dst contains no plaintext.
 func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
-		return nil, fail(ErrNotAuthentic, nil, "a record behind the last sequence number")
+		return nil, newError(ErrNotAuthentic, nil, "record after the final sequence number")
 	}
-	binary.BigEndian.PutUint64(c.additional[:], c.sequence)
-	dst, err := c.aead.Open(dst, nil, sealed, c.additional[:])
+	binary.BigEndian.PutUint64(c.additionalData[:], c.sequence)
+	dst, err := c.aead.Open(dst, nil, sealed, c.additionalData[:])
 	if err != nil {
-		return nil, fail(ErrNotAuthentic, nil, "record %d of its direction was changed, replayed, reordered or lost", c.sequence)
+		return nil, newError(ErrNotAuthentic, nil, "authentication of record %d failed: it was changed, replayed, reordered or lost in transit", c.sequence)
 	}
 	if err := c.advance(len(sealed)); err != nil {
 		return nil, err
@@ -231,83 +235,82 @@ func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// advance counts a record with the given length field, and changes the key when
-// its sum is reached. Sequence numbers run on.
+// advance counts a record with the given length field, and changes the key at the
+// limit. Sequence numbers continue.
 func (c *recordCipher) advance(length int) error {
 	c.sequence++
-	if c.keyBytes += uint64(length); c.keyBytes < c.rekeyAt {
+	if c.sealedBytes += uint64(length); c.sealedBytes < c.rekeyLimit {
 		return nil
 	}
 	var h kdf
-	c.secret = h.expand(c.secret, "gipc/3 update", hashLen)
-	c.aead = h.aead(c.secret)
-	c.keyBytes = 0
+	c.trafficSecret = h.expand(c.trafficSecret, "gipc/3 update", hashLen)
+	c.aead = h.aead(c.trafficSecret)
+	c.sealedBytes = 0
 	c.rekeys++
-	return h.done()
+	return h.firstError()
 }
 
 const pointLen = 97 // an uncompressed P-384 point: SEC 1, 2.3.3
 
-// newKey makes the P-384 key of one side for one connection.
-func newKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }
+// newECDHKey generates the P-384 key of one side for one connection.
+func newECDHKey() (*ecdh.PrivateKey, error) { return ecdh.P384().GenerateKey(rand.Reader) }
 
-// An agreement is one side's private keys for one connection.
-type agreement struct {
-	point *ecdh.PrivateKey
-	kem   *mlkem.DecapsulationKey1024 // the server's; nil if it does not offer hybrid
+// A keyAgreement holds the private keys of one side for one connection.
+type keyAgreement struct {
+	ecdhKey *ecdh.PrivateKey
+	kemKey  *mlkem.DecapsulationKey1024 // the server's; nil if it does not offer hybrid
 }
 
-// newAgreement makes the P-384 key with key.
-func newAgreement(key func() (*ecdh.PrivateKey, error)) (*agreement, error) {
+// newKeyAgreement generates the P-384 key by calling key.
+func newKeyAgreement(key func() (*ecdh.PrivateKey, error)) (*keyAgreement, error) {
 	private, err := key()
 	if err != nil {
-		return nil, fail(ErrConfig, err, "making a P-384 key")
+		return nil, newError(ErrConfig, err, "making a P-384 key")
 	}
-	return &agreement{point: private}, nil
+	return &keyAgreement{ecdhKey: private}, nil
 }
 
-// offerHybrid adds an ML-KEM key, which generate makes. A nil generate is
-// mlkem.GenerateKey1024.
-func (a *agreement) offerHybrid(generate func() (*mlkem.DecapsulationKey1024, error)) (err error) {
+// offerHybrid adds an ML-KEM key. It calls generate, or mlkem.GenerateKey1024 if that is
+// nil.
+func (a *keyAgreement) offerHybrid(generate func() (*mlkem.DecapsulationKey1024, error)) (err error) {
 	if generate == nil {
 		generate = mlkem.GenerateKey1024
 	}
-	if a.kem, err = generate(); err != nil {
-		return fail(ErrConfig, err, "making an ML-KEM-1024 key")
+	if a.kemKey, err = generate(); err != nil {
+		return newError(ErrConfig, err, "making an ML-KEM-1024 key")
 	}
 	return nil
 }
 
-// public returns what a hello has of the keys.
-func (a *agreement) public() []byte {
-	public := a.point.PublicKey().Bytes()
-	if a.kem != nil {
-		public = append(public, a.kem.EncapsulationKey().Bytes()...)
+// publicKeys returns the public keys as encoded in a hello.
+func (a *keyAgreement) publicKeys() []byte {
+	public := a.ecdhKey.PublicKey().Bytes()
+	if a.kemKey != nil {
+		public = append(public, a.kemKey.EncapsulationKey().Bytes()...)
 	}
 	return public
 }
 
-// classical returns Z of a classical handshake: the x-coordinate in full
+// ecdhSecret returns Z of a classical handshake: the x-coordinate with leading zeros
 // (SP 800-56A, 5.7.1.2).
-func (a *agreement) classical(peer *ecdh.PublicKey) ([]byte, error) {
-	z, err := a.point.ECDH(peer)
+func (a *keyAgreement) ecdhSecret(peer *ecdh.PublicKey) ([]byte, error) {
+	z, err := a.ecdhKey.ECDH(peer)
 	if err != nil {
-		return nil, fail(ErrConfig, err, "P-384 key agreement")
+		return nil, newError(ErrConfig, err, "P-384 key agreement")
 	}
 	return z, nil
 }
 
-// agree returns Z at the server. Without a ciphertext the handshake is classical. A
-// ciphertext that does not belong to the key gives another secret, and no error (FIPS
-// 203, 6.3).
-func (a *agreement) agree(peer *ecdh.PublicKey, ciphertext []byte) ([]byte, error) {
-	z, err := a.classical(peer)
+// sharedSecret returns Z at the server. Without a ciphertext the handshake is classical.
+// A ciphertext for another key yields another secret and no error (FIPS 203, 6.3).
+func (a *keyAgreement) sharedSecret(peer *ecdh.PublicKey, ciphertext []byte) ([]byte, error) {
+	z, err := a.ecdhSecret(peer)
 	if err != nil || len(ciphertext) == 0 {
 		return z, err
 	}
-	shared, err := a.kem.Decapsulate(ciphertext)
+	shared, err := a.kemKey.Decapsulate(ciphertext)
 	if err != nil {
-		return nil, fail(ErrConfig, err, "ML-KEM-1024 decapsulation") // only for another length
+		return nil, newError(ErrConfig, err, "ML-KEM-1024 decapsulation") // only if the length is wrong
 	}
 	return append(z, shared...), nil
 }

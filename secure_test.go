@@ -130,14 +130,14 @@ func TestKeyScheduleKnownAnswers(t *testing.T) {
 			clientHello := unhex(t, v.clientHello)
 			th := transcript(v.name, unhex(t, v.serverHello), clientHello[:103])
 			same("TH", th, v.th)
-			k, err := newKeys(unhex(t, v.secret), z, th)
+			k, err := newSessionKeys(unhex(t, v.secret), z, th)
 			if err != nil {
 				t.Fatal(err)
 			}
-			same("ck", k.clientConfirm, v.clientConfirm)
-			same("sk", k.serverConfirm, v.serverConfirm)
-			same("cs", k.clientTraffic, v.clientTraffic)
-			same("ss", k.serverTraffic, v.serverTraffic)
+			same("ck", k.clientConfirmKey, v.clientConfirm)
+			same("sk", k.serverConfirmKey, v.serverConfirm)
+			same("cs", k.clientTrafficSecret, v.clientTraffic)
+			same("ss", k.serverTrafficSecret, v.serverTraffic)
 			same("client confirmation", k.clientConfirmation(), v.clientHello[2*103:])
 			same("server confirmation", k.serverConfirmation(k.clientConfirmation()), v.serverFinish[2*1:])
 
@@ -155,7 +155,7 @@ func TestKeyScheduleKnownAnswers(t *testing.T) {
 // first key, one under the next. What they contain is no frame.
 func openKnown(t *testing.T, who string, c *recordCipher, records []string) {
 	t.Helper()
-	c.rekeyAt = 64
+	c.rekeyLimit = 64
 	for i, f := range records {
 		plain, err := c.open(nil, unhex(t, f))
 		want := append(binary.BigEndian.AppendUint32(nil, uint32(i+1)), fmt.Sprintf("frame %d", i)...)
@@ -173,11 +173,11 @@ func TestKeyScheduleBindsEverything(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	add := func(what string, psk, z []byte, name, serverHello, clientHello string) {
-		k, err := newKeys(psk, z, transcript(name, []byte(serverHello), []byte(clientHello)))
+		k, err := newSessionKeys(psk, z, transcript(name, []byte(serverHello), []byte(clientHello)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for kind, b := range map[string][]byte{"ck": k.clientConfirm, "sk": k.serverConfirm, "cs": k.clientTraffic, "ss": k.serverTraffic} {
+		for kind, b := range map[string][]byte{"ck": k.clientConfirmKey, "sk": k.serverConfirmKey, "cs": k.clientTrafficSecret, "ss": k.serverTrafficSecret} {
 			if other, ok := seen[string(b)]; ok {
 				t.Errorf("%s of %q is also %s", kind, what, other)
 			}
@@ -206,7 +206,7 @@ func cipherPair(t testing.TB, secret byte, rekeyAt uint64) (out, in *recordCiphe
 		if *c, err = newRecordCipher(bytes.Repeat([]byte{secret}, hashLen)); err != nil {
 			t.Fatal(err)
 		}
-		(*c).rekeyAt = rekeyAt
+		(*c).rekeyLimit = rekeyAt
 	}
 	return out, in
 }
@@ -285,7 +285,7 @@ func TestOpenRefusesWhatWasNotSealedNext(t *testing.T) {
 		mustNotOpen(t, in, mustSeal(t, out, second), second)
 	})
 	t.Run("reflection", func(t *testing.T) {
-		k, err := newKeys(nil, make([]byte, hashLen), make([]byte, hashLen))
+		k, err := newSessionKeys(nil, make([]byte, hashLen), make([]byte, hashLen))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -338,8 +338,8 @@ func TestOpenRefusesWhatWasNotSealedNext(t *testing.T) {
 
 func TestRekey(t *testing.T) {
 	t.Parallel()
-	if c, _ := newRecordCipher(make([]byte, hashLen)); c.rekeyAt != 1<<32 {
-		t.Errorf("the key changes at %d, want 2^32", c.rekeyAt)
+	if c, _ := newRecordCipher(make([]byte, hashLen)); c.rekeyLimit != 1<<32 {
+		t.Errorf("the key changes at %d, want 2^32", c.rekeyLimit)
 	}
 	// Records of 4 bytes have a length field of 32: the third reaches 96 exactly.
 	out, in := cipherPair(t, 1, 96)
@@ -349,8 +349,8 @@ func TestRekey(t *testing.T) {
 		}
 		mustOpen(t, in, mustSeal(t, out, "data"), "data")
 	}
-	if out.keyBytes != 2*32 || in.keyBytes != 2*32 {
-		t.Errorf("the sums are %d and %d, want 64", out.keyBytes, in.keyBytes)
+	if out.sealedBytes != 2*32 || in.sealedBytes != 2*32 {
+		t.Errorf("the sums are %d and %d, want 64", out.sealedBytes, in.sealedBytes)
 	}
 	// One byte more to go, and the third record does not change the key.
 	out, in = cipherPair(t, 1, 97)
@@ -362,15 +362,15 @@ func TestRekey(t *testing.T) {
 	}
 	// Sides that change at different records do not understand each other.
 	out, in = cipherPair(t, 1, 32)
-	in.rekeyAt = 33
+	in.rekeyLimit = 33
 	mustOpen(t, in, mustSeal(t, out, "data"), "data")
 	mustNotOpen(t, in, mustSeal(t, out, "data"), "data")
 	// A record over the threshold changes it once.
 	out, in = cipherPair(t, 1, 40)
 	mustOpen(t, in, mustSeal(t, out, string(make([]byte, 400))), string(make([]byte, 400)))
 	mustOpen(t, in, mustSeal(t, out, "data"), "data")
-	if out.rekeys != 1 || in.rekeys != 1 || out.keyBytes != 32 {
-		t.Errorf("the keys changed %d and %d times and the sum is %d, want 1, 1 and 32", out.rekeys, in.rekeys, out.keyBytes)
+	if out.rekeys != 1 || in.rekeys != 1 || out.sealedBytes != 32 {
+		t.Errorf("the keys changed %d and %d times and the sum is %d, want 1, 1 and 32", out.rekeys, in.rekeys, out.sealedBytes)
 	}
 }
 
@@ -381,12 +381,12 @@ func TestLastSequenceNumber(t *testing.T) {
 	mustOpen(t, in, mustSeal(t, out, "last but one"), "last but one")
 	mustOpen(t, in, mustSeal(t, out, "last"), "last") // under 2^64-2
 	for range 2 {
-		if sealed, err := out.seal([]byte("before"), []byte("none")); err != errSequenceSpent || sealed != nil {
+		if sealed, err := out.seal([]byte("before"), []byte("none")); err != errSequenceExhausted || sealed != nil {
 			t.Errorf("sealed %x under number 2^64-1: %v", sealed, err)
 		}
 	}
-	if errors.Is(errSequenceSpent, ErrNotConnected) || errors.Is(errSequenceSpent, ErrUnconfirmed) {
-		t.Errorf("%v is a cause, and says nothing of a message", errSequenceSpent)
+	if errors.Is(errSequenceExhausted, ErrNotConnected) || errors.Is(errSequenceExhausted, ErrUnconfirmed) {
+		t.Errorf("%v is a cause, and says nothing of a message", errSequenceExhausted)
 	}
 	// A record that is authentic under it is refused as well.
 	last := out.aead.Seal(nil, nil, []byte("none"), bytes.Repeat([]byte{0xff}, 8))
@@ -435,11 +435,11 @@ func TestLastSequenceNumberEndsTheConnection(t *testing.T) {
 	s, c := socketEnds(t, ServerConfig{}, ClientConfig{})
 	skipStatus(t, c, 2)
 	skipStatus(t, s, 1)
-	c.current.Load().sender.cipher.sequence = math.MaxUint64
+	c.currentConn.Load().sender.cipher.sequence = math.MaxUint64
 	if err := c.Write(1, []byte("x")); !errors.Is(err, ErrNotConnected) || errors.Is(err, ErrUnconfirmed) {
 		t.Errorf("%v, want ErrNotConnected", err)
 	}
-	if m, err := c.ReadTimed(10 * time.Second); err != nil || !m.Is(ReConnecting) || !errors.Is(m.Err, errSequenceSpent) {
+	if m, err := c.ReadTimed(10 * time.Second); err != nil || !m.Is(ReConnecting) || !errors.Is(m.Err, errSequenceExhausted) {
 		t.Errorf("%+v, %v, want Reconnecting", m, err)
 	}
 	if m, err := s.ReadTimed(10 * time.Second); err != nil || !m.Is(Disconnected) || !errors.Is(m.Err, ErrTruncated) {
@@ -499,9 +499,9 @@ func TestSecretsRefused(t *testing.T) {
 	}
 }
 
-// TestSecretsTellWhoItIs: the client that proves a secret is who has it, whichever it is,
+// TestSecretsIdentity: the client that proves a secret is who has it, whichever it is,
 // and nobody else is served.
-func TestSecretsTellWhoItIs(t *testing.T) {
+func TestSecretsIdentity(t *testing.T) {
 	t.Parallel()
 	secrets := secretsOf(256)
 	for _, own := range [][]byte{nil, testSecret} {
@@ -566,37 +566,37 @@ func TestSecretsTellWhoItIs(t *testing.T) {
 // TestSecretsTryEach: the keys are those of the holder whose confirmation it is.
 func TestSecretsTryEach(t *testing.T) {
 	t.Parallel()
-	var holders []holder
+	var holders []secretHolder
 	z, th := bytes.Repeat([]byte{1}, 80), bytes.Repeat([]byte{2}, hashLen)
 	for i := range 5 {
-		h, err := newHolder(fmt.Sprint(i), secretsOf(5)[fmt.Sprint(i)])
+		h, err := newSecretHolder(fmt.Sprint(i), secretsOf(5)[fmt.Sprint(i)])
 		if err != nil {
 			t.Fatal(err)
 		}
 		holders = append(holders, h)
 	}
 	for i, h := range holders {
-		k, err := beginKeys(h.salt, z, th)
+		k, err := deriveConfirmKey(h.salt, z, th)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want, err := newKeys(secretsOf(5)[h.identity], z, th)
+		want, err := newSessionKeys(secretsOf(5)[h.identity], z, th)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, identity, err := whoProves(holders, z, th, k.clientConfirmation())
-		if got == nil || err != nil || identity != fmt.Sprint(i) || !bytes.Equal(got.serverTraffic, want.serverTraffic) || !bytes.Equal(got.clientTraffic, want.clientTraffic) {
+		got, identity, err := findHolder(holders, z, th, k.clientConfirmation())
+		if got == nil || err != nil || identity != fmt.Sprint(i) || !bytes.Equal(got.serverTrafficSecret, want.serverTrafficSecret) || !bytes.Equal(got.clientTrafficSecret, want.clientTrafficSecret) {
 			t.Errorf("holder %d: %q, %v", i, identity, err)
 		}
 		others := slices.Delete(slices.Clone(holders), i, i+1)
-		if k, identity, err := whoProves(others, z, th, k.clientConfirmation()); k != nil || identity != "" || err != nil {
+		if k, identity, err := findHolder(others, z, th, k.clientConfirmation()); k != nil || identity != "" || err != nil {
 			t.Errorf("without holder %d: %q, %v", i, identity, err)
 		}
 	}
 }
 
-// TestSecretsWaitForTheirTurn: many tries are work, which waits for its turn; one is not.
-func TestSecretsWaitForTheirTurn(t *testing.T) {
+// TestSecretsComputeInTurn: many tries are work, which waits for its turn; one is not.
+func TestSecretsComputeInTurn(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]int{0: 2, 1: 3, 2: 3} { // beside Secret
 		config := ServerConfig{Name: "test", Network: "unix", Secret: testSecret, Secrets: secretsOf(n)}
@@ -609,13 +609,13 @@ func TestSecretsWaitForTheirTurn(t *testing.T) {
 		toServer, toClient := newMemStream(0, nil), newMemStream(0, nil)
 		done := make(chan error, 1)
 		go func() {
-			c, err := clientHello(memConn{toClient, toServer}, hybridTerms(testSecret), clientSide{key: newKey})
+			c, err := clientHello(memConn{toClient, toServer}, hybridTerms(testSecret), clientSide{newKey: newECDHKey})
 			if err == nil {
-				_, err = c.finish()
+				_, err = c.readFinish()
 			}
 			done <- err
 		}()
-		session, err := serverHandshake(memConn{toServer, toClient}, &s.terms, serverSide{key: newKey, admit: func() byte { return 0 }, work: work})
+		session, err := serverHandshake(memConn{toServer, toClient}, &s.handshakeConfig, serverSide{newKey: newECDHKey, admit: func() byte { return 0 }, compute: work})
 		toClient.end()
 		if cerr := <-done; err != nil || cerr != nil || session.identity != "" {
 			t.Fatalf("%d secrets: %v, %v", n, err, cerr)
@@ -630,9 +630,9 @@ func TestSecretsWaitForTheirTurn(t *testing.T) {
 // beside the key agreement.
 func BenchmarkStranger(b *testing.B) {
 	for _, n := range []int{1, 16, 256} {
-		var holders []holder
+		var holders []secretHolder
 		for identity, secret := range secretsOf(n) {
-			h, err := newHolder(identity, secret)
+			h, err := newSecretHolder(identity, secret)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -641,7 +641,7 @@ func BenchmarkStranger(b *testing.B) {
 		b.Run(fmt.Sprint(n, " secrets"), func(b *testing.B) {
 			z, th, confirmation := make([]byte, 80), make([]byte, hashLen), make([]byte, hashLen)
 			for b.Loop() {
-				if k, _, _ := whoProves(holders, z, th, confirmation); k != nil {
+				if k, _, _ := findHolder(holders, z, th, confirmation); k != nil {
 					b.Fatal("proved")
 				}
 			}

@@ -194,7 +194,7 @@ func resultOf(err error) string {
 		err  error
 	}{
 		{"unsent", ErrNotConnected}, {"unconfirmed", ErrUnconfirmed}, {"too large", ErrTooLarge}, {"canceled", context.Canceled},
-		{"sink", errSink}, {"reason", errReason}, {"cause", errCause}, {"exhausted", errSequenceSpent},
+		{"sink", errSink}, {"reason", errReason}, {"cause", errCause}, {"exhausted", errSequenceExhausted},
 	} {
 		if errors.Is(err, known.err) {
 			names = append(names, known.name)
@@ -305,8 +305,8 @@ func (t *senderTest) end() {
 		t.Error("a goroutine of the sender is left")
 	}
 	t.s.mu.Lock()
-	if s := t.s; s.flushing || len(s.noRoom)+len(s.open.waiters)+len(s.active.waiters) > 0 {
-		t.Errorf("left: flushing %v, %d calls that wait for room, %d and %d for results", s.flushing, len(s.noRoom), len(s.open.waiters), len(s.active.waiters))
+	if s := t.s; s.flushing || len(s.roomWaiters)+len(s.openBatch.waiters)+len(s.activeBatch.waiters) > 0 {
+		t.Errorf("left: flushing %v, %d calls that wait for room, %d and %d for results", s.flushing, len(s.roomWaiters), len(s.openBatch.waiters), len(s.activeBatch.waiters))
 	}
 	t.s.mu.Unlock()
 	t.sink.fail()
@@ -365,7 +365,7 @@ func (t *senderTest) send(letter byte, size int, hold bool) *senderCall {
 	data := t.data(letter, size)
 	return t.start(string(letter), func(ctx context.Context) error {
 		defer clear(data)
-		return t.s.write(ctx, frameHeader{frameType: uint32(letter)}, data, hold)
+		return t.s.writeFrame(ctx, frameHeader{frameType: uint32(letter)}, data, hold)
 	})
 }
 
@@ -377,9 +377,9 @@ func (t *senderTest) queueAll(letters string, size int) {
 	}
 }
 
-func (t *senderTest) flush() *senderCall { return t.start("flush", t.s.flush) }
+func (t *senderTest) flush() *senderCall { return t.start("flush", t.s.flushAccepted) }
 
-func (t *senderTest) drain() *senderCall { return t.start("drain", t.s.drain) }
+func (t *senderTest) drain() *senderCall { return t.start("drain", t.s.drainAccepted) }
 
 // done reports whether the call has returned.
 func (c *senderCall) done() bool {
@@ -466,10 +466,10 @@ func (t *senderTest) decode() parsed {
 
 // decoder returns the decoder of the sender's peer.
 func (t *senderTest) decoder() *decoder {
-	d := &decoder{limit: senderLimit, pool: feedMemory}
+	d := &decoder{maxDataSize: senderLimit, buffers: feedMemory}
 	if t.encrypted {
 		d.cipher, _ = newRecordCipher(senderSecret)
-		d.cipher.sequence, d.cipher.rekeyAt = t.first, t.s.cipher.rekeyAt
+		d.cipher.sequence, d.cipher.rekeyLimit = t.first, t.s.cipher.rekeyLimit
 	}
 	return d
 }
@@ -489,7 +489,7 @@ func (t *senderTest) wantFlushers(want string) {
 // wantAccepted checks the number of messages that were accepted.
 func (t *senderTest) wantAccepted(want uint64) {
 	t.Helper()
-	if got, _, _ := t.s.totals(); got != want {
+	if got, _, _ := t.s.acceptedTotals(); got != want {
 		t.Errorf("%d messages are accepted, want %d", got, want)
 	}
 }
@@ -499,7 +499,7 @@ func (t *senderTest) wantNoRoom(want int) {
 	t.Helper()
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
-	if got := len(t.s.noRoom); got != want {
+	if got := len(t.s.roomWaiters); got != want {
 		t.Errorf("%d calls wait for room, want %d", got, want)
 	}
 }
@@ -524,7 +524,7 @@ func (t *senderTest) pretendFlush() (end func(more func())) {
 	return func(more func()) {
 		t.s.mu.Lock()
 		t.s.flushing = false
-		t.s.passLocked()
+		t.s.scheduleFlushLocked()
 		more()
 		t.s.mu.Unlock()
 		synctest.Wait()
@@ -563,7 +563,7 @@ func TestSenderOrder(t *testing.T) {
 		}},
 		{"queued frames leave with a flush", func(t *senderTest) {
 			t.queueAll("AB", 10)
-			t.queueAll("C", largeData) // it is copied, since its call returns at once
+			t.queueAll("C", largeDataSize) // it is copied, since its call returns at once
 			t.queueAll("D", 10)
 			t.wantSent("")
 			t.flush().want("nil")
@@ -839,7 +839,7 @@ func TestSenderContext(t *testing.T) {
 			b, c := t.write('B', 20_000), t.write('C', 10)
 			end(func() {
 				b.cancel() // b sees both, and has to pass the room on
-				t.s.takeBackLargeLocked(errReason)
+				t.s.withdrawLargeFrameLocked(errReason)
 			})
 			t.calls[0].want("reason")
 			b.want("canceled")
@@ -937,7 +937,7 @@ func TestSenderContext(t *testing.T) {
 			c.stop().want("unconfirmed canceled")
 			b.wantWaiting() // its flush was interrupted for C, and it still gets the true result
 			t.s.mu.Lock()
-			if n := len(t.s.active.waiters); n != 1 { // C's would be woken in its next use
+			if n := len(t.s.activeBatch.waiters); n != 1 { // C's would be woken in its next use
 				t.Errorf("%d calls wait for the batch, want 1", n)
 			}
 			t.s.mu.Unlock()
@@ -1031,13 +1031,13 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 		sent string // behind the frame
 	}{
 		"its context is done": {func(t *senderTest, call *senderCall) { call.stop() }, "unconfirmed canceled", ""},
-		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, closeFrame) }, "unconfirmed reason", " close"},
+		"queueClose":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
 		"dismiss": {func(t *senderTest, _ *senderCall) {
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
-			t.s.dismiss(errCause)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
+			t.s.releaseUserCalls(errCause)
 		}, "unconfirmed cause", " close ack"},
 		// What is being written goes on until the transport is closed.
-		"abandon": {func(t *senderTest, _ *senderCall) { t.s.abandon(errReason, errCause) }, "unconfirmed cause", ""},
+		"abandon": {func(t *senderTest, _ *senderCall) { t.s.abandonSending(errReason, errCause) }, "unconfirmed cause", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1078,7 +1078,7 @@ func TestSenderLargeDataIsItsCallers(t *testing.T) {
 		sent string
 	}{
 		"its context is done, while it is sealed": {func(_ *senderTest, call *senderCall) { call.cancel() }, "unconfirmed canceled", "A"},
-		"closeWith, while it is sealed":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, closeFrame) }, "unconfirmed reason", "A close"},
+		"queueClose, while it is sealed":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", "A close"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1156,10 +1156,10 @@ func TestSenderSinkFails(t *testing.T) {
 					if !t.s.isBroken() {
 						t.Error("the sender is not broken")
 					}
-					t.s.ping()
-					t.s.pong([]byte("12345678"))
-					t.s.closeWith(errReason, closeFrame)
-					t.s.acknowledgeWith(errReason, ackFrame)
+					t.s.queuePing()
+					t.s.queuePong([]byte("12345678"))
+					t.s.queueClose(errReason, closeFrame)
+					t.s.queueCloseAck(errReason, ackFrame)
 					t.sink.takeAll() // nothing may follow bytes that are missing
 					if n := len(t.sink.got); n != taken {
 						t.Errorf("the sink has %d bytes, want %d", n, taken)
@@ -1188,7 +1188,7 @@ func TestSenderSinkFails(t *testing.T) {
 			a, b, flush := t.write('A', 20_000), t.write('B', 10), t.flush()
 			t.sink.take(5)
 			a.stop().want("unconfirmed canceled")
-			settle := t.start("settle", func(ctx context.Context) error { t.s.settle(ctx); return nil })
+			settle := t.start("settle", func(ctx context.Context) error { t.s.awaitFlushEnd(ctx); return nil })
 			settle.wantWaiting()
 			t.sink.fail()
 			t.failure = errSink
@@ -1235,7 +1235,7 @@ func (c *senderCall) wantLost(want int) {
 
 func (t *senderTest) wantAbandoned(want lostMessages) {
 	t.Helper()
-	if got := t.s.abandon(errReason, errCause); got != want {
+	if got := t.s.abandonSending(errReason, errCause); got != want {
 		t.Errorf("abandon returns %+v, want %+v", got, want)
 	}
 	synctest.Wait()
@@ -1258,7 +1258,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 				return "unsent sink", lostMessages{unsent: 3}
 			}
 			c.want("unconfirmed sink")
-			return "unsent unconfirmed sink", lostMessages{unsent: 1, unsure: 2}
+			return "unsent unconfirmed sink", lostMessages{unsent: 1, uncertain: 2}
 		}
 		for name, report := range map[string]func(t *senderTest) *senderCall{
 			"by write": func(t *senderTest) *senderCall { return t.write('E', 10) },
@@ -1271,7 +1271,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 					want, lost := fill(t)
 					c := report(t)
 					c.want(want)
-					c.wantLost(int(lost.unsent + lost.unsure))
+					c.wantLost(int(lost.unsent + lost.uncertain))
 					for _, c := range []*senderCall{t.write('F', 10), t.flush()} {
 						c.want("unsent sink")
 						c.wantLost(0)
@@ -1311,7 +1311,7 @@ func TestSenderLostQueuedMessagesAreReportedOnce(t *testing.T) {
 			t.sink.fail()
 			t.failure = errSink
 			if t.blocking {
-				t.wantAbandoned(lostMessages{unsure: 2})
+				t.wantAbandoned(lostMessages{uncertain: 2})
 			} else {
 				t.wantAbandoned(lostMessages{unsent: 2})
 			}
@@ -1352,14 +1352,14 @@ var (
 	ackFrame   = [2]byte{kindCloseAck, allReceived}
 )
 
-func TestSenderCloseWith(t *testing.T) {
+func TestSenderQueueClose(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10, 20_000} {
 		t.Run(fmt.Sprintf("while %d bytes are being flushed", size), func(t *testing.T) {
 			t.Parallel()
 			eachSender(t, func(t *senderTest) {
 				stuck := t.stuck(size)
-				t.s.closeWith(errReason, closeFrame)
+				t.s.queueClose(errReason, closeFrame)
 				synctest.Wait()
 				stuck.flushed.want("unconfirmed reason")
 				stuck.waits.want("unconfirmed reason")
@@ -1373,7 +1373,7 @@ func TestSenderCloseWith(t *testing.T) {
 				t.sink.takeAll()
 				drain.want("nil")
 				t.wantSent("A B C close")
-				t.s.acknowledgeWith(errCause, ackFrame)
+				t.s.queueCloseAck(errCause, ackFrame)
 				synctest.Wait()
 				t.wantRefused("reason") // the first one counts
 				t.wantSent("A B C close ack")
@@ -1384,7 +1384,7 @@ func TestSenderCloseWith(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			t.queueAll("A", 10)
-			t.s.closeWith(errReason, closeFrame)
+			t.s.queueClose(errReason, closeFrame)
 			synctest.Wait() // it does not wait for the sink
 			t.sink.takeAll()
 			t.wantSent("A close")
@@ -1398,7 +1398,7 @@ func TestSenderCloseWith(t *testing.T) {
 			t.queueAll("ABCD", 16_000)
 			e := t.write('E', 3_000)
 			t.sink.take(5)
-			t.s.closeWith(errReason, closeFrame)
+			t.s.queueClose(errReason, closeFrame)
 			synctest.Wait()
 			e.want("reason") // nothing of its own was accepted
 			t.sink.takeAll()
@@ -1412,12 +1412,12 @@ func TestSenderCloseWith(t *testing.T) {
 				end := t.pretendFlush()
 				t.queueAll("A", 10)
 				b := t.write('B', size)
-				end(func() { // closeWith, under the lock that end holds
-					t.s.refuseFromHereLocked(errReason)
+				end(func() { // queueClose, under the lock that end holds
+					t.s.refuseNewFramesLocked(errReason)
 					t.s.appendControlsLocked(closeFrame)
-					t.s.dismissUsersLocked(errReason)
+					t.s.releaseUserCallsLocked(errReason)
 				})
-				if size < largeData {
+				if size < largeDataSize {
 					b.want("unconfirmed reason")
 				} else {
 					b.want("reason")
@@ -1431,7 +1431,7 @@ func TestSenderCloseWith(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			t.stuck(10)
-			t.s.closeWith(errReason, closeFrame)
+			t.s.queueClose(errReason, closeFrame)
 			drain := t.drain()
 			t.sink.fail()
 			t.failure = errSink
@@ -1443,14 +1443,14 @@ func TestSenderCloseWith(t *testing.T) {
 	})
 }
 
-func TestSenderAcknowledgeWith(t *testing.T) {
+func TestSenderQueueCloseAck(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10, 20_000} {
 		t.Run(fmt.Sprintf("while %d bytes are being flushed", size), func(t *testing.T) {
 			t.Parallel()
 			eachSender(t, func(t *senderTest) {
 				stuck := t.stuck(size)
-				t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+				t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 				synctest.Wait()
 				stuck.flushed.wantWaiting()
 				stuck.waits.wantWaiting()
@@ -1474,7 +1474,7 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 			t.Parallel()
 			eachSender(t, func(t *senderTest) {
 				stuck := t.stuck(size)
-				t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+				t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 				drain := t.drain()
 				t.sink.fail()
 				t.failure = errSink
@@ -1489,15 +1489,15 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 			t.Parallel()
 			eachSender(t, func(t *senderTest) {
 				stuck := t.stuck(size)
-				t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+				t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 				drain := t.drain()
-				t.s.dismiss(errCause)
+				t.s.releaseUserCalls(errCause)
 				synctest.Wait()
 				stuck.flushed.want("unconfirmed cause")
 				stuck.waits.want("unconfirmed cause")
 				t.wantRefused("reason")
 				drain.wantWaiting() // it is no user's call
-				t.s.dismiss(errCause)
+				t.s.releaseUserCalls(errCause)
 				synctest.Wait()
 				drain.wantWaiting()
 				t.sink.takeAll()
@@ -1510,11 +1510,11 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			a, b := t.write('A', 10), t.write('B', 10)
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			t.sink.finishWrite()
 			a.want("nil")
 			drain := t.drain()
-			t.s.dismiss(errCause)
+			t.s.releaseUserCalls(errCause)
 			synctest.Wait()
 			b.want("unconfirmed cause")
 			drain.wantWaiting()
@@ -1527,7 +1527,7 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			a, b := t.write('A', 10), t.write('B', 10)
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			b.stop().want("unconfirmed canceled") // it is not last: the close is behind it
 			a.stop().want("unconfirmed canceled")
 			t.sink.takeAll()
@@ -1538,7 +1538,7 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			t.queueAll("A", 10)
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			synctest.Wait()
 			t.sink.takeAll()
 			t.wantSent("A close ack")
@@ -1552,10 +1552,10 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 			end := t.pretendFlush()
 			a := t.write('A', 10)
 			b := t.write('B', 10)
-			end(func() { // acknowledgeWith, under the lock that end holds
-				t.s.refuseFromHereLocked(errReason)
+			end(func() { // queueCloseAck, under the lock that end holds
+				t.s.refuseNewFramesLocked(errReason)
 				t.s.appendControlsLocked(closeFrame, ackFrame)
-				t.s.passLocked()
+				t.s.scheduleFlushLocked()
 				b.cancel()
 			})
 			a.wantWaiting()
@@ -1572,9 +1572,9 @@ func TestSenderAcknowledgeWith(t *testing.T) {
 			end := t.pretendFlush()
 			a := t.write('A', 20_000)
 			end(func() {
-				t.s.refuseFromHereLocked(errReason)
+				t.s.refuseNewFramesLocked(errReason)
 				t.s.appendControlsLocked(closeFrame, ackFrame)
-				t.s.passLocked()
+				t.s.scheduleFlushLocked()
 			})
 			a.want("reason")
 			t.sink.takeAll()
@@ -1649,7 +1649,7 @@ func TestSenderAbandon(t *testing.T) {
 					t.queueAll("PP", 10)
 					stuck := t.stuck(size)
 					drain := t.drain()
-					t.wantAbandoned(lostMessages{unsent: 1, unsure: 2})
+					t.wantAbandoned(lostMessages{unsent: 1, uncertain: 2})
 					stuck.flushed.want("unconfirmed cause")
 					stuck.waits.want("reason")
 					stuck.large.want("reason")
@@ -1658,7 +1658,7 @@ func TestSenderAbandon(t *testing.T) {
 					drain.want("reason")
 					t.wantRefused("reason")
 					t.drain().want("reason")
-					t.s.closeWith(errCause, closeFrame)
+					t.s.queueClose(errCause, closeFrame)
 					after(t)
 					t.wantAbandoned(lostMessages{})
 					t.wantRefused("reason")
@@ -1677,18 +1677,18 @@ func TestSenderAbandon(t *testing.T) {
 			t.write('A', 10).want("nil")
 			t.wantAbandoned(lostMessages{})
 			t.wantRefused("reason")
-			t.s.ping()
+			t.s.queuePing()
 			synctest.Wait()
 			t.wantSent("A")
 		})
 	})
-	t.Run("after acknowledgeWith", func(t *testing.T) {
+	t.Run("after queueCloseAck", func(t *testing.T) {
 		t.Parallel()
 		eachSender(t, func(t *senderTest) {
 			stuck := t.stuck(10)
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			drain := t.drain()
-			if lost := t.s.abandon(errCause, errReason); lost != (lostMessages{unsent: 1}) {
+			if lost := t.s.abandonSending(errCause, errReason); lost != (lostMessages{unsent: 1}) {
 				t.Errorf("lost: %+v", lost)
 			}
 			synctest.Wait()
@@ -1705,7 +1705,7 @@ func TestSenderAbandon(t *testing.T) {
 		eachSender(t, func(t *senderTest) {
 			end := t.pretendFlush()
 			a := t.write('A', 10)
-			end(func() { t.s.endLocked(errReason, errCause) })
+			end(func() { t.s.endSendingLocked(errReason, errCause) })
 			a.want("reason")
 			t.wantAbandoned(lostMessages{})
 		})
@@ -1717,7 +1717,7 @@ func TestSenderAbandon(t *testing.T) {
 			t.sink.take(3)
 			t.s.mu.Lock() // the write fails before its flusher knows of abandon
 			t.sink.change(func() { t.sink.failure = errSink })
-			t.s.endLocked(errReason, errCause)
+			t.s.endSendingLocked(errReason, errCause)
 			t.s.mu.Unlock()
 			synctest.Wait()
 			a.want("unconfirmed cause")
@@ -1732,12 +1732,12 @@ func TestSenderPings(t *testing.T) {
 	t.Parallel()
 	pong := func(t *senderTest, digit byte) {
 		data := bytes.Repeat([]byte{digit}, 8)
-		t.s.pong(data)
+		t.s.queuePong(data)
 		clear(data)
 		synctest.Wait()
 	}
 	ping := func(t *senderTest) {
-		t.s.ping()
+		t.s.queuePing()
 		synctest.Wait()
 	}
 	for _, c := range []struct {
@@ -1808,7 +1808,7 @@ func TestSenderPings(t *testing.T) {
 		}, "A pong1 B D"},
 		{"are not sent behind a close", func(t *senderTest) {
 			t.write('A', 10)
-			t.s.closeWith(errReason, closeFrame)
+			t.s.queueClose(errReason, closeFrame)
 			pong(t, '1')
 			ping(t)
 			t.sink.takeAll()
@@ -1818,7 +1818,7 @@ func TestSenderPings(t *testing.T) {
 		{"are not sent behind a close and a close-ack", func(t *senderTest) {
 			t.write('A', 10)
 			pong(t, '1')
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
 			ping(t)
 			t.sink.finishWrite()
 			pong(t, '2')
@@ -1849,7 +1849,7 @@ func TestSenderSequenceExhausted(t *testing.T) {
 			left := func(t *senderTest, n uint64) {
 				t.first = lastSequence + 1 - n
 				t.s.cipher.sequence = t.first
-				t.failure = errSequenceSpent
+				t.failure = errSequenceExhausted
 			}
 			t.Run("after the last record", func(t *testing.T) {
 				kind.test(t, func(t *senderTest) {
@@ -1886,7 +1886,7 @@ func TestSenderSequenceExhausted(t *testing.T) {
 				kind.test(t, func(t *senderTest) {
 					left(t, 1)
 					a, b := t.write('A', 10), t.write('B', 10)
-					t.s.closeWith(errReason, closeFrame)
+					t.s.queueClose(errReason, closeFrame)
 					drain := t.drain()
 					t.sink.takeAll()
 					a.want("unconfirmed reason")
@@ -1901,20 +1901,20 @@ func TestSenderSequenceExhausted(t *testing.T) {
 
 // ---- Settle, blocked, totals
 
-func TestSenderSettle(t *testing.T) {
+func TestSenderAwaitFlushEnd(t *testing.T) {
 	t.Parallel()
 	settle := func(t *senderTest) *senderCall {
-		return t.start("settle", func(ctx context.Context) error { t.s.settle(ctx); return nil })
+		return t.start("settle", func(ctx context.Context) error { t.s.awaitFlushEnd(ctx); return nil })
 	}
 	eachSender(t, func(t *senderTest) {
 		settle(t).want("nil")
 		t.s.noteBlocked()
-		if t.s.blocked.Load() {
+		if t.s.writeBlocked.Load() {
 			t.Error("blocked while nobody flushes")
 		}
 		a, b := t.write('A', 10), t.write('B', 10)
 		t.s.noteBlocked()
-		if !t.s.blocked.Load() {
+		if !t.s.writeBlocked.Load() {
 			t.Error("not blocked while the sink blocks")
 		}
 		first, second := settle(t), settle(t)
@@ -1922,7 +1922,7 @@ func TestSenderSettle(t *testing.T) {
 		first.stop().want("nil")
 		t.sink.finishWrite()
 		a.want("nil")
-		if t.s.blocked.Load() {
+		if t.s.writeBlocked.Load() {
 			t.Error("still blocked after the flush")
 		}
 		second.wantWaiting()
@@ -1949,12 +1949,12 @@ func TestSenderTotals(t *testing.T) {
 			if !t.encrypted {
 				rekeys = 0
 			}
-			if m, b, r := t.s.totals(); m != messages || b != bytes || r != rekeys {
+			if m, b, r := t.s.acceptedTotals(); m != messages || b != bytes || r != rekeys {
 				t.Errorf("totals: %d messages, %d bytes, %d rekeys; want %d, %d, %d", m, b, r, messages, bytes, rekeys)
 			}
 		}
 		if t.encrypted {
-			t.s.cipher.rekeyAt = 100
+			t.s.cipher.rekeyLimit = 100
 		}
 		t.write('A', 10)
 		want(1, 10, 0)
@@ -1969,7 +1969,7 @@ func TestSenderTotals(t *testing.T) {
 		t.write('E', 100).want("nil")
 		want(2, 110, 1)
 		t.queue('F', 100).want("nil")
-		t.s.ping()
+		t.s.queuePing()
 		synctest.Wait()
 		want(3, 210, 2)
 		t.wantSent("A E ping F")
@@ -2018,7 +2018,7 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 	for i := range callsPerWriter {
 		ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callerKey{}, "writer"))
 		call := &sentCall{id: uint32(1 + writer*callsPerWriter + i), hold: random.IntN(3) == 0}
-		if sizes := []int{0, 10, 10, 10, 10, 1_000, 5_000, largeData - 1, largeData, 20_000, batchSize - headerSize}; random.IntN(8) > 0 {
+		if sizes := []int{0, 10, 10, 10, 10, 1_000, 5_000, largeDataSize - 1, largeDataSize, 20_000, batchSize - headerSize}; random.IntN(8) > 0 {
 			call.size = sizes[random.IntN(len(sizes))]
 		} else {
 			call.id = 0
@@ -2029,11 +2029,11 @@ func (c *writerGroup) writes(writer int, random *rand.Rand) {
 			c.mu.Unlock()
 		}
 		if call.id == 0 {
-			call.err = c.s.flush(ctx)
+			call.err = c.s.flushAccepted(ctx)
 		} else {
 			data := bytes.Clone(senderData(call.id, call.size))
-			call.err = c.s.write(ctx, frameHeader{frameType: call.id}, data, call.hold)
-			if call.err == nil || call.size < largeData { // else the flusher may still read it, which is a known fault
+			call.err = c.s.writeFrame(ctx, frameHeader{frameType: call.id}, data, call.hold)
+			if call.err == nil || call.size < largeDataSize { // else the flusher may still read it, which is a known fault
 				clear(data)
 			}
 		}
@@ -2061,9 +2061,9 @@ func (c *writerGroup) disturb() {
 			cancel()
 		}
 	case r < 19:
-		c.s.ping()
+		c.s.queuePing()
 	default:
-		c.s.pong([]byte("12345678"))
+		c.s.queuePong([]byte("12345678"))
 	}
 }
 
@@ -2083,20 +2083,20 @@ var groupEnds = []groupEnd{
 		c.sink.change(func() { c.sink.room, c.sink.failure = n, errSink })
 	}, false, errSink, "canceled unsent sink"},
 	{"the sink fails at once", func(c *writerGroup) { c.sink.change(func() { c.sink.room, c.sink.failure = 0, errSink }) }, false, errSink, "canceled unsent sink"},
-	{"closeWith", func(c *writerGroup) { c.s.closeWith(errReason, closeFrame) }, true, nil, "canceled reason"},
-	{"acknowledgeWith", func(c *writerGroup) { c.s.acknowledgeWith(errReason, closeFrame, ackFrame) }, true, nil, "canceled reason"},
-	{"acknowledgeWith and dismiss", func(c *writerGroup) {
-		c.s.acknowledgeWith(errReason, closeFrame, ackFrame)
+	{"queueClose", func(c *writerGroup) { c.s.queueClose(errReason, closeFrame) }, true, nil, "canceled reason"},
+	{"queueCloseAck", func(c *writerGroup) { c.s.queueCloseAck(errReason, closeFrame, ackFrame) }, true, nil, "canceled reason"},
+	{"queueCloseAck and dismiss", func(c *writerGroup) {
+		c.s.queueCloseAck(errReason, closeFrame, ackFrame)
 		c.disturb()
-		c.s.dismiss(errCause)
+		c.s.releaseUserCalls(errCause)
 	}, true, nil, "canceled reason cause"},
-	{"closeWith and a failure", func(c *writerGroup) {
-		c.s.closeWith(errReason, closeFrame)
+	{"queueClose and a failure", func(c *writerGroup) {
+		c.s.queueClose(errReason, closeFrame)
 		n := c.random.IntN(50_000)
 		c.sink.change(func() { c.sink.room, c.sink.failure = n, errSink })
 	}, false, errSink, "canceled reason unsent sink"},
 	{"abandon", func(c *writerGroup) {
-		c.lost = c.s.abandon(errReason, errCause)
+		c.lost = c.s.abandonSending(errReason, errCause)
 		c.disturb()
 		c.sink.change(func() { c.sink.failure = errSink }) // the transport is closed
 	}, false, nil, "canceled reason cause unsent"},
@@ -2124,7 +2124,7 @@ func TestSenderResultsAreTrue(t *testing.T) {
 
 func (c *writerGroup) run(end groupEnd) {
 	if c.encrypted {
-		c.s.cipher.rekeyAt = 100_000
+		c.s.cipher.rekeyLimit = 100_000
 	}
 	c.running.Store(writerCount)
 	for w := range writerCount {
@@ -2149,13 +2149,13 @@ func (c *writerGroup) run(end groupEnd) {
 		c.sink.takeAll()
 		c.drain().want("nil")
 	}
-	c.lost.add(c.s.abandon(errReason, errCause))
+	c.lost.add(c.s.abandonSending(errReason, errCause))
 	c.sink.fail()
 	if c.mu.Lock(); len(c.failures) > 0 {
 		c.failure = end.sinkErr
 	}
 	c.mu.Unlock()
-	c.check(end, int(c.lost.unsent+c.lost.unsure))
+	c.check(end, int(c.lost.unsent+c.lost.uncertain))
 }
 
 // check compares the results with the frames that have arrived.
@@ -2230,7 +2230,7 @@ func (c *writerGroup) arrived() map[uint32]int {
 	slices.Sort(noted)
 
 	d := c.decoder()
-	defer d.end()
+	defer d.releaseMemory()
 	arrived, at, closed := map[uint32]int{}, 0, false
 	for _, to := range slices.Compact(noted) {
 		for at < to {
@@ -2238,7 +2238,7 @@ func (c *writerGroup) arrived() map[uint32]int {
 			d.Received(n)
 			at += n
 			for {
-				f, step, err := nextFrame(d, destination{room: unlimited})
+				f, step, err := nextFrame(d, destination{maxSize: unlimited})
 				if err != nil {
 					c.Fatal(err)
 				}
@@ -2273,12 +2273,12 @@ func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 		sent string // behind the frames
 	}{
 		"its context is done": {func(t *senderTest, call *senderCall) { call.stop() }, "unconfirmed canceled", ""},
-		"closeWith":           {func(t *senderTest, _ *senderCall) { t.s.closeWith(errReason, closeFrame) }, "unconfirmed reason", " close"},
+		"queueClose":          {func(t *senderTest, _ *senderCall) { t.s.queueClose(errReason, closeFrame) }, "unconfirmed reason", " close"},
 		"dismiss": {func(t *senderTest, _ *senderCall) {
-			t.s.acknowledgeWith(errReason, closeFrame, ackFrame)
-			t.s.dismiss(errReason)
+			t.s.queueCloseAck(errReason, closeFrame, ackFrame)
+			t.s.releaseUserCalls(errReason)
 		}, "unconfirmed reason", " close ack"},
-		"abandon": {func(t *senderTest, _ *senderCall) { t.s.abandon(errReason, errCause) }, "unconfirmed cause", ""},
+		"abandon": {func(t *senderTest, _ *senderCall) { t.s.abandonSending(errReason, errCause) }, "unconfirmed cause", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachSender(t, func(t *senderTest) {
@@ -2305,16 +2305,16 @@ func TestSenderLargeDataOfAnotherFlush(t *testing.T) {
 	}
 }
 
-// TestSenderDismissCause: dismiss promises ErrUnconfirmed, wrapping its cause.
-// The call that flushes gets the reason of acknowledgeWith instead. The endpoint's
+// TestSenderReleaseUserCallsCause: dismiss promises ErrUnconfirmed, wrapping its cause.
+// The call that flushes gets the reason of queueCloseAck instead. The endpoint's
 // reason is an ErrNotConnected, so the error of a message that may arrive says that
 // nothing of it was sent.
-func TestSenderDismissCause(t *testing.T) {
+func TestSenderReleaseUserCallsCause(t *testing.T) {
 	t.Parallel()
 	eachSender(t, func(t *senderTest) {
 		a, b := t.write('A', 10), t.write('B', 10)
-		t.s.acknowledgeWith(fail(ErrNotConnected, errReason, "the peer has closed the connection"), closeFrame, ackFrame)
-		t.s.dismiss(errCause)
+		t.s.queueCloseAck(newError(ErrNotConnected, errReason, "the peer has closed the connection"), closeFrame, ackFrame)
+		t.s.releaseUserCalls(errCause)
 		synctest.Wait()
 		b.want("unconfirmed cause")
 		a.want("unconfirmed cause")
@@ -2336,7 +2336,7 @@ func (a *slowAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
 
 // TestSenderNoRoomBehindQueuedFrames: a write waits for room in a batch of
 // queued frames that has less than headerSize bytes left. When the flush in
-// progress ends, passLocked does not flush queued frames, and wakeNextLocked does
+// progress ends, scheduleFlushLocked does not flush queued frames, and wakeRoomWaiterLocked does
 // not wake the write, because no header fits. It waits until another call sends.
 func TestSenderNoRoomBehindQueuedFrames(t *testing.T) {
 	t.Parallel()

@@ -1,5 +1,5 @@
-// The end that accepts: the listener, the handshakes on their way, and the
-// server of one client. What serves many is in multi.go.
+// The server: its listener, the handshakes in progress, and the one client of a
+// server without MultiClient. multi.go serves many clients.
 
 package gipc
 
@@ -17,182 +17,184 @@ import (
 )
 
 const (
-	maxPending  = 4096             // handshakes on their way
-	maxForeign  = maxPending / 4   // of them for one user on a unix socket who is neither root nor the server's own
-	greetTime   = 10 * time.Second // for a handshake
-	acceptPause = 5 * time.Millisecond
-	acceptLimit = time.Second
+	maxPending       = 4096             // handshakes in progress
+	maxForeign       = maxPending / 4   // of them for one user on a unix socket, except root and the server's own
+	handshakeTimeout = 10 * time.Second // for a whole handshake
+	firstAcceptDelay = 5 * time.Millisecond
+	maxAcceptDelay   = time.Second
 )
 
 // A Server accepts connections. Without MultiClient it is also the server's
 // endpoint of its one connection. With MultiClient, each client is represented by a
-// *Server obtained from Connections; the top-level server has nobody to read from or
-// write to, and those calls return ErrMultiClient. Its methods are safe for
-// concurrent use.
+// *Server obtained from Connections; the methods of the top-level server that read or
+// write return ErrMultiClient. Its methods are safe for concurrent use.
 type Server struct {
 	endpoint
-	Connections *ConnectionPool // the clients; never nil
-	host        *host           // nil for a client of a multi-client server
-	member      poolMember      // guarded by the lock of Connections
+	Connections   *ConnectionPool // the set of clients; never nil
+	listenerState *listenerState  // nil for a client of a multi-client server
+	poolMember    poolMember      // guarded by the lock of Connections
 }
 
-// A host is what a server has and a single connection has not.
-type host struct {
-	listener net.Listener
-	once     sync.Once
-	accepted chan struct{}  // is closed when the accept loop has ended
-	wg       sync.WaitGroup // the handshakes
-	refused  atomic.Uint64
-	ids      atomic.Uint64
-	stopped  chan struct{} // is closed when the listener is
+// A listenerState is the part of a server that accepts: its listener and the handshakes
+// in progress.
+type listenerState struct {
+	listener       net.Listener
+	stopOnce       sync.Once
+	acceptDone     chan struct{}  // closed when the accept loop has ended
+	handshakes     sync.WaitGroup // goroutines of the handshakes in progress
+	refusedCount   atomic.Uint64
+	lastID         atomic.Uint64
+	listenerClosed chan struct{} // closed when the listener is closed
 
-	working chan struct{} // has a place for each handshake that may compute at once
+	computeSlots chan struct{} // its capacity is the number of handshakes that may compute at once
 
-	mu      sync.Mutex
-	pending map[*pendingConn]bool
-	foreign map[int]int // how many of them another user has
-	most    int         // of these; tests lower it
-	changed *sync.Cond  // pending has changed, or the server ends, or a time has passed
+	mu            sync.Mutex // guards the fields below
+	pendingConns  map[*pendingConn]bool
+	foreignCounts map[int]int // number of pending connections for each foreign user
+	foreignLimit  int         // for each of these users; tests lower it
+	slotChanged   *sync.Cond  // signaled when pendingConns changes, when Close begins, and by a timer
 }
 
-// A pendingConn is a connection whose handshake is on its way.
+// A pendingConn is a connection whose handshake is in progress.
 type pendingConn struct {
 	*transport.LimitedConn
-	peer Peer
-	user int // of a foreign user on a unix socket, else -1
+	peer        Peer
+	foreignUser int // the ID of a foreign user on a unix socket, or -1
 }
 
-func newHost(listener net.Listener) *host {
-	h := &host{stopped: make(chan struct{}), accepted: make(chan struct{}), listener: listener, pending: map[*pendingConn]bool{}, foreign: map[int]int{}, most: maxForeign, working: make(chan struct{}, runtime.GOMAXPROCS(0))}
-	h.changed = sync.NewCond(&h.mu)
+func newListenerState(listener net.Listener) *listenerState {
+	h := &listenerState{listenerClosed: make(chan struct{}), acceptDone: make(chan struct{}), listener: listener, pendingConns: map[*pendingConn]bool{}, foreignCounts: map[int]int{}, foreignLimit: maxForeign, computeSlots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	h.slotChanged = sync.NewCond(&h.mu)
 	return h
 }
 
-// StartServer listens and returns when clients can connect. Without MultiClient
-// it serves one client at a time: Read and Write talk to whoever is connected
-// now, and any other client is refused meanwhile.
+// StartServer listens and returns when clients can connect. Without MultiClient it
+// serves one client at a time: Read and Write use the current connection, and other
+// clients are refused while it exists.
 //
-// On an error the server is nil and nothing is left behind: ErrConfig,
-// ErrNameInUse when the name or the address is taken by a server that is alive,
-// or the system's error.
+// On error the returned server is nil and all resources are released: ErrConfig,
+// ErrNameInUse if a live server uses the name or the address, or the system's error.
 func StartServer(config *ServerConfig) (*Server, error) {
 	set, err := config.settings()
 	if err != nil {
 		return nil, err
 	}
-	listener, err := set.listen()
+	listener, err := set.openListener()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{host: newHost(listener)}
+	s := &Server{listenerState: newListenerState(listener)}
 	_, onlyOne := listener.(*connListener)
-	hooks := &endpointHooks{multi: set.multi, single: onlyOne && !set.multi}
-	hooks.ended, hooks.endNow = context.WithCancel(context.Background())
+	hooks := &endpointHooks{multiClient: set.multiClient, noReconnect: onlyOne && !set.multiClient}
+	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
 	s.mu.Lock()
-	s.life.become(Listening)
+	s.lifecycle.setStatus(Listening)
 	s.mu.Unlock()
 	go func() {
-		defer close(s.host.accepted)
-		s.accept()
+		defer close(s.listenerState.acceptDone)
+		s.acceptLoop()
 	}()
-	s.settings.log.Info("listening", "address", listener.Addr())
+	s.settings.eventLog.Info("listening", "address", listener.Addr())
 	return s, nil
 }
 
-// Close is Shutdown with a 5-second limit. Unlike net.Conn's it is graceful. It
-// returns nil if the peers have received every message that was written since their
-// last Connected, and no earlier loss is unreported. Reads in progress end at once:
-// they return the complete messages that this process holds, one message Closed, and
-// then ErrClosed. On a client of a multi-client server it ends that connection alone.
+// Close closes the server gracefully, within 5 seconds. It returns nil if the peers
+// have received every message that was written since their last Connected, and no
+// earlier loss is unreported. Reads in progress end at once: they return the complete
+// messages that have arrived, one message Closed, and then ErrClosed. On a client of
+// a multi-client server Close ends that connection alone.
 //
-// The error is ErrUnconfirmed: messages may not have arrived. It matches
+// The error is ErrUnconfirmed if messages may not have arrived. It also matches
 // ErrNotConnected if messages of Queue were lost. On a multi-client server the error
 // joins one *ClientError for each client, connected or not read to the end, that may
-// not have received everything. The server is closed all the same. A second call waits
-// for the first and returns nil, whatever that returned.
+// not have received everything. The server is closed even if Close returns an error.
+// A concurrent or later call waits for the first one and returns nil.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
-// Shutdown is like Close but waits as long as ctx allows, and at most 5 seconds if
-// ctx has no deadline. If ctx is already done it closes the connections at once. Its
-// errors are those of Close. They wrap that of ctx if it was done too early. The
-// server is closed all the same, and its name is free.
+// Shutdown is like Close but waits until ctx is done, and at most 5 seconds if ctx
+// has no deadline. If ctx is already done it closes the connections at once. Its
+// errors are those of Close, wrapping ctx.Err() if ctx was done too early. The server
+// is closed and its name is free even if Shutdown returns an error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	if s.host == nil {
+	if s.listenerState == nil {
 		return s.shutdown(ctx, closedByUser)
 	}
-	ctx, cancel := bounded(ctx, closeTime)
+	ctx, cancel := withDefaultTimeout(ctx, closeTimeout)
 	defer cancel()
-	s.stop(ctx)
+	s.stopListening(ctx)
 	err := errors.Join(s.Connections.shutdown(ctx), s.shutdown(ctx, closedByShutdown))
 	settled := make(chan struct{})
 	go func() {
-		s.host.wg.Wait()
+		s.listenerState.handshakes.Wait()
 		close(settled)
 	}()
 	select {
 	case <-settled:
-	case <-time.After(cutTime): // an Authorize that does not return
+	case <-time.After(abortTimeout): // an Authorize that does not return
 	case <-ctx.Done():
 	}
+	s.settings.eventLog.EndRepeats()
+	s.settings.eventLog.Flush(ctx)
 	return err
 }
 
-// Addr returns the address of the listener: with port 0 in Address, the port that
-// the system has chosen. A client of a multi-client server returns that of its
-// server.
+// Addr returns the address of the listener. If the port in Address was 0 it has the
+// port that the system chose. A client of a multi-client server returns the address
+// of its server.
 func (s *Server) Addr() net.Addr {
-	return s.Connections.server.host.listener.Addr()
+	return s.Connections.server.listenerState.listener.Addr()
 }
 
-// Stats returns the totals of this endpoint. Those of a multi-client server are the
-// sums over all clients that it ever had.
+// Stats returns the totals of this endpoint since its start. The totals of a
+// multi-client server are the sums over all its clients, past ones included.
 func (s *Server) Stats() Stats {
 	total := s.endpoint.Stats()
-	if s.host != nil {
-		total.Refused += s.host.refused.Load()
+	if s.listenerState != nil {
+		total.Refused += s.listenerState.refusedCount.Load()
 		s.Connections.addStats(&total)
 	}
 	return total
 }
 
-// stop ends the listening, which frees the name, and the handshakes. The Close of a
-// user's listener may block, and is awaited for a moment.
-func (s *Server) stop(ctx context.Context) {
-	h := s.host
-	h.once.Do(func() {
-		s.hooks.endNow()
+// stopListening closes the listener, which frees the name, and the connections whose
+// handshakes are in progress. The methods of a config's Listener may block, and are
+// awaited for 100 ms at most.
+func (s *Server) stopListening(ctx context.Context) {
+	h := s.listenerState
+	h.stopOnce.Do(func() {
+		s.hooks.cancelBase()
 		if s.settings.listener == nil {
 			h.listener.Close()
-			close(h.stopped)
+			close(h.listenerClosed)
 		} else {
 			go func() {
 				h.listener.Close()
-				close(h.stopped)
+				close(h.listenerClosed)
 			}()
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		for conn := range h.pending {
-			h.removeLocked(conn)
-			go conn.Conn.Close() // it may be the user's
+		for conn := range h.pendingConns {
+			h.removePendingLocked(conn)
+			go conn.Conn.Close() // may be user code, which may block
 		}
-		h.changed.Broadcast()
+		h.slotChanged.Broadcast()
 	})
 	if s.settings.listener == nil {
-		<-h.accepted // at once: the socket is closed when Accept has returned
+		<-h.acceptDone // soon: closing the socket ends Accept
 		return
 	}
-	late := time.NewTimer(cutTime) // the methods of a user's listener may block
-	defer late.Stop()
-	for _, done := range []chan struct{}{h.stopped, h.accepted} {
+	timer := time.NewTimer(abortTimeout)
+	defer timer.Stop()
+	for _, done := range []chan struct{}{h.listenerClosed, h.acceptDone} {
 		select {
 		case <-done:
-		case <-late.C:
+		case <-timer.C:
 			return
 		case <-ctx.Done():
 			return
@@ -200,14 +202,14 @@ func (s *Server) stop(ctx context.Context) {
 	}
 }
 
-// accept hands every connection to a handshake of its own. Errors that may pass,
-// such as too many open files, slow it down and do not end it.
-func (s *Server) accept() {
-	h := s.host
-	for pause := time.Duration(0); ; {
+// acceptLoop starts a handshake for every connection. Temporary errors, such as too
+// many open files, slow it down and do not end it.
+func (s *Server) acceptLoop() {
+	h := s.listenerState
+	for delay := time.Duration(0); ; {
 		conn, err := h.listener.Accept()
 		switch {
-		case s.hooks.ended.Err() != nil:
+		case s.hooks.baseCtx.Err() != nil:
 			if conn != nil {
 				conn.Close()
 			}
@@ -215,73 +217,73 @@ func (s *Server) accept() {
 		case err == nil && conn == nil:
 			err = errors.New("Accept returned neither a connection nor an error")
 		case err == nil:
-			pause = 0
-			if slot := s.enter(conn); slot != nil {
-				h.wg.Go(func() { s.greet(slot) })
+			delay = 0
+			if slot := s.trackPending(conn); slot != nil {
+				h.handshakes.Go(func() { s.serveHandshake(slot) })
 			}
 			continue
 		case errors.Is(err, net.ErrClosed):
-			s.stopAccepting(err)
+			s.endAccepting(err)
 			return
 		}
-		h.refused.Add(1)
-		pause = min(max(2*pause, acceptPause), acceptLimit)
-		s.settings.log.Warn("accept failed; retrying", "err", err, "pause", pause)
+		h.refusedCount.Add(1)
+		delay = min(max(2*delay, firstAcceptDelay), maxAcceptDelay)
+		s.settings.eventLog.Warn("accept failed; retrying", "err", err, "delay", delay)
 		select {
-		case <-time.After(pause):
-		case <-s.hooks.ended.Done():
+		case <-time.After(delay):
+		case <-s.hooks.baseCtx.Done():
 		}
 	}
 }
 
-// stopAccepting ends a server whose listener somebody else has closed. A client
-// that is connected stays.
-func (s *Server) stopAccepting(err error) {
-	s.settings.log.Err("accept failed for good", "err", err)
+// endAccepting puts the server into the Error state, because its listener was closed
+// by user code or its only connection is over. A connected client stays connected.
+func (s *Server) endAccepting(err error) {
+	s.settings.eventLog.Err("accepting ended", "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.announceLocked(&Message{Err: err}, Error) {
-		s.finishLocked(fail(ErrClosed, err, "the listener does not accept any more"))
+	if s.announceStatusLocked(&Message{Err: err}, Error) {
+		s.setFinalErrLocked(newError(ErrClosed, err, "the listener does not accept any more"))
 	}
-	s.hooks.single = true
+	s.hooks.noReconnect = true
 }
 
-// enter gives a handshake a slot. If there is none, a silent peer gives up its own;
-// if nobody is silent, enter waits, and nobody else is accepted meanwhile. A peer
-// that has sent something keeps its slot. One user on a unix socket cannot take the
-// slots of all others: enter returns nil for a connection of a user who has too many.
-func (s *Server) enter(conn net.Conn) *pendingConn {
-	h := s.host
-	peer := peerOf(conn)
+// trackPending registers a handshake in progress. At the limit it evicts a silent
+// peer; if no peer is silent it waits, and nothing is accepted meanwhile. A peer that
+// has sent something keeps its slot. It returns nil for a user on a unix socket who
+// has too many slots, so that one user cannot take those of all others.
+func (s *Server) trackPending(conn net.Conn) *pendingConn {
+	h := s.listenerState
+	peer := peerOfConn(conn)
 	limited := &pendingConn{transport.Limit(conn), peer, foreignUser(peer)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if limited.user >= 0 && h.foreign[limited.user] >= h.most {
-		h.refused.Add(1)
-		s.settings.log.Warn("connection rejected", "user", limited.user, "err", "this user has too many handshakes on their way")
-		if s.settings.upgrade == nil {
-			writeRefusal(conn, reasonBusy) // into an empty buffer
+	if limited.foreignUser >= 0 && h.foreignCounts[limited.foreignUser] >= h.foreignLimit {
+		h.refusedCount.Add(1)
+		s.settings.eventLog.WarnRepeated("handshakes of one user", "connection rejected", "user", limited.foreignUser, "err", "this user has too many unfinished handshakes")
+		if s.settings.upgradeFunc == nil {
+			writeRefusal(conn, reasonBusy) // does not block: the send buffer is empty
 		}
 		conn.Close()
 		return nil
 	}
-	for len(h.pending) >= maxPending && s.hooks.ended.Err() == nil && !h.evictLocked() {
-		timer := time.AfterFunc(transport.SilentAfter/10, h.changed.Broadcast)
-		h.changed.Wait()
+	for len(h.pendingConns) >= maxPending && s.hooks.baseCtx.Err() == nil && !h.evictSilentLocked() {
+		timer := time.AfterFunc(transport.SilentTimeout/10, h.slotChanged.Broadcast)
+		h.slotChanged.Wait()
 		timer.Stop()
 	}
-	if s.hooks.ended.Err() != nil {
+	if s.hooks.baseCtx.Err() != nil {
 		conn.Close()
 	}
-	h.pending[limited] = true
-	if limited.user >= 0 {
-		h.foreign[limited.user]++
+	h.pendingConns[limited] = true
+	if limited.foreignUser >= 0 {
+		h.foreignCounts[limited.foreignUser]++
 	}
 	return limited
 }
 
-// foreignUser returns the user at the other end of a unix socket, or -1 if that is
-// root or the server's own, or not known.
+// foreignUser returns the user ID of a peer on a unix socket, or -1 if that is root,
+// the server's own user, or not known.
 func foreignUser(peer Peer) int {
 	if !peer.Known || peer.UID == 0 || peer.UID == os.Geteuid() {
 		return -1
@@ -289,25 +291,26 @@ func foreignUser(peer Peer) int {
 	return peer.UID
 }
 
-// removeLocked takes a slot back, and reports whether the handshake had it.
-func (h *host) removeLocked(conn *pendingConn) bool {
-	if !h.pending[conn] {
+// removePendingLocked frees the slot of a handshake, and reports whether it had one.
+func (h *listenerState) removePendingLocked(conn *pendingConn) bool {
+	if !h.pendingConns[conn] {
 		return false
 	}
-	delete(h.pending, conn)
-	if conn.user >= 0 {
-		if h.foreign[conn.user]--; h.foreign[conn.user] == 0 {
-			delete(h.foreign, conn.user)
+	delete(h.pendingConns, conn)
+	if conn.foreignUser >= 0 {
+		if h.foreignCounts[conn.foreignUser]--; h.foreignCounts[conn.foreignUser] == 0 {
+			delete(h.foreignCounts, conn.foreignUser)
 		}
 	}
 	return true
 }
 
-// evictLocked closes a silent peer, and reports whether there is one.
-func (h *host) evictLocked() bool {
-	for conn := range h.pending {
+// evictSilentLocked closes the connection of a silent peer, and reports whether there
+// was one.
+func (h *listenerState) evictSilentLocked() bool {
+	for conn := range h.pendingConns {
 		if conn.Silent() {
-			h.removeLocked(conn)
+			h.removePendingLocked(conn)
 			go conn.Conn.Close()
 			return true
 		}
@@ -315,105 +318,122 @@ func (h *host) evictLocked() bool {
 	return false
 }
 
-// exit gives the slot up. It returns false if it was taken, and the connection
-// closed with it.
-func (s *Server) exit(conn *pendingConn) bool {
-	h := s.host
+// untrackPending frees the slot of a handshake. It returns false if the handshake was
+// evicted, and its connection closed.
+func (s *Server) untrackPending(conn *pendingConn) bool {
+	h := s.listenerState
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	defer h.changed.Broadcast()
-	return h.removeLocked(conn)
+	defer h.slotChanged.Broadcast()
+	return h.removePendingLocked(conn)
 }
 
-// greet takes one connection through the handshake, in at most greetTime
-// altogether, and admits it.
-func (s *Server) greet(limited *pendingConn) {
-	defer s.exit(limited)
+// serveHandshake performs the handshake of one connection, within handshakeTimeout,
+// and admits the client or rejects it.
+func (s *Server) serveHandshake(limited *pendingConn) {
+	defer s.untrackPending(limited)
 	pool := s.Connections
-	limited.SetLimit(greetTime)
+	limited.SetLimit(handshakeTimeout)
 	admitted := false
 	opened, agreed, err := s.handshake(limited, func() byte {
-		if admitted = pool.room(true); !admitted {
+		if admitted = pool.reserveSlot(true); !admitted {
 			return reasonBusy
 		}
 		return 0
 	})
-	if open := limited.Release(); err == nil && open && s.exit(limited) {
-		pool.admit(opened, agreed)
+	if open := limited.Release(); err == nil && open && s.untrackPending(limited) {
+		pool.admitClient(opened, agreed)
 		return
 	}
 	if admitted {
-		pool.unclaim()
+		pool.releaseSlot()
 	}
-	s.host.refused.Add(1)
-	s.settings.log.Warn("connection rejected", "peer", loggedPeer(limited.peer), "err", err)
-	closeSlowly(opened.over)
-	if s.hooks.single {
-		s.stopAccepting(fail(ErrClosed, err, "the only connection was rejected"))
+	s.listenerState.refusedCount.Add(1)
+	s.settings.eventLog.WarnRepeated(rejectionCause(err), "connection rejected", "peer", loggedPeer(limited.peer), "err", err)
+	lingerAndClose(opened.stream)
+	if s.hooks.noReconnect {
+		s.endAccepting(newError(ErrClosed, err, "the only connection was rejected"))
 	}
 }
 
-// handshake is the server's part, Authorize and Upgrade included.
+// rejectionCause returns the cause by which the log groups rejections: the reason of
+// a refusal, or the kind of another error.
+func rejectionCause(err error) string {
+	if reason, _ := refusalReason(err); reason != 0 {
+		text, _ := refusalAdvice(reason)
+		return text
+	}
+	for _, kind := range []error{ErrTruncated, ErrTimeout, ErrConfig} {
+		if errors.Is(err, kind) {
+			return kind.Error()
+		}
+	}
+	return "another error"
+}
+
+// handshake performs the server's half of a handshake, including Authorize and
+// Upgrade. admit reserves the client's slot, or returns the reason to refuse it.
 func (s *Server) handshake(pending *pendingConn, admit func() byte) (*openedConn, *session, error) {
 	conn := pending.LimitedConn
 	opened := &openedConn{dialedServer{conn: conn.Conn, peer: pending.peer}, conn.Conn}
 	if err := checkStream(conn.Conn); err != nil {
 		return opened, nil, err
 	}
-	if ask := s.settings.authorize; ask != nil {
-		if err := ask(opened.peer); err != nil {
-			if s.settings.upgrade == nil { // else the peer does not expect our bytes yet
+	if authorize := s.settings.authorizeFunc; authorize != nil {
+		if err := authorize(opened.peer); err != nil {
+			if s.settings.upgradeFunc == nil { // otherwise the peer expects the bytes of Upgrade first
 				writeRefusal(conn, reasonUnauthorized)
 			}
-			return opened, nil, fail(ErrRefused, err, "Authorize")
+			return opened, nil, &refusal{newError(ErrRefused, err, "Authorize"), reasonUnauthorized, false}
 		}
 	}
-	if s.settings.upgrade != nil {
-		conn.SetGreeted(true) // what comes in Upgrade is not seen here
-		over, err := upgraded(s.settings.upgrade, conn.Conn)
-		conn.SetGreeted(false)
+	if s.settings.upgradeFunc != nil {
+		conn.SetHelloSent(true) // Upgrade reads the connection itself, so its peer may look silent
+		stream, err := callUpgrade(s.settings.upgradeFunc, conn.Conn)
+		conn.SetHelloSent(false)
 		if err != nil {
 			return opened, nil, err
 		}
-		opened.over = over
-		conn = conn.Over(over)
-		conn.SetLimit(greetTime)
+		opened.stream = stream
+		conn = conn.Wrap(stream)
+		conn.SetLimit(handshakeTimeout)
 		defer conn.Release()
 	}
-	if !s.Connections.room(false) {
+	if !s.Connections.reserveSlot(false) {
 		writeRefusal(conn, reasonBusy)
-		return opened, nil, fail(ErrRefused, nil, "there are as many clients as may be: see MultiClient and MaxClients in ServerConfig")
+		return opened, nil, &refusal{newError(ErrRefused, nil, "client limit reached: see MultiClient and MaxClients in ServerConfig"), reasonBusy, false}
 	}
-	work := func(f func() error) error { return s.compute(conn, f) }
-	agreed, err := serverHandshake(conn, &s.settings.terms, serverSide{key: newKey, admit: admit, work: work})
+	compute := func(f func() error) error { return s.computeInTurn(conn, f) }
+	agreed, err := serverHandshake(conn, &s.settings.handshakeConfig, serverSide{newKey: newECDHKey, admit: admit, compute: compute})
 	if err == nil {
 		opened.peer.Identity = agreed.identity
 	}
 	return opened, agreed, err
 }
 
-// compute does what takes processor time in a handshake. As many handshakes compute
-// at once as there are processors. The others wait in the order in which they came,
-// as the channel serves them, and the peer's time stops while they wait.
-func (s *Server) compute(conn *transport.LimitedConn, f func() error) error {
+// computeInTurn calls f, the expensive part of a handshake. It limits concurrent
+// calls to the number of processors. The others wait in the order of arrival, which
+// the channel keeps, and the time limit of their handshakes is paused.
+func (s *Server) computeInTurn(conn *transport.LimitedConn, f func() error) error {
 	select {
-	case s.host.working <- struct{}{}: // no wait, so no deadline has to move
+	case s.listenerState.computeSlots <- struct{}{}: // no wait, so the time limit is not touched
 	default:
-		if err := s.awaitTurn(conn); err != nil {
+		if err := s.awaitComputeSlot(conn); err != nil {
 			return err
 		}
 	}
-	defer func() { <-s.host.working }()
+	defer func() { <-s.listenerState.computeSlots }()
 	return f()
 }
 
-func (s *Server) awaitTurn(conn *transport.LimitedConn) error {
+// awaitComputeSlot waits for a slot while the time limit of the handshake is paused.
+func (s *Server) awaitComputeSlot(conn *transport.LimitedConn) error {
 	conn.Pause()
 	defer conn.Resume()
 	select {
-	case s.host.working <- struct{}{}:
+	case s.listenerState.computeSlots <- struct{}{}:
 		return nil
-	case <-s.hooks.ended.Done():
+	case <-s.hooks.baseCtx.Done():
 		return ErrClosed
 	}
 }

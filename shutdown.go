@@ -1,4 +1,4 @@
-// How an endpoint loses its connection, and how it closes.
+// Loss of a connection, and Close of an endpoint.
 
 package gipc
 
@@ -10,232 +10,235 @@ import (
 	"example.com/gipc/internal/transport"
 )
 
-const cutTime = 100 * time.Millisecond // for what Close has cut to end
+const abortTimeout = 100 * time.Millisecond // for goroutines to exit after Close has run out of time
 
-// loseLocked ends the connection whose role the caller holds. The cause is
-// errPeerClosed if the peer has closed it.
-func (e *endpoint) loseLocked(c *connection, cause error) {
-	if e.leaving.Load() { // Close goes on from here
-		e.releaseLocked()
+// disconnectLocked detaches the connection, whose read role the caller holds, and
+// starts its teardown. The cause is errPeerClosed if the peer has closed it.
+func (e *endpoint) disconnectLocked(c *connection, cause error) {
+	if e.closing.Load() { // endReading takes the role over
+		e.releaseRoleLocked()
 		return
 	}
 	if cause == errPeerClosed {
 		cause = nil
 	}
-	e.current.Store(nil)
-	e.role.detach()
-	c.beat.stop()
-	if c.closing.peerClosed && c.closing.refused == nil {
-		c.acknowledge(fail(ErrNotConnected, nil, "the peer has closed the connection"))
+	e.currentConn.Store(nil)
+	e.readRole.detachConnection()
+	c.heartbeat.stopChecks()
+	if c.closeHandshake.peerClosed && c.closeHandshake.protocolErr == nil {
+		c.sendCloseAck(newError(ErrNotConnected, nil, "the peer has closed the connection"))
 	} else {
-		e.ledger.addQueued(c.sender.abandon(fail(ErrNotConnected, cause, "the connection is lost"), cause))
+		e.deliveries.addQueuedLosses(c.sender.abandonSending(newError(ErrNotConnected, cause, "the connection is lost"), cause))
 	}
-	// Nothing is accepted any more: not before, as a first message might come between.
-	if c.sender.accepted() > 0 {
-		c.delivery.unconfirmed = fail(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+	// Counted after the sender refuses messages, so that no message is missed.
+	if c.sender.acceptedCount() > 0 {
+		c.delivery.unconfirmedErr = newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
-	c.sender.calls.end(fail(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
-	gone := Disconnected
-	if e.hooks.redial != nil {
-		gone = ReConnecting
-		e.tasks.Add(1)
-		go e.hooks.redial(c)
+	c.sender.callTable.endAllCalls(newError(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
+	status := Disconnected
+	if e.hooks.reconnect != nil {
+		status = ReConnecting
+		e.goroutines.Add(1)
+		go e.hooks.reconnect(c)
 	}
-	e.settings.log.Info("connection over", "id", c.id, "err", cause)
-	c.delivery.notice = &Message{Err: cause, Conn: c.id}
-	e.announceLocked(c.delivery.notice, gone)
-	e.parting = append(e.parting, c)
-	e.tasks.Add(1)
-	go e.part(c, e.life.cutContext()) // which owns the connection from here on
-	if e.hooks.single {
-		e.finishLocked(fail(ErrClosed, cause, "the client is gone"))
+	e.settings.eventLog.Info("connection over", "id", c.id, "err", cause)
+	c.delivery.lossNotice = &Message{Err: cause, Conn: c.id}
+	e.announceStatusLocked(c.delivery.lossNotice, status)
+	e.drainingConns = append(e.drainingConns, c)
+	e.goroutines.Add(1)
+	go e.teardown(c, e.lifecycle.abortContext()) // owns the connection from here on
+	if e.hooks.noReconnect {
+		e.setFinalErrLocked(newError(ErrClosed, cause, "the client has disconnected"))
 	}
 }
 
-// part ends a connection that is over. After the peer's close it sends everything
-// that was accepted, and waits for the close-ack, from which this side learns
-// what the peer has received.
-func (e *endpoint) part(c *connection, cut context.Context) {
-	defer e.tasks.Done()
-	defer context.AfterFunc(cut, func() { c.conn.Close() })()
+// teardown closes a detached connection. After the peer's close it first sends
+// everything that was accepted, and waits for the close-ack, which confirms what
+// the peer has received.
+func (e *endpoint) teardown(c *connection, abort context.Context) {
+	defer e.goroutines.Done()
+	defer context.AfterFunc(abort, func() { c.netConn.Close() })()
 	confirmed := false
-	if c.closing.sentAck {
-		ctx, cancel := c.closeLimit(cut)
+	if c.closeHandshake.sentAck {
+		ctx, cancel := c.closeContext(abort)
 		defer cancel()
-		err := c.sender.drain(ctx)
+		err := c.sender.drainAccepted(ctx)
 		if err == nil {
-			transport.EndSending(c.conn)
-			err = c.awaitAck(ctx)
+			transport.EndSending(c.netConn)
+			err = c.awaitCloseAck(ctx)
 		}
 		confirmed = err == nil
 	}
-	c.hangUp(cut)
-	lost := c.sender.abandon(fail(ErrNotConnected, nil, "the connection is over"), nil)
+	c.closeGracefully(abort)
+	lost := c.sender.abandonSending(newError(ErrNotConnected, nil, "the connection is over"), nil)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.parting = slices.DeleteFunc(e.parting, func(o *connection) bool { return o == c })
-	e.ledger.addQueued(lost)
+	e.drainingConns = slices.DeleteFunc(e.drainingConns, func(o *connection) bool { return o == c })
+	e.deliveries.addQueuedLosses(lost)
 	if confirmed {
-		c.delivery.unconfirmed = nil
+		c.delivery.unconfirmedErr = nil
 	}
-	e.overLocked()
+	e.notifyConnectionEndLocked()
 }
 
-// overLocked has the pool know that the connection is over.
-func (e *endpoint) overLocked() {
-	if e.hooks.over != nil {
-		e.hooks.over()
+// notifyConnectionEndLocked reports to the pool that the teardown is complete.
+func (e *endpoint) notifyConnectionEndLocked() {
+	if e.hooks.onConnectionEnd != nil {
+		e.hooks.onConnectionEnd()
 	}
 }
 
-// shutdown ends this endpoint for good: readers at once, the connection with a
-// close whose close-ack it waits for until ctx is done.
+// shutdown closes this endpoint. It ends reads at once, sends a close, and waits
+// for the close-ack until ctx is done.
 func (e *endpoint) shutdown(ctx context.Context, code byte) error {
 	if err := checkContext(ctx); err != nil {
 		return err
 	}
-	limit, cancel := bounded(ctx, closeTime)
+	limit, cancel := withDefaultTimeout(ctx, closeTimeout)
 	defer cancel()
 	e.mu.Lock()
-	if e.leaving.Swap(true) {
-		closed := e.life.closed.wait()
+	if e.closing.Swap(true) {
+		closed := e.lifecycle.closeDone.waitChannel()
 		e.mu.Unlock()
-		return e.awaitClosed(limit, closed)
+		return e.awaitFirstClose(limit, closed)
 	}
-	c := e.stopReadingLocked()
-	cut := e.life.cutContext()
+	c := e.endReading()
+	abort := e.lifecycle.abortContext()
 	e.mu.Unlock()
 
-	defer context.AfterFunc(limit, e.cutShort)()
+	defer context.AfterFunc(limit, e.abortClose)()
 	ctx, giveUp := context.WithCancel(limit)
 	defer giveUp()
-	defer context.AfterFunc(cut, giveUp)() // a later Shutdown may have less time
+	defer context.AfterFunc(abort, giveUp)() // a later Shutdown may have less time
 	var unconfirmed error
 	if c != nil {
 		unconfirmed = e.closeConnection(ctx, c, code)
 	}
-	e.awaitTasks(ctx)
-	e.cutShort()
+	e.awaitGoroutines(ctx)
+	e.abortClose()
 
 	e.mu.Lock()
 	if c != nil {
-		e.current.Store(nil)
-		c.delivery.unconfirmed = unconfirmed
+		e.currentConn.Store(nil)
+		c.delivery.unconfirmedErr = unconfirmed
 	}
-	err := e.ledger.result()
-	e.settings.log.Info("closed", "err", err)
-	e.life.become(Closed)
-	e.life.closed.happen()
-	e.overLocked()
+	err := e.deliveries.closeResult()
+	e.settings.eventLog.Info("closed", "err", err)
+	e.lifecycle.setStatus(Closed)
+	e.lifecycle.closeDone.trigger()
+	e.notifyConnectionEndLocked()
 	e.mu.Unlock()
-	e.settings.log.Flush(limit) // ctx is done: nothing is to be sent any more
+	e.settings.eventLog.Flush(limit) // not ctx, which may be canceled already
 	return err
 }
 
-// awaitClosed waits for the first Close. If ctx is done before, it shortens that.
-func (e *endpoint) awaitClosed(ctx context.Context, closed <-chan struct{}) error {
+// awaitFirstClose waits for the first call of Close. If ctx is done earlier, it
+// aborts that call.
+func (e *endpoint) awaitFirstClose(ctx context.Context, closed <-chan struct{}) error {
 	select {
 	case <-closed:
 	default:
 		select {
 		case <-closed:
 		case <-ctx.Done():
-			e.cutShort()
+			e.abortClose()
 			return contextError("close", ctx)
 		}
 	}
-	e.settings.log.Flush(ctx)
+	e.settings.eventLog.Flush(ctx)
 	return nil
 }
 
-// stopReadingLocked takes the role for Close, queues the complete messages that
-// this process holds, and ends all reads behind them. It releases mu meanwhile,
-// and returns the connection, if there is one.
-func (e *endpoint) stopReadingLocked() *connection {
-	e.life.become(Closing)
-	for _, old := range e.parting {
-		old.sender.dismiss(ErrClosed)
+// endReading acquires the read role for Close, queues the complete messages that
+// have arrived, and ends all reads behind them. It returns the connection, or nil
+// if there is none. The caller holds mu, which endReading releases while it waits.
+func (e *endpoint) endReading() *connection {
+	e.lifecycle.setStatus(Closing)
+	for _, old := range e.drainingConns {
+		old.sender.releaseUserCalls(ErrClosed)
 	}
-	if e.hooks.endNow != nil {
-		e.hooks.endNow()
+	if e.hooks.cancelBase != nil {
+		e.hooks.cancelBase()
 	}
-	c := e.current.Load()
-	if yielded := e.role.close(); yielded != nil {
-		c.preempt.Store(true)
+	c := e.currentConn.Load()
+	if released := e.readRole.acquireForClose(); released != nil {
+		c.preemptRequested.Store(true)
 		e.mu.Unlock()
 		c.interrupt()
-		<-yielded
+		<-released
 		e.mu.Lock()
 	}
-	e.role.end()
+	e.readRole.finishClose()
 	if c != nil {
-		c.beat.stop()
-		e.queueRestLocked(c)
+		c.heartbeat.stopChecks()
+		e.queueArrivedLocked(c)
 	}
-	if e.life.err == nil {
-		e.pushLocked(&Message{MsgType: internalType, Status: Closed.String()})
-		e.finishLocked(ErrClosed)
+	if e.lifecycle.finalErr == nil {
+		e.deliverOrQueueLocked(&Message{MsgType: statusType, Status: Closed.String()})
+		e.setFinalErrLocked(ErrClosed)
 	}
 	return c
 }
 
-// queueRestLocked queues what has arrived: it belongs to the application.
-func (e *endpoint) queueRestLocked(c *connection) {
-	call := readCall{to: destination{room: unlimited}}
+// queueArrivedLocked queues the complete messages that have arrived, so that the
+// application can still read them.
+func (e *endpoint) queueArrivedLocked(c *connection) {
+	call := readCall{destination: destination{maxSize: unlimited}}
 	for {
 		m := new(Message)
-		if err := c.decode(&call, m); err != nil {
+		if err := c.decodeMessage(&call, m); err != nil {
 			return
 		}
-		e.countLocked(m)
-		e.pushLocked(m)
+		e.countReceivedLocked(m)
+		e.deliverOrQueueLocked(m)
 	}
 }
 
-// closeConnection closes c, and returns what may not have arrived.
+// closeConnection closes c by a close handshake. It returns nil if the peer has
+// received everything that was sent.
 func (e *endpoint) closeConnection(ctx context.Context, c *connection, code byte) error {
 	if ctx.Err() != nil {
-		return e.cutConnection(ctx, c)
+		return e.abortConnection(ctx, c)
 	}
-	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+	defer context.AfterFunc(ctx, func() { c.netConn.Close() })()
 	c.sendClose(ErrClosed, code)
-	limit, cancel := c.closeLimit(ctx) // nothing is accepted any more
+	limit, cancel := c.closeContext(ctx) // after sendClose, which ends the count of messages
 	defer cancel()
-	err := c.awaitAck(limit)
-	if c.closing.sentAck {
-		c.sender.drain(limit)
+	err := c.awaitCloseAck(limit)
+	if c.closeHandshake.sentAck {
+		c.sender.drainAccepted(limit)
 	}
-	lost := c.sender.abandon(ErrClosed, ErrClosed) // requests that were not sent end as such
-	c.sender.calls.end(errNoReply)
-	c.hangUp(limit)
+	lost := c.sender.abandonSending(ErrClosed, ErrClosed) // before endAllCalls: requests not sent fail with ErrClosed alone
+	c.sender.callTable.endAllCalls(errNoReply)
+	c.closeGracefully(limit)
 	if err == nil {
 		e.mu.Lock()
-		e.ledger.addQueued(lost)
+		e.deliveries.addQueuedLosses(lost)
 		e.mu.Unlock()
 	}
 	return err
 }
 
-// cutConnection ends c at once, without a close, and returns an error that wraps
-// that of ctx.
-func (e *endpoint) cutConnection(ctx context.Context, c *connection) error {
+// abortConnection closes c at once, without a close handshake, and returns an error
+// that wraps ctx.Err().
+func (e *endpoint) abortConnection(ctx context.Context, c *connection) error {
 	err := contextError("close", ctx)
-	if c.sender.accepted() > 0 {
-		err = fail(ErrUnconfirmed, err, "the connection was cut")
+	if c.sender.acceptedCount() > 0 {
+		err = newError(ErrUnconfirmed, err, "the connection was cut")
 	}
-	c.sender.abandon(ErrClosed, ErrClosed)
-	c.sender.calls.end(errNoReply)
-	closeTransport(ctx, c.conn)
-	c.hangUp(ctx)
+	c.sender.abandonSending(ErrClosed, ErrClosed)
+	c.sender.callTable.endAllCalls(errNoReply)
+	closeTransport(ctx, c.netConn)
+	c.closeGracefully(ctx)
 	return err
 }
 
-// awaitTasks waits for the goroutines of this endpoint. Those that ctx cuts short
-// get a moment to end.
-func (e *endpoint) awaitTasks(ctx context.Context) {
+// awaitGoroutines waits for the goroutines of this endpoint. When ctx is done it
+// aborts them, and waits for 100 ms at most.
+func (e *endpoint) awaitGoroutines(ctx context.Context) {
 	ended := make(chan struct{})
 	go func() {
-		e.tasks.Wait()
+		e.goroutines.Wait()
 		close(ended)
 	}()
 	select {
@@ -243,25 +246,25 @@ func (e *endpoint) awaitTasks(ctx context.Context) {
 		return
 	case <-ctx.Done():
 	}
-	e.cutShort()
-	late := time.NewTimer(cutTime)
-	defer late.Stop()
+	e.abortClose()
+	timer := time.NewTimer(abortTimeout)
+	defer timer.Stop()
 	select {
 	case <-ended:
-	case <-late.C:
+	case <-timer.C:
 	}
 }
 
-// cutShort ends what Close has no more time for.
-func (e *endpoint) cutShort() {
+// abortClose cancels everything that Close still waits for.
+func (e *endpoint) abortClose() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.life.cutContext()
-	e.life.cutNow()
+	e.lifecycle.abortContext()
+	e.lifecycle.abort()
 }
 
-// bounded returns ctx with a deadline after d, if it has none.
-func bounded(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+// withDefaultTimeout returns ctx with a timeout of d, unless ctx has a deadline.
+func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}

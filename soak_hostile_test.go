@@ -28,7 +28,7 @@ type stranger struct {
 	y       *tally
 	ctx     context.Context // ends when the day does
 	dial    func(context.Context) (net.Conn, error)
-	server  *terms
+	server  *handshakeConfig
 	address string // of the server's socket; "" in memory
 	there   func() // it has done what it came for, but for staying
 	trouble error  // why it was not let in the last time
@@ -74,9 +74,9 @@ func (h *stranger) enter(wrap func(net.Conn) io.ReadWriter) {
 		rw = wrap(h.conn)
 	}
 	defer context.AfterFunc(h.ctx, func() { h.conn.Close() })()
-	hello, err := clientHello(rw, h.server, clientSide{key: newKey})
+	hello, err := clientHello(rw, h.server, clientSide{newKey: newECDHKey})
 	if err == nil {
-		h.s, err = hello.finish()
+		h.s, err = hello.readFinish()
 	}
 	if err != nil {
 		h.refused(err)
@@ -99,10 +99,12 @@ func (h *stranger) must(err error) {
 	}
 }
 
-func (h *stranger) encrypted() bool { return h.server.flags()&flagEncrypted != 0 }
+func (h *stranger) encrypted() bool { return h.server.requiredFlags()&flagEncrypted != 0 }
 
 // frame is the next frame of this connection.
-func (h *stranger) frame(typ uint32, data []byte) []byte { return appendFrame(h.s.out, typ, data) }
+func (h *stranger) frame(typ uint32, data []byte) []byte {
+	return appendFrame(h.s.sendCipher, typ, data)
+}
 
 // message is the numbered message n as a frame.
 func (h *stranger) message(n uint32, size int) []byte {
@@ -149,7 +151,7 @@ func (h *stranger) breathe(d time.Duration) {
 // stay does nothing, for about as long as a handshake may take. It does not read.
 func (h *stranger) stay() {
 	h.there()
-	h.breathe(time.Duration(1+h.r.IntN(30)) * greetTime / 20)
+	h.breathe(time.Duration(1+h.r.IntN(30)) * handshakeTimeout / 20)
 }
 
 // garbage are bytes that no length prefix begins with.
@@ -205,7 +207,7 @@ var strangers = map[string]func(h *stranger){
 	"a compressed key":               func(h *stranger) { h.connect(); h.write(h.hello(append([]byte{2}, h.garbage(96)...))); h.drain() },
 	"a limit of nothing": func(h *stranger) {
 		h.connect()
-		h.write([]byte{0, h.server.flags(), 0, 0, 0, 0}, make([]byte, 145))
+		h.write([]byte{0, h.server.requiredFlags(), 0, 0, 0, 0}, make([]byte, 145))
 		h.drain()
 	},
 	"a hello that proves nothing": func(h *stranger) {
@@ -221,11 +223,11 @@ var strangers = map[string]func(h *stranger){
 	},
 	"another secret": func(h *stranger) {
 		h.connect()
-		h.stopped(h.posing(func(t *terms) { t.secret = bytes.Repeat([]byte("no"), 16) }))
+		h.stopped(h.posing(func(t *handshakeConfig) { t.secret = bytes.Repeat([]byte("no"), 16) }))
 	},
 	"another name": func(h *stranger) {
 		h.connect()
-		if hello := h.posing(func(t *terms) { t.name = "other" }); h.encrypted() { // in plaintext nobody asks
+		if hello := h.posing(func(t *handshakeConfig) { t.name = "other" }); h.encrypted() { // in plaintext nobody asks
 			h.stopped(hello)
 		}
 	},
@@ -243,7 +245,7 @@ var strangers = map[string]func(h *stranger){
 			whole := append(h.hello(testKey(1).PublicKey().Bytes()), make([]byte, hashLen)...)
 			h.write(whole[:1+h.r.IntN(len(whole)-1)])
 		case 2: // before it reads whether it is let in
-			h.posing(func(*terms) {})
+			h.posing(func(*handshakeConfig) {})
 		case 3: // inside a frame
 			h.enter(nil)
 			f := h.message(1, 300)
@@ -280,11 +282,11 @@ var strangers = map[string]func(h *stranger){
 	},
 	"announces the largest": func(h *stranger) {
 		h.enter(nil)
-		head := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: h.s.limit})
+		head := appendFrameHeader(nil, frameHeader{frameType: 1, dataSize: h.s.peerMaxDataSize})
 		if h.encrypted() {
-			record, err := h.s.out.seal(nil, head)
+			record, err := h.s.sendCipher.seal(nil, head)
 			h.must(err)
-			head = binary.BigEndian.AppendUint32(record, uint32(sealOverhead+h.s.limit))
+			head = binary.BigEndian.AppendUint32(record, uint32(sealOverhead+h.s.peerMaxDataSize))
 		}
 		h.write(head, make([]byte, 100))
 		h.stay()
@@ -389,7 +391,7 @@ var strangers = map[string]func(h *stranger){
 }
 
 func (h *stranger) hello(point []byte) []byte {
-	b := binary.BigEndian.AppendUint32([]byte{0, h.server.flags()}, 4096)
+	b := binary.BigEndian.AppendUint32([]byte{0, h.server.requiredFlags()}, 4096)
 	if h.encrypted() {
 		b = append(b, point...)
 	}
@@ -397,19 +399,19 @@ func (h *stranger) hello(point []byte) []byte {
 }
 
 // posing says hello with other terms than the server's.
-func (h *stranger) posing(change func(*terms)) *clientState {
+func (h *stranger) posing(change func(*handshakeConfig)) *clientState {
 	defer context.AfterFunc(h.ctx, func() { h.conn.Close() })()
 	own := *h.server
 	change(&own)
-	hello, err := clientHello(h.conn, &own, clientSide{key: newKey})
+	hello, err := clientHello(h.conn, &own, clientSide{newKey: newECDHKey})
 	h.must(err)
 	return hello
 }
 
 // stopped expects that a hello comes to nothing.
 func (h *stranger) stopped(hello *clientState) {
-	if s, err := hello.finish(); err == nil {
-		h.y.wrong(besides, "a server with flags %d lets in whom it should not: %+v", h.server.flags(), s)
+	if s, err := hello.readFinish(); err == nil {
+		h.y.wrong(besides, "a server with flags %d lets in whom it should not: %+v", h.server.requiredFlags(), s)
 	}
 }
 
@@ -454,7 +456,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 				sc := sc
 				sc.Listener = l
 				dial := func(context.Context) (net.Conn, error) {
-					near, far := newRoad(nil, nil)
+					near, far := newFaultPipe(nil, nil)
 					select {
 					case l.conns <- kept.keep(far):
 						return kept.keep(near), nil
@@ -463,7 +465,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 					}
 				}
 				// Twice the time that a silent handshake is given.
-				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*greetTime, often*2*time.Second, 0)
+				y := hostileDay(t, &sc, cc, dial, "", seed+uint64(i), 2*handshakeTimeout, often*2*time.Second, 0)
 				kept.check(y)
 				return y
 			})
@@ -506,7 +508,7 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 	var said sync.Map
 	go func() {
 		serving <- server.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-			if m.MsgType == internalType {
+			if m.MsgType == statusType {
 				if m.Status == Disconnected.String() {
 					said.Delete(srv)
 				}
@@ -566,9 +568,9 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 				switch {
 				case err != nil || m == TimeoutMessage:
 					y.wrong(missing, "%s: no answer to message %d after %v: %v", name, n, time.Since(start), err)
-				case m.MsgType == internalType && m.Err == nil && (m.Status == Connecting.String() || m.Status == Connected.String()):
+				case m.MsgType == statusType && m.Err == nil && (m.Status == Connecting.String() || m.Status == Connected.String()):
 					continue
-				case m.MsgType == internalType:
+				case m.MsgType == statusType:
 					y.wrong(missing, "%s: %s before the answer to message %d: %v", name, m.Status, n, m.Err)
 				default:
 					if got := a.arrived(m); got != n {
@@ -645,12 +647,12 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 		}
 	}
 	y.count = visits.Load()
-	eventually(t, "the end of all visits, and Serve has read it", func() bool { return len(server.Connections.snapshot()) == 0 })
+	eventually(t, "the end of all visits, and Serve has read it", func() bool { return len(server.Connections.readableClients()) == 0 })
 	begun := time.Now()
 	if err := server.Close(); err != nil {
 		y.wrong(missing, "closing the server: %v", err)
 	}
-	y.took(time.Since(begun), max(most, drainTime), "closing the server")
+	y.took(time.Since(begun), max(most, drainTimeout), "closing the server")
 	if err := <-serving; err != nil && !errors.Is(err, ErrClosed) {
 		y.wrong(besides, "Serve: %v", err)
 	}
@@ -658,6 +660,6 @@ func hostileDay(t *testing.T, sc *ServerConfig, cc ClientConfig, dial func(conte
 }
 
 // serverTerms are the terms with which a client gets in.
-func serverTerms(sc *ServerConfig) *terms {
-	return &terms{name: sc.Name, secret: sc.Secret, encrypt: sc.Encryption == EncryptionOn, hybrid: true, limit: defaultMsgSize}
+func serverTerms(sc *ServerConfig) *handshakeConfig {
+	return &handshakeConfig{name: sc.Name, secret: sc.Secret, encrypt: sc.Encryption == EncryptionOn, hybrid: true, maxDataSize: defaultMsgSize}
 }

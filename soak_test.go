@@ -467,7 +467,7 @@ func programOf(seed uint64) *program {
 	changing := b[0] != 0 || r.IntN(2) == 0 // in plaintext only every other one
 	for i := 0; i < 4; {
 		way := forecast(r)
-		if w := (&program{way}).weather(); changing || !w.changes() {
+		if w := (&program{way}).faults(); changing || !w.changes() {
 			b = append(b, way...)
 			i++
 		}
@@ -482,7 +482,7 @@ func programOf(seed uint64) *program {
 	return &program{b}
 }
 
-// soakFaults makes connections in memory, until so many had bad weather.
+// soakFaults makes connections in memory, until so many had faults.
 func soakFaults(t *testing.T, n int) []*tally {
 	const test = "GIPC_SOAK=faults=1 go test -run '^TestSoak$' ."
 	seed := seedOf(t, test)
@@ -506,7 +506,7 @@ func soakFaults(t *testing.T, n int) []*tally {
 }
 
 // soakSockets has two ends talk over sockets of the system whose connections
-// all break, until so many have: every other one has its bad weather at the
+// all break, until so many have: every other one has its faults at the
 // client, the others at the server.
 func soakSockets(t *testing.T, n int) (rows []*tally) {
 	seed := seedOf(t, fmt.Sprintf("GIPC_SOAK=sockets=%d go test -run '^TestSoak$' .", n))
@@ -516,13 +516,13 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 			y.what = "the same over unix sockets, in plaintext"
 		}
 		before, start := holds(t), time.Now()
-		storms := func(i int) (out, in *weather) { // of connection i
+		storms := func(i int) (out, in *connFaults) { // of connection i
 			p := &program{}
 			for r := dice(seed + uint64(i)); len(p.b) < 40; {
 				p.b = append(p.b, forecast(r)...)
 			}
-			out, in = p.weather(), p.weather()
-			for _, w := range []*weather{out, in} {
+			out, in = p.faults(), p.faults()
+			for _, w := range []*connFaults{out, in} {
 				w.delay, w.pause = w.delay/100, w.pause/100_000
 				w.room = max(w.room, 512)
 				w.twice.at, w.swap.at = w.twice.at+fullHello+200, w.swap.at+fullHello+200 // or a handshake waits its 10 s for bytes
@@ -547,10 +547,10 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 			i := -1
 			return func(conn net.Conn) net.Conn {
 				if i++; i == 0 { // the first one has to succeed
-					conn = through(conn, &weather{cut: 5000}, nil)
+					conn = withFaults(conn, &connFaults{cut: 5000}, nil)
 				} else if i%2 == ours {
 					out, in := storms(i)
-					conn = through(conn, out, in)
+					conn = withFaults(conn, out, in)
 				}
 				return kept.keep(conn)
 			}
@@ -637,7 +637,7 @@ func soakChild() {
 			}
 			if server, err = StartServer(&ServerConfig{Name: "soak", Network: "unix", Address: path, MultiClient: true}); err == nil {
 				go server.Connections.Serve(context.Background(), func(srv *Server, m *Message) {
-					if m.MsgType != internalType {
+					if m.MsgType != statusType {
 						srv.Write(m.MsgType, append(binary.BigEndian.AppendUint32(nil, life), m.Data...))
 					}
 				})
@@ -858,9 +858,9 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 	switch {
 	case path == "":
 		l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-		out, in := &weather{room: 64 << r.IntN(12), piece: r.IntN(2000), seed: seed}, &weather{room: 64 << r.IntN(12), piece: r.IntN(2000), seed: seed}
+		out, in := &connFaults{room: 64 << r.IntN(12), piece: r.IntN(2000), seed: seed}, &connFaults{room: 64 << r.IntN(12), piece: r.IntN(2000), seed: seed}
 		sc.Listener, cc.Dial = l, func(context.Context) (net.Conn, error) {
-			near, far := newRoad(out, in)
+			near, far := newFaultPipe(out, in)
 			select {
 			case l.conns <- kept.keep(far):
 				return kept.keep(near), nil
@@ -939,7 +939,7 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 			case err != nil || m == TimeoutMessage:
 				y.wrong(besides, "the other side reads %v, and was not told of the end", err)
 				return
-			case m.MsgType != internalType:
+			case m.MsgType != statusType:
 				sent.arrived(m)
 			case m.Status == Disconnected.String() || m.Status == ReConnecting.String():
 				return
@@ -952,7 +952,7 @@ func closeRound(t *testing.T, seed uint64, path string, byServer bool) *tally {
 			if err != nil || m == TimeoutMessage {
 				return
 			}
-			if m.MsgType != internalType {
+			if m.MsgType != statusType {
 				answers.arrived(m)
 			}
 		}

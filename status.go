@@ -1,29 +1,30 @@
-// What an end of a connection is doing.
+// The status of an endpoint, its valid transitions, and its totals.
 
 package gipc
 
-// Status is what an end of a connection is doing.
+// Status is the state of a Client or a Server.
 type Status int
 
-// The statuses, with the numbers and strings that earlier libraries of this kind use.
+// The statuses. Their numbers and strings are those of golang-ipc and its forks, with
+// which programs may compare them.
 const (
 	NotConnected Status = iota // before the start
-	Listening                  // server: no client has come yet; of a server of many clients always
+	Listening                  // server: before the first client; the permanent status of a multi-client server
 	Connecting                 // client: before the first connection
-	Connected                  // messages flow
-	ReConnecting               // client: the connection was lost; redialing
-	Closed                     // after Close, forever
-	Closing                    // Close has begun and is not done
-	Error                      // server: it cannot accept any more, forever
-	Timeout                    // client: no connection within Timeout, forever
-	Disconnected               // server: the client is gone
+	Connected                  // connected to a peer
+	ReConnecting               // client: after the loss of a connection
+	Closed                     // after Close; final
+	Closing                    // Close is in progress
+	Error                      // the server cannot accept any more, or the client cannot dial any more; final
+	Timeout                    // client: no connection within Timeout; final
+	Disconnected               // server: after the loss of a connection
 )
 
 var statusNames = [...]string{"Not Connected", "Listening", "Connecting", "Connected", "Reconnecting",
 	"Closed", "Closing", "Error", "Timeout", "Disconnected"}
 
-// String returns the status as a word. It is total: a number that is no status
-// is "Unknown".
+// String returns the name of the status, such as "Connected". It returns "Unknown" for
+// values that are not defined above.
 func (s Status) String() string {
 	if s < 0 || int(s) >= len(statusNames) {
 		return "Unknown"
@@ -31,9 +32,8 @@ func (s Status) String() string {
 	return statusNames[s]
 }
 
-// transitions has, for each status, a bit for each one that may follow. An end
-// changes its status nowhere but through mayBecome, so that what has ended
-// stays ended whoever comes late.
+// transitions has, for each status, a bit for each status that may follow. All changes
+// are checked by canTransitionTo, so a final status is final.
 var transitions = [...]uint16{
 	NotConnected: 1<<Listening | 1<<Connecting | 1<<Connected | 1<<Closing,
 	Listening:    1<<Connected | 1<<Closing | 1<<Error,
@@ -46,25 +46,26 @@ var transitions = [...]uint16{
 	Disconnected: 1<<Connected | 1<<Closing | 1<<Error,
 }
 
-func (s Status) mayBecome(next Status) bool { return transitions[s]&(1<<next) != 0 }
+// canTransitionTo reports whether next may follow s.
+func (s Status) canTransitionTo(next Status) bool { return transitions[s]&(1<<next) != 0 }
 
-// Security is how this library protects a connection. The zero value is plaintext, which
-// an Upgrade may protect in its own way.
+// Security describes the protection of a connection by this package. The zero value is
+// plaintext; an Upgrade may protect the connection in another way.
 type Security struct {
-	Encrypted bool // with AES-256-GCM
-	Hybrid    bool // the keys come from P-384 and ML-KEM-1024 together, not from P-384 alone
-	Secret    bool // both sides have proved that they have the same Secret
+	Encrypted bool // records are sealed with AES-256-GCM
+	Hybrid    bool // the keys are agreed on by P-384 and ML-KEM-1024, not by P-384 alone
+	Secret    bool // both sides were authenticated by a shared secret
 }
 
-// Stats are the totals of an endpoint since its start, over all its connections.
+// Stats holds the totals of an endpoint since its start, over all its connections.
 type Stats struct {
 	Sent, Received           uint64 // messages
 	SentBytes, ReceivedBytes uint64 // their Data, in bytes
 	Reconnects               uint64 // connections after the first
-	Refused                  uint64 // server: peers that were not admitted, and errors of accept
-	Rekeys                   uint64 // changes of a traffic key, both directions
-	Calls, Requests          uint64 // requests that were sent and received; they count as messages, too, and replies do not
-	Dropped                  uint64 // status messages, or clients that left, that nobody read in time; replies that nobody waited for
+	Refused                  uint64 // server: connections that were rejected, and failed accepts
+	Rekeys                   uint64 // changes of traffic keys, in both directions
+	Calls, Requests          uint64 // requests that were sent and received; Sent and Received include requests, but not replies
+	Dropped                  uint64 // status messages and disconnected clients that were dropped unread, and replies that no call waited for
 }
 
 func (s *Stats) add(o Stats) {

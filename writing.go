@@ -1,4 +1,4 @@
-// Writing: the methods that write, and what they wait for.
+// The methods that write, and the wait for a connection to write to.
 
 package gipc
 
@@ -41,7 +41,7 @@ func (e *endpoint) WriteContext(ctx context.Context, msgType int, data []byte) e
 // with ErrNotConnected. See Conn of [Message].
 func (e *endpoint) WriteOn(ctx context.Context, conn uint64, msgType int, data []byte) error {
 	if conn == 0 {
-		return fail(ErrNotConnected, nil, "0 is the ID of no connection: use Conn of a message")
+		return newError(ErrNotConnected, nil, "0 is the ID of no connection: use Conn of a message")
 	}
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -51,30 +51,32 @@ func (e *endpoint) WriteOn(ctx context.Context, conn uint64, msgType int, data [
 
 // Queue is like Write but only buffers the message. The buffer is written by
 // Flush, Write or Close, or by Queue itself, which may then block, once it holds
-// 64 KiB. Queue does not retain data. Messages that are lost with a connection are
-// reported by the next call that sends; see [Client.Write].
+// 64 KiB. Queue is safe for concurrent use and does not retain data. Messages that
+// are lost with a connection are reported by the next call that sends; see
+// [Client.Write].
 func (e *endpoint) Queue(msgType int, data []byte) error {
 	return e.send(context.Background(), 0, msgType, data, true)
 }
 
 // Flush writes what Queue has buffered. A nil error means that the kernel has
-// accepted everything that was queued before the call. Errors are those of Write.
+// accepted every message that was queued before the call. Flush is safe for
+// concurrent use. Its errors are those of Write.
 func (e *endpoint) Flush() error {
 	c, err := e.writable(context.Background(), 0)
 	if err == nil {
-		err = c.sender.flush(context.Background())
+		err = c.sender.flushAccepted(context.Background())
 	}
 	return e.noteFailure(c, err)
 }
 
-// send sends a message on the connection with the given ID; 0 is any.
+// send sends a message on the connection with the given ID, or on any for 0.
 func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []byte, hold bool) error {
 	if err := checkMessageType(msgType); err != nil {
 		return err
 	}
 	c, err := e.writable(ctx, conn)
 	if err == nil {
-		err = c.sender.write(ctx, frameHeader{frameType: uint32(msgType)}, data, hold)
+		err = c.sender.writeFrame(ctx, frameHeader{frameType: uint32(msgType)}, data, hold)
 	}
 	if err == nil {
 		return nil
@@ -82,28 +84,28 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	return e.noteFailure(c, err)
 }
 
-// noteFailure notes that a call has reported the loss of the connection that it used,
-// if there was one.
+// noteFailure returns err. If err reports the loss of connection c, which may be
+// nil, it records that, so that Close does not report the loss again.
 func (e *endpoint) noteFailure(c *connection, err error) error {
-	if c != nil && isDeliveryError(err) && !isOwnLimit(err) && c.sender.isBroken() {
+	if c != nil && isDeliveryError(err) && !isCallerTimeout(err) && c.sender.isBroken() {
 		e.mu.Lock()
-		e.ledger.callFailed(c.delivery)
+		e.deliveries.noteCallFailed(c.delivery)
 		e.mu.Unlock()
 	}
 	return err
 }
 
-// writable returns the connection to write to, and waits for the first one unless
-// an ID is given.
+// writable returns the connection to write to. Without an ID it waits for the first
+// connection.
 func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, error) {
-	if e.hooks.multi {
+	if e.hooks.multiClient {
 		return nil, ErrMultiClient
 	}
 	if ctx.Err() != nil {
 		return nil, contextError("write", ctx)
 	}
 	for {
-		if c := e.current.Load(); c != nil && (conn == 0 || conn == c.id) && !e.ledger.pending.Load() {
+		if c := e.currentConn.Load(); c != nil && (conn == 0 || conn == c.id) && !e.deliveries.queuedLossPending.Load() {
 			return c, nil
 		}
 		changed, status, err := e.notWritable(conn)
@@ -116,32 +118,33 @@ func (e *endpoint) writable(ctx context.Context, conn uint64) (*connection, erro
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fail(contextError("write: no peer has connected yet, the status is "+status.String(), ctx), e.lastDialError(), "")
+			return nil, newError(contextError("write: no peer has connected yet, the status is "+status.String(), ctx), e.lastDialError(), "")
 		}
 	}
 }
 
-// notWritable returns why there is nothing to write to, or what to wait for. It
-// returns nil for both if there is a connection now.
+// notWritable returns the error of a call that cannot write, or a channel that is
+// closed when the status changes. It returns nil for both if a connection has been
+// established meanwhile.
 func (e *endpoint) notWritable(conn uint64) (changed <-chan struct{}, status Status, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	status = e.life.status
-	switch c := e.current.Load(); {
-	case e.ledger.pending.Load():
-		return nil, status, e.ledger.reportQueued(e.life.err)
-	case e.life.err != nil:
-		return nil, status, e.life.err
-	case e.leaving.Load():
+	status = e.lifecycle.status
+	switch c := e.currentConn.Load(); {
+	case e.deliveries.queuedLossPending.Load():
+		return nil, status, e.deliveries.reportQueuedLosses(e.lifecycle.finalErr)
+	case e.lifecycle.finalErr != nil:
+		return nil, status, e.lifecycle.finalErr
+	case e.closing.Load():
 		return nil, status, ErrClosed
-	case c != nil && (conn == 0 || conn == c.id): // since a moment
+	case c != nil && (conn == 0 || conn == c.id): // established meanwhile
 		return nil, status, nil
 	case conn != 0:
-		e.ledger.refused(conn)
-		return nil, status, fail(ErrNotConnected, nil, "connection %d is over", conn)
+		e.deliveries.noteRefusedCall(conn)
+		return nil, status, newError(ErrNotConnected, nil, "connection %d is over", conn)
 	case c == nil && status != Listening && status != Connecting:
-		e.ledger.refused(0)
-		return nil, status, fail(ErrNotConnected, e.life.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
+		e.deliveries.noteRefusedCall(0)
+		return nil, status, newError(ErrNotConnected, e.lifecycle.dialErr, "the status is %s: WaitConnected waits for the next connection", status)
 	}
-	return e.life.changed.wait(), status, nil
+	return e.lifecycle.statusChanged.waitChannel(), status, nil
 }

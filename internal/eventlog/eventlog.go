@@ -11,21 +11,31 @@ import (
 )
 
 const (
-	maxRecords = 1024                   // records that wait for a Logger
-	flushTime  = 250 * time.Millisecond // how long Close waits for them
+	maxRecords     = 1024                   // maximum number of records that wait for a Logger
+	flushTimeout   = 250 * time.Millisecond // how long Flush waits for them
+	repeatInterval = time.Second            // between two warnings of one cause
 )
 
-// A Log hands records to the Logger in order, in a goroutine of its own that
-// lives while there are any. So the Logger is never called with a lock held, and
-// delays nothing. It is safe for concurrent use.
+// A Log hands records to the Logger in order. A goroutine, which runs while there are
+// records, calls the Logger, so no caller holds a lock or waits meanwhile. A Log is
+// safe for concurrent use.
 type Log struct {
-	Logger *slog.Logger // nil: silent. This and Attrs are set before the first record
-	Attrs  []any        // of every record, as slog.Logger.With takes them
+	Logger *slog.Logger // nil: nothing is logged. Set, like Attrs, before the first record
+	Attrs  []any        // attributes of every record, as slog.Logger.With takes them
 
-	mu      sync.Mutex // guards what follows
-	records []logRecord
-	dropped int
-	idle    chan struct{} // closed when no goroutine runs; nil while none does
+	mu           sync.Mutex // guards the fields below
+	records      []logRecord
+	dropped      int
+	idle         chan struct{} // closed when the goroutine has ended; nil while none runs
+	repeats      map[string]*repeat
+	repeatsEnded bool
+}
+
+// A repeat is a warning whose cause was logged less than repeatInterval ago.
+type repeat struct {
+	newest logRecord // not logged yet; valid if count > 0
+	count  int       // warnings that are not logged yet
+	timer  *time.Timer
 }
 
 type logRecord struct {
@@ -34,11 +44,82 @@ type logRecord struct {
 	args    []any
 }
 
-// Debug, Info, Warn and Err add a record of that level.
+// Debug adds a record of level Debug.
 func (l *Log) Debug(message string, args ...any) { l.add(slog.LevelDebug, message, args) }
-func (l *Log) Info(message string, args ...any)  { l.add(slog.LevelInfo, message, args) }
-func (l *Log) Warn(message string, args ...any)  { l.add(slog.LevelWarn, message, args) }
-func (l *Log) Err(message string, args ...any)   { l.add(slog.LevelError, message, args) }
+
+// Info adds a record of level Info.
+func (l *Log) Info(message string, args ...any) { l.add(slog.LevelInfo, message, args) }
+
+// Warn adds a record of level Warn.
+func (l *Log) Warn(message string, args ...any) { l.add(slog.LevelWarn, message, args) }
+
+// Err adds a record of level Error.
+func (l *Log) Err(message string, args ...any) { l.add(slog.LevelError, message, args) }
+
+// WarnRepeated is like Warn but logs at most one warning of each cause a second. The
+// first one is logged at once. The newest of those that follow is logged when the
+// second has passed, with the attribute count if there were several. Causes must be
+// few: each one that is repeated takes memory.
+func (l *Log) WarnRepeated(cause, message string, args ...any) {
+	if l.Logger == nil {
+		return
+	}
+	record := logRecord{slog.LevelWarn, message, args}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.repeats[cause]; r != nil {
+		r.newest = record
+		r.count++
+		return
+	}
+	l.addLocked(record)
+	if l.repeatsEnded {
+		return
+	}
+	if l.repeats == nil {
+		l.repeats = map[string]*repeat{}
+	}
+	l.repeats[cause] = &repeat{timer: time.AfterFunc(repeatInterval, func() { l.endInterval(cause) })}
+}
+
+// endInterval logs the warnings of a cause that were counted in the last second.
+func (l *Log) endInterval(cause string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.repeats[cause]
+	if r == nil {
+		return
+	}
+	if r.count == 0 {
+		delete(l.repeats, cause)
+		return
+	}
+	l.addRepeatLocked(r)
+	r.timer.Reset(repeatInterval)
+}
+
+// EndRepeats logs the warnings that WarnRepeated has counted. Later ones are logged
+// at once.
+func (l *Log) EndRepeats() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.repeatsEnded = true
+	for _, r := range l.repeats {
+		r.timer.Stop()
+		if r.count > 0 {
+			l.addRepeatLocked(r)
+		}
+	}
+	l.repeats = nil
+}
+
+func (l *Log) addRepeatLocked(r *repeat) {
+	if r.count > 1 {
+		r.newest.args = append(slices.Clip(r.newest.args), "count", r.count)
+	}
+	l.addLocked(r.newest)
+	r.newest, r.count = logRecord{}, 0
+}
 
 func (l *Log) add(level slog.Level, message string, args []any) {
 	if l.Logger == nil {
@@ -46,22 +127,26 @@ func (l *Log) add(level slog.Level, message string, args []any) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.addLocked(logRecord{level, message, args})
+}
+
+func (l *Log) addLocked(record logRecord) {
 	if len(l.records) == maxRecords {
 		l.dropped++
 		return
 	}
-	l.records = append(l.records, logRecord{level, message, args})
+	l.records = append(l.records, record)
 	if l.idle == nil {
 		l.idle = make(chan struct{})
 		go l.run(l.idle)
 	}
 }
 
-// run logs until there is no record any more.
+// run logs records until there are no more, and then closes idle.
 func (l *Log) run(idle chan struct{}) {
 	defer close(idle)
 	for {
-		records := l.take()
+		records := l.takeRecords()
 		if records == nil {
 			return
 		}
@@ -71,8 +156,8 @@ func (l *Log) run(idle chan struct{}) {
 	}
 }
 
-// take returns the records that wait, and nil when the goroutine has to end.
-func (l *Log) take() []logRecord {
+// takeRecords returns the waiting records, or nil if the goroutine has to end.
+func (l *Log) takeRecords() []logRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	records := l.records
@@ -86,7 +171,7 @@ func (l *Log) take() []logRecord {
 	return records
 }
 
-// Flush waits until all records are logged, for a moment.
+// Flush waits until all records are logged, for 250 ms at most or until ctx is done.
 func (l *Log) Flush(ctx context.Context) {
 	l.mu.Lock()
 	idle := l.idle
@@ -94,11 +179,11 @@ func (l *Log) Flush(ctx context.Context) {
 	if idle == nil {
 		return
 	}
-	late := time.NewTimer(flushTime)
-	defer late.Stop()
+	timer := time.NewTimer(flushTimeout)
+	defer timer.Stop()
 	select {
 	case <-idle:
-	case <-late.C:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 }

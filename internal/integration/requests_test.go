@@ -994,7 +994,7 @@ func TestRequestAndThePeersClose(t *testing.T) {
 	})
 }
 
-const unreadText = "64 KiB of unread messages stand before the reply"
+const unreadText = "64 KiB of unread messages precede the reply"
 
 // TestRequestBehindAFullQueue: what is unread stands before the reply.
 func TestRequestBehindAFullQueue(t *testing.T) {

@@ -18,5 +18,5 @@ func Read(uintptr, []byte) (n int, wait bool, err error) { return 0, true, nil }
 // Write always would wait on this system.
 func Write(uintptr, []byte) (n int, wait bool, err error) { return 0, true, nil }
 
-// WidenSendBuffer does nothing on this system.
-func WidenSendBuffer(uintptr, int) {}
+// GrowSendBuffer does nothing on this system.
+func GrowSendBuffer(uintptr, int) {}

@@ -62,9 +62,9 @@ func Write(fd uintptr, b []byte) (n int, wait bool, err error) {
 	}
 }
 
-// WidenSendBuffer requests a send buffer of size bytes if the present one is
+// GrowSendBuffer requests a send buffer of size bytes if the present one is
 // smaller. The system may give less, and an error is ignored.
-func WidenSendBuffer(fd uintptr, size int) {
+func GrowSendBuffer(fd uintptr, size int) {
 	has, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
 	if err == nil && has < size {
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, size)

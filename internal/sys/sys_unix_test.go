@@ -184,7 +184,7 @@ func TestRawConnOfASocketPair(t *testing.T) {
 	}
 }
 
-func TestWidenSendBuffer(t *testing.T) {
+func TestGrowSendBuffer(t *testing.T) {
 	t.Parallel()
 	client, _ := connected(t, "unix")
 	control(t, client, func(fd uintptr) {
@@ -196,11 +196,11 @@ func TestWidenSendBuffer(t *testing.T) {
 			return n
 		}
 		before := size()
-		WidenSendBuffer(fd, 1)
+		GrowSendBuffer(fd, 1)
 		if got := size(); got != before {
 			t.Errorf("made smaller: %d, then %d", before, got)
 		}
-		WidenSendBuffer(fd, before+4096)
+		GrowSendBuffer(fd, before+4096)
 		if got := size(); got < before || got == before && runtime.GOOS == "linux" {
 			t.Errorf("made larger: %d, then %d", before, got)
 		}

@@ -1,3 +1,5 @@
+// Child processes of tests: the test binary, started again.
+
 package testutil
 
 import (

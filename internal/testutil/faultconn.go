@@ -1,3 +1,5 @@
+// Connections that lack deadlines, fail, or delay.
+
 package testutil
 
 import (

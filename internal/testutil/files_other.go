@@ -1,3 +1,5 @@
+// Systems other than Unix: no limit of open files.
+
 //go:build !unix
 
 package testutil

@@ -1,3 +1,5 @@
+// Unix systems: the limit of open files.
+
 //go:build unix
 
 package testutil

@@ -1,3 +1,5 @@
+// Pairs of connected transports, with and without deadlines and TLS.
+
 package testutil
 
 import (

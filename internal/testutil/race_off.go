@@ -1,3 +1,5 @@
+// Builds without the race detector.
+
 //go:build !race
 
 package testutil

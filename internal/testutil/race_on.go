@@ -1,3 +1,5 @@
+// Builds with the race detector.
+
 //go:build race
 
 package testutil

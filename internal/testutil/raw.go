@@ -1,3 +1,5 @@
+// Peers that speak the plaintext protocol frame by frame.
+
 package testutil
 
 import (

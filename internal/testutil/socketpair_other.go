@@ -1,3 +1,5 @@
+// Systems other than Unix: no socketpair.
+
 //go:build !unix
 
 package testutil

@@ -1,3 +1,5 @@
+// Unix systems: the two ends of a socketpair.
+
 //go:build unix
 
 package testutil

@@ -1,3 +1,5 @@
+// Tests of the package itself, as its own child process.
+
 package testutil
 
 import (

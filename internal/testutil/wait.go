@@ -1,3 +1,5 @@
+// Waiting for conditions, temporary sockets, and checks that fail a test.
+
 package testutil
 
 import (

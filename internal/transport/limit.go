@@ -1,4 +1,4 @@
-// A handshake on a connection of any type ends in time, and when it is told to.
+// The time limit of a handshake, which works on connections of any type.
 
 package transport
 
@@ -10,69 +10,69 @@ import (
 	"time"
 )
 
-// SilentAfter is how long a peer may send nothing after our hello before it counts
-// as silent.
-const SilentAfter = time.Second
+// SilentTimeout is the time after this side's hello without a byte of the peer after
+// which the peer counts as silent.
+const SilentTimeout = time.Second
 
-// A LimitedConn is a connection during its handshake. A socket is limited by
-// deadlines. Any other connection may lack them, so it is also closed when its
-// time has passed.
+// A LimitedConn is a connection with a time limit for its handshake. A socket is limited
+// by deadlines. Other connections may not support them, so they are also closed when
+// the time limit has passed.
 type LimitedConn struct {
 	net.Conn
-	under   *LimitedConn // what Upgrade was given, if this is what it returned
-	socket  bool
-	expired atomic.Bool
-	greeted atomic.Int64 // when something was written first, in Unix nanoseconds
-	heard   atomic.Bool  // something has come
+	innerConn    *LimitedConn // the connection below, if this one was returned by Upgrade
+	isSocket     bool
+	expired      atomic.Bool
+	helloSentAt  atomic.Int64 // time of the first write in Unix nanoseconds, or 0
+	dataReceived atomic.Bool
 
-	mu    sync.Mutex
-	timer *time.Timer   // nil for a socket
-	until time.Time     // when the limit ends
-	left  time.Duration // of the limit, while it is paused
+	mu        sync.Mutex
+	timer     *time.Timer   // nil for a socket
+	limitEnd  time.Time     // when the limit ends
+	remaining time.Duration // of the limit, while it is paused
 }
 
-// Limit returns conn with no limit yet.
+// Limit returns a LimitedConn for conn, without a limit so far.
 func Limit(conn net.Conn) *LimitedConn {
 	c := &LimitedConn{Conn: conn}
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-		c.socket = true
+		c.isSocket = true
 	}
 	return c
 }
 
-// Over returns a connection that conn, made by Upgrade, carries over c. To pause it
-// pauses c, too.
-func (c *LimitedConn) Over(conn net.Conn) *LimitedConn {
+// Wrap returns a LimitedConn for conn, which Upgrade returned for c. Pausing it also
+// pauses c.
+func (c *LimitedConn) Wrap(conn net.Conn) *LimitedConn {
 	over := Limit(conn)
-	over.under = c
+	over.innerConn = c
 	return over
 }
 
-// SetGreeted says that the peer has had a hello, or that it has not.
-func (c *LimitedConn) SetGreeted(greeted bool) {
+// SetHelloSent sets whether the peer counts as having received a hello, from now on.
+func (c *LimitedConn) SetHelloSent(sent bool) {
 	at := int64(0)
-	if greeted {
+	if sent {
 		at = time.Now().UnixNano()
 	}
-	c.greeted.Store(at)
+	c.helloSentAt.Store(at)
 }
 
-// Expired reports whether the handshake has been ended.
+// Expired reports whether the limit has passed, or Expire was called.
 func (c *LimitedConn) Expired() bool { return c.expired.Load() }
 
-// SetLimit ends the handshake after d.
+// SetLimit makes the handshake fail after d.
 func (c *LimitedConn) SetLimit(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.limitLocked(d)
+	c.setLimitLocked(d)
 }
 
-func (c *LimitedConn) limitLocked(d time.Duration) {
-	c.until = time.Now().Add(d)
-	c.Conn.SetDeadline(c.until)
+func (c *LimitedConn) setLimitLocked(d time.Duration) {
+	c.limitEnd = time.Now().Add(d)
+	c.Conn.SetDeadline(c.limitEnd)
 	switch {
-	case c.socket:
+	case c.isSocket:
 	case c.timer != nil:
 		c.timer.Reset(d)
 	default:
@@ -80,11 +80,11 @@ func (c *LimitedConn) limitLocked(d time.Duration) {
 	}
 }
 
-// Pause stops the clock of the limit, while the peer waits for this side.
+// Pause stops the time of the limit, while the peer waits for this side.
 func (c *LimitedConn) Pause() {
-	for ; c != nil; c = c.under {
+	for ; c != nil; c = c.innerConn {
 		c.mu.Lock()
-		c.left = time.Until(c.until)
+		c.remaining = time.Until(c.limitEnd)
 		if c.timer != nil {
 			c.timer.Stop()
 		}
@@ -92,27 +92,27 @@ func (c *LimitedConn) Pause() {
 	}
 }
 
-// Resume has the clock go on.
+// Resume continues the time of the limit after Pause.
 func (c *LimitedConn) Resume() {
-	for ; c != nil; c = c.under {
+	for ; c != nil; c = c.innerConn {
 		c.mu.Lock()
 		if !c.expired.Load() {
-			c.limitLocked(c.left)
+			c.setLimitLocked(c.remaining)
 		}
 		c.mu.Unlock()
 	}
 }
 
-// Expire ends the handshake now.
+// Expire makes the handshake fail now.
 func (c *LimitedConn) Expire() {
 	c.expired.Store(true)
 	c.Conn.SetDeadline(Past)
-	if !c.socket {
+	if !c.isSocket {
 		c.Conn.Close()
 	}
 }
 
-// Release ends the limit. It returns false if the handshake has been ended.
+// Release removes the limit. It returns false if the limit has passed.
 func (c *LimitedConn) Release() bool {
 	c.mu.Lock()
 	if c.timer != nil {
@@ -126,13 +126,13 @@ func (c *LimitedConn) Release() bool {
 func (c *LimitedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.note(func(c *LimitedConn) { c.heard.Store(true) })
+		c.forEachLayer(func(c *LimitedConn) { c.dataReceived.Store(true) })
 	}
 	return n, c.result(err)
 }
 
 func (c *LimitedConn) Write(b []byte) (int, error) {
-	c.note(func(c *LimitedConn) { c.greeted.CompareAndSwap(0, time.Now().UnixNano()) })
+	c.forEachLayer(func(c *LimitedConn) { c.helloSentAt.CompareAndSwap(0, time.Now().UnixNano()) })
 	n, err := c.Conn.Write(b)
 	return n, c.result(err)
 }
@@ -144,16 +144,16 @@ func (c *LimitedConn) result(err error) error {
 	return err
 }
 
-// note applies f to this connection and to the one under it.
-func (c *LimitedConn) note(f func(*LimitedConn)) {
-	for ; c != nil; c = c.under {
+// forEachLayer calls f for this connection and for the ones below it.
+func (c *LimitedConn) forEachLayer(f func(*LimitedConn)) {
+	for ; c != nil; c = c.innerConn {
 		f(c)
 	}
 }
 
-// Silent reports whether the peer has had our hello for a while and nothing of it
-// has come.
+// Silent reports whether the peer has sent nothing for SilentTimeout after this side's
+// hello.
 func (c *LimitedConn) Silent() bool {
-	at := c.greeted.Load()
-	return at != 0 && !c.heard.Load() && time.Since(time.Unix(0, at)) > SilentAfter
+	at := c.helloSentAt.Load()
+	return at != 0 && !c.dataReceived.Load() && time.Since(time.Unix(0, at)) > SilentTimeout
 }

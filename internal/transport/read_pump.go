@@ -1,4 +1,4 @@
-// The receiving side of a connection whose deadlines may be missing or broken.
+// The receiving side of a connection that may not support deadlines.
 
 package transport
 
@@ -10,59 +10,59 @@ import (
 )
 
 const (
-	pumpIdle = 4 << 10  // bytes that a pump holds while nothing comes
-	pumpBusy = 64 << 10 // bytes that it reads at once after a read has filled that
+	idlePumpSize = 4 << 10  // bytes of the buffer while the connection is idle
+	busyPumpSize = 64 << 10 // bytes of the buffer after a read has filled the small one
 )
 
-const lookTime = time.Millisecond // how long a look waits if it cannot do without
+const tryReadWait = time.Millisecond // how long TryRead waits if it cannot avoid waiting
 
-// A readPump reads conn in a goroutine of its own, one read ahead, so that a
-// reader can stop waiting though conn knows no deadlines. The goroutine ends when
-// a read of conn fails, as it does when conn is closed, and at end.
+// A readPump reads conn in its own goroutine, one read ahead, so that a reader can stop
+// waiting even if conn does not support deadlines. The goroutine ends when a read of
+// conn fails, such as after Close, or after End.
 type readPump struct {
-	conn  net.Conn
-	full  chan struct{} // receives once when a read is done
-	empty chan struct{} // receives once when its bytes are taken
-	bytes []byte        // of the last read; owned by the side that was signalled last
-	err   error         // of the last read
-	ended chan struct{} // closed when nobody will read any more
-	held  bool          // the reader owns bytes and err
+	conn       net.Conn
+	readDone   chan struct{} // receives once for each completed read
+	bytesTaken chan struct{} // receives once when the bytes of a read are consumed
+	pending    []byte        // of the last read; owned by the side that was signaled last
+	readErr    error         // of the last read
+	readerDone chan struct{} // closed by End
+	readerOwns bool          // the reader owns pending and readErr
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	started bool
 	expired chan struct{} // closed when the deadline has passed
 	timer   *time.Timer
 }
 
 func newReadPump(conn net.Conn) *readPump {
-	return &readPump{conn: conn, full: make(chan struct{}, 1), empty: make(chan struct{}, 1), ended: make(chan struct{}), expired: make(chan struct{})}
+	return &readPump{conn: conn, readDone: make(chan struct{}, 1), bytesTaken: make(chan struct{}, 1), readerDone: make(chan struct{}), expired: make(chan struct{})}
 }
 
-// pump reads until conn fails.
+// pump reads until conn fails, or until End is called.
 func (p *readPump) pump() {
-	buffer := make([]byte, pumpIdle)
+	buffer := make([]byte, idlePumpSize)
 	for {
 		n, err := p.conn.Read(buffer)
-		p.bytes, p.err = buffer[:n], err
-		p.full <- struct{}{}
+		p.pending, p.readErr = buffer[:n], err
+		p.readDone <- struct{}{}
 		if err != nil {
 			return
 		}
 		select {
-		case <-p.empty:
-		case <-p.ended:
+		case <-p.bytesTaken:
+		case <-p.readerDone:
 			return
 		}
 		switch size := len(buffer); {
-		case n == size && size < pumpBusy:
-			buffer = make([]byte, pumpBusy)
-		case n < pumpIdle && size > pumpIdle:
-			buffer = make([]byte, pumpIdle)
+		case n == size && size < busyPumpSize:
+			buffer = make([]byte, busyPumpSize)
+		case n < idlePumpSize && size > idlePumpSize:
+			buffer = make([]byte, idlePumpSize)
 		}
 	}
 }
 
-// start starts the goroutine at the first use.
+// start starts the goroutine on the first call.
 func (p *readPump) start() (expired <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,69 +82,70 @@ func (p *readPump) Receive(b Buffer) (n int, err error) {
 
 func (p *readPump) readOnce(b Buffer) (int, error) {
 	expired := p.start()
-	if !p.held {
+	if !p.readerOwns {
 		select { // a deadline that has passed comes first, as with a socket
 		case <-expired:
 			return 0, os.ErrDeadlineExceeded
 		default:
 		}
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		case <-expired:
 			return 0, os.ErrDeadlineExceeded
 		}
 	}
-	return p.take(b)
+	return p.moveBytes(b)
 }
 
-func (p *readPump) Look(b Buffer, patient bool) (int, bool, error) {
+func (p *readPump) TryRead(b Buffer, patient bool) (int, bool, error) {
 	p.start()
-	if !p.held && !patient {
+	if !p.readerOwns && !patient {
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		default:
 			return 0, false, nil
 		}
 	}
-	if !p.held {
-		wait := time.NewTimer(lookTime)
+	if !p.readerOwns {
+		wait := time.NewTimer(tryReadWait)
 		defer wait.Stop()
 		select {
-		case <-p.full:
-			p.held = true
+		case <-p.readDone:
+			p.readerOwns = true
 		case <-wait.C:
 			return 0, false, nil
 		}
 	}
-	n, err := p.take(b)
+	n, err := p.moveBytes(b)
 	return n, n > 0 || err != nil, err
 }
 
-// end ends the goroutine once its read is done. Nobody reads any more.
-func (p *readPump) End() { close(p.ended) }
+// End ends the goroutine once its read is done. No method is called afterwards.
+func (p *readPump) End() { close(p.readerDone) }
 
-// take moves bytes of the last read to d. Its error comes behind them.
-func (p *readPump) take(b Buffer) (int, error) {
-	if len(p.bytes) == 0 && p.err != nil {
-		return 0, p.err
+// moveBytes moves bytes of the last read to b. The error of the read is returned after
+// all its bytes.
+func (p *readPump) moveBytes(b Buffer) (int, error) {
+	if len(p.pending) == 0 && p.readErr != nil {
+		return 0, p.readErr
 	}
 	n := 0
-	if len(p.bytes) > 0 {
-		n = copy(b.Space(), p.bytes)
+	if len(p.pending) > 0 {
+		n = copy(b.Space(), p.pending)
 		b.Received(n)
-		p.bytes = p.bytes[n:]
+		p.pending = p.pending[n:]
 	}
-	if len(p.bytes) == 0 && p.err == nil {
-		p.held = false
-		p.empty <- struct{}{}
+	if len(p.pending) == 0 && p.readErr == nil {
+		p.readerOwns = false
+		p.bytesTaken <- struct{}{}
 	}
 	return n, nil
 }
 
-// SetReadDeadline ends the reads in progress and all later ones when t has
-// passed. The zero time is none.
+// SetReadDeadline makes the read in progress and all later ones fail after t. The zero
+// time is no deadline.
 func (p *readPump) SetReadDeadline(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -169,8 +170,7 @@ func (p *readPump) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// expire closes the channel of the deadline that set the timer, unless a later
-// deadline has its own.
+// expire closes the channel of a deadline, unless a later deadline has replaced it.
 func (p *readPump) expire(expired chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package transport carries the bytes of a connection: over the descriptor of a
-// socket, over a socket of the net package, or over any other net.Conn. Each of them
-// keeps the same promise: a read can be interrupted without losing bytes, and a write
-// that was interrupted can be continued by another call.
+// socket, over a socket of the net package, or over any other net.Conn. With each of
+// them a read can be interrupted without losing bytes, and an interrupted write can be
+// continued by another call.
 package transport
 
 import (
@@ -18,59 +18,59 @@ import (
 )
 
 const (
-	stallAfter   = 10 * time.Millisecond // a write that is blocked for so long is reported
-	progressSize = 64 << 10              // bytes of one blocking write, so that progress is seen
-	WidenFrom    = 128 << 10             // a write of so many bytes asks for a larger send buffer
-	WidenSize    = 1 << 20               // the send buffer that it asks for, in bytes
+	stallDelay         = 10 * time.Millisecond // time after which a blocked write is reported
+	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is reported
+	GrowSendBufferFrom = 128 << 10             // bytes of a write that enlarges the send buffer
+	SendBufferSize     = 1 << 20               // bytes of the enlarged send buffer
 )
 
-// Past is a deadline that has passed whatever the clock says.
+// Past is a deadline that has passed, whatever the current time is.
 var Past = time.Unix(1, 0)
 
-// ErrInterrupted is the result of a write that was interrupted: the rest can be
-// written by another call.
+// ErrInterrupted is returned by a write that was interrupted. The rest can be written
+// by another call.
 var ErrInterrupted = errors.New("interrupted")
 
-// A Buffer is where the bytes of a transport go.
+// A Buffer receives the bytes of a transport.
 type Buffer interface {
-	// Space returns where the next read goes. It is never empty.
+	// Space returns the memory for the next read. It is never empty.
 	Space() []byte
-	// Received takes in n bytes that were read into Space.
+	// Received records that n bytes were read into Space.
 	Received(n int)
-	// Release gives back memory before a wait.
+	// Release releases unused memory before a wait.
 	Release()
 }
 
-// A Source is the receiving side of a transport. One goroutine at a time
-// reads; interrupting is safe at any time, by a deadline that has passed.
+// A Source is the receiving side of a transport. One goroutine at a time may read. Any
+// goroutine may interrupt it, by a deadline that has passed.
 type Source interface {
-	// Receive waits for bytes and takes them into b.
+	// Receive waits for bytes and reads them into b.
 	Receive(b Buffer) (n int, err error)
-	// Look takes what is there into b, even Past a deadline. ok is false if that
-	// is nothing. A source that cannot look without waiting waits for a moment if
-	// patient is set.
-	Look(b Buffer, patient bool) (n int, ok bool, err error)
+	// TryRead reads available bytes into b without waiting, even after the deadline. ok
+	// is false if there are none. A source that cannot read without waiting waits for 1
+	// ms if patient is set.
+	TryRead(b Buffer, patient bool) (n int, ok bool, err error)
 	SetReadDeadline(time.Time) error
-	// End is called when nobody will read any more.
+	// End is called once, after the last read.
 	End()
 }
 
-// A Sink is the sending side of a transport. One goroutine at a time writes.
+// A Sink is the sending side of a transport. One goroutine at a time may write.
 type Sink interface {
-	// Send writes b and then tail, and returns how many bytes were taken. It
-	// returns ErrInterrupted when ctx is done, or stopped, which may be nil, is set
-	// before an interrupt. b and tail are not used after it has returned.
+	// Send writes b and then tail, and returns how many bytes were accepted. It returns
+	// ErrInterrupted when ctx is done, or when stopped, which may be nil, is set before
+	// Interrupt is called. It does not retain b and tail.
 	Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (int, error)
-	// Interrupt has the write in progress look at its reasons to stop. It is safe
-	// for concurrent use.
+	// Interrupt makes the write in progress check whether it has to stop. It is safe for
+	// concurrent use.
 	Interrupt()
-	// Interruptible reports whether Send can be interrupted. A caller that must not
-	// be blocked leaves an uninterruptible write to another goroutine.
+	// Interruptible reports whether Send can be interrupted. If not, a caller that must
+	// not block calls Send in another goroutine.
 	Interruptible() bool
 }
 
-// NewSource returns the receiving side of conn. A conn that is not a socket of the
-// net package may lack deadlines, so a goroutine of its own reads it.
+// NewSource returns the receiving side of conn. A conn that is not a socket of the net
+// package may not support deadlines, so a goroutine reads it.
 func NewSource(conn net.Conn) Source {
 	switch c := conn.(type) {
 	case Source: // of a test
@@ -84,90 +84,91 @@ func NewSource(conn net.Conn) Source {
 	return newReadPump(conn)
 }
 
-// NewSink returns the sending side of conn. stalled is called when a write is
-// blocked, progress when the peer takes part of a long write.
-func NewSink(conn net.Conn, stalled, progress func()) Sink {
+// NewSink returns the sending side of conn. onStall is called when a write is blocked.
+// onProgress, which may be nil, is called when the peer accepts a part of a long write.
+func NewSink(conn net.Conn, onStall, onProgress func()) Sink {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-		return &socketSink{conn: conn, raw: sys.RawConn(conn), stalled: stalled, progress: progress}
+		return &socketSink{conn: conn, raw: sys.RawConn(conn), onStall: onStall, onProgress: onProgress}
 	}
-	return &blockingSink{conn: conn, stalled: stalled, progress: progress}
+	return &blockingSink{conn: conn, onStall: onStall, onProgress: onProgress}
 }
 
-// A descriptorSource reads the descriptor itself, so it holds no memory while it
+// A descriptorSource reads the descriptor directly, so that it holds no memory while it
 // waits.
 type descriptorSource struct {
 	net.Conn
-	raw     syscall.RawConn
-	buffer  Buffer // of the read in progress
-	tryRead func(fd uintptr) bool
-	tryLook func(fd uintptr)
-	n       int
-	err     error
-	got     bool // n and err are those of this read
+	raw        syscall.RawConn
+	buffer     Buffer // of the read in progress
+	rawRead    func(fd uintptr) bool
+	rawTryRead func(fd uintptr)
+	readLen    int
+	readErr    error
+	readDone   bool // readLen and readErr are set
 }
 
 func newDescriptorSource(conn net.Conn, raw syscall.RawConn) *descriptorSource {
 	s := &descriptorSource{Conn: conn, raw: raw}
-	s.tryRead = func(fd uintptr) bool {
+	s.rawRead = func(fd uintptr) bool {
 		n, wait, err := sys.Read(fd, s.buffer.Space())
 		if wait {
 			s.buffer.Release()
 			return false
 		}
-		s.n, s.err, s.got = n, err, true
+		s.readLen, s.readErr, s.readDone = n, err, true
 		return true
 	}
-	s.tryLook = func(fd uintptr) { s.tryRead(fd) }
+	s.rawTryRead = func(fd uintptr) { s.rawRead(fd) }
 	return s
 }
 
 func (s *descriptorSource) End() {}
 
 func (s *descriptorSource) Receive(b Buffer) (int, error) {
-	s.buffer, s.got = b, false
-	b.Space() // not as deep as in tryRead: the stack of an idle reader stays at 2 KiB
-	if err := s.raw.Read(s.tryRead); err != nil {
+	s.buffer, s.readDone = b, false
+	b.Space() // here the stack is less deep than in rawRead, and stays at 2 KiB for an idle reader
+	if err := s.raw.Read(s.rawRead); err != nil {
 		b.Release()
 		return 0, err
 	}
-	return s.taken()
+	return s.moveBytes()
 }
 
-func (s *descriptorSource) Look(b Buffer, _ bool) (int, bool, error) {
-	s.buffer, s.got = b, false
-	s.raw.Control(s.tryLook)
-	if !s.got {
+func (s *descriptorSource) TryRead(b Buffer, _ bool) (int, bool, error) {
+	s.buffer, s.readDone = b, false
+	s.raw.Control(s.rawTryRead)
+	if !s.readDone {
 		return 0, false, nil
 	}
-	n, err := s.taken()
+	n, err := s.moveBytes()
 	return n, true, err
 }
 
-// taken hands the bytes of a read to the buffer.
-func (s *descriptorSource) taken() (int, error) {
-	if s.err == nil && s.n == 0 {
+// moveBytes passes the bytes of a read to the buffer.
+func (s *descriptorSource) moveBytes() (int, error) {
+	if s.readErr == nil && s.readLen == 0 {
 		return 0, io.EOF
 	}
-	s.buffer.Received(s.n)
-	return s.n, s.err
+	s.buffer.Received(s.readLen)
+	return s.readLen, s.readErr
 }
 
-// A SocketSource reads a connection with deadlines whose descriptor cannot be tried without waiting.
+// A SocketSource reads a connection that supports deadlines, but whose descriptor
+// cannot be read without waiting.
 type SocketSource struct{ net.Conn }
 
 func (s SocketSource) End() {}
 
 func (s SocketSource) Receive(b Buffer) (int, error) { return readInto(s.Conn, b) }
 
-func (s SocketSource) Look(b Buffer, _ bool) (int, bool, error) {
-	s.SetReadDeadline(time.Now().Add(lookTime))
+func (s SocketSource) TryRead(b Buffer, _ bool) (int, bool, error) {
+	s.SetReadDeadline(time.Now().Add(tryReadWait))
 	n, err := readInto(s.Conn, b)
 	return n, !errors.Is(err, os.ErrDeadlineExceeded), err
 }
 
-// readInto has b take what one read returns. An error that comes with bytes is
-// returned again by the next read.
+// readInto passes the bytes of one read to b. An error that is returned with bytes is
+// dropped, because the next read returns it again.
 func readInto(r io.Reader, b Buffer) (n int, err error) {
 	for n == 0 && err == nil {
 		n, err = r.Read(b.Space())
@@ -180,23 +181,23 @@ func readInto(r io.Reader, b Buffer) (n int, err error) {
 	return 0, err
 }
 
-// A socketSink writes a socket of the net package, in the goroutine that calls
-// it. An interrupt is a write deadline that has passed.
+// A socketSink writes a socket of the net package in the calling goroutine. It is
+// interrupted by a write deadline that has passed.
 type socketSink struct {
-	conn     net.Conn
-	raw      syscall.RawConn // nil if the descriptor cannot be tried without waiting
-	stalled  func()
-	progress func() // nil if nobody needs to know
+	conn       net.Conn
+	raw        syscall.RawConn // nil if the descriptor cannot be written without waiting
+	onStall    func()
+	onProgress func() // nil if progress is not reported
 
-	late    *time.Timer           // runs while a write is blocked; nil before the first that is
-	try     func(fd uintptr) bool // writes rest, and waits
-	tryOnce func(fd uintptr) bool // writes rest without waiting
-	rest    []byte
-	taken   int
-	err     error
-	vector  *[2][]byte  // nil before the first write of two slices
-	left    net.Buffers // of vector
-	widened bool        // the send buffer is what large messages need
+	stallTimer      *time.Timer           // runs while a write is blocked; nil before the first that is
+	rawWrite        func(fd uintptr) bool // writes rawInput, and waits
+	rawWriteOnce    func(fd uintptr) bool // writes rawInput without waiting
+	rawInput        []byte
+	rawWritten      int
+	rawErr          error
+	vector          *[2][]byte  // nil before the first write of two slices
+	vectorRest      net.Buffers // of vector
+	sendBufferGrown bool        // the send buffer was enlarged for large messages
 }
 
 func (s *socketSink) Interruptible() bool { return true }
@@ -204,8 +205,8 @@ func (s *socketSink) Interruptible() bool { return true }
 func (s *socketSink) Interrupt() { s.conn.SetWriteDeadline(Past) }
 
 func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (n int, err error) {
-	if size := len(b) + len(tail); size >= WidenFrom && !s.widened {
-		s.widen()
+	if size := len(b) + len(tail); size >= GrowSendBufferFrom && !s.sendBufferGrown {
+		s.growSendBuffer()
 	}
 	if s.raw != nil && tail == nil {
 		if n, err = s.writeOnce(b); n == len(b) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -213,13 +214,13 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		}
 	}
 	s.startTimer()
-	defer s.late.Stop()
+	defer s.stallTimer.Stop()
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, s.Interrupt)()
 	}
 	for {
-		// The reason to stop is set before the deadline. Here the deadline is
-		// cleared before the reasons are read, so none is missed.
+		// Interrupters set the reason before the deadline. Clear the deadline before
+		// checking the reasons, so that no interrupt is lost.
 		s.conn.SetWriteDeadline(time.Time{})
 		if ctx.Err() != nil || stopped != nil && stopped.Load() {
 			return n, ErrInterrupted
@@ -235,8 +236,8 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		if n += more; n == len(b)+len(tail) {
 			return n, nil
 		}
-		if more > 0 && s.progress != nil {
-			s.progress()
+		if more > 0 && s.onProgress != nil {
+			s.onProgress()
 		}
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, UnwrapOpError(err)
@@ -244,76 +245,76 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 	}
 }
 
-// writeOnce writes what the kernel takes of b without waiting.
+// writeOnce writes as much of b as the kernel accepts without waiting.
 func (s *socketSink) writeOnce(b []byte) (int, error) {
-	if s.tryOnce == nil {
-		s.tryOnce = func(fd uintptr) bool {
-			s.taken, _, s.err = sys.Write(fd, s.rest)
+	if s.rawWriteOnce == nil {
+		s.rawWriteOnce = func(fd uintptr) bool {
+			s.rawWritten, _, s.rawErr = sys.Write(fd, s.rawInput)
 			return true
 		}
 	}
-	s.rest, s.taken, s.err = b, 0, nil
-	err := s.raw.Write(s.tryOnce)
-	s.rest = nil
-	return s.taken, errors.Join(err, s.err)
+	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
+	err := s.raw.Write(s.rawWriteOnce)
+	s.rawInput = nil
+	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
-// writeRest writes b, and waits for the kernel.
+// writeRest writes b, and waits until the kernel accepts it.
 func (s *socketSink) writeRest(b []byte) (int, error) {
 	if s.raw == nil {
 		return s.conn.Write(b[:min(len(b), progressSize)])
 	}
-	if s.try == nil {
-		s.try = func(fd uintptr) bool {
-			n, wait, err := sys.Write(fd, s.rest[s.taken:])
-			s.taken, s.err = s.taken+n, err
-			if n > 0 && s.taken < len(s.rest) && s.progress != nil {
-				s.progress()
+	if s.rawWrite == nil {
+		s.rawWrite = func(fd uintptr) bool {
+			n, wait, err := sys.Write(fd, s.rawInput[s.rawWritten:])
+			s.rawWritten, s.rawErr = s.rawWritten+n, err
+			if n > 0 && s.rawWritten < len(s.rawInput) && s.onProgress != nil {
+				s.onProgress()
 			}
-			return err != nil || !wait && s.taken == len(s.rest)
+			return err != nil || !wait && s.rawWritten == len(s.rawInput)
 		}
 	}
-	s.rest, s.taken, s.err = b, 0, nil
-	err := s.raw.Write(s.try)
-	s.rest = nil
-	return s.taken, errors.Join(err, s.err)
+	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
+	err := s.raw.Write(s.rawWrite)
+	s.rawInput = nil
+	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
-// writeBoth writes two slices at once, of the second one a part.
+// writeBoth writes b and at most SendBufferSize bytes of tail by one system call.
 func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 	if s.vector == nil {
 		s.vector = new([2][]byte)
 	}
-	*s.vector = [2][]byte{b, tail[:min(len(tail), WidenSize)]}
-	s.left = s.vector[:]
-	n, err := s.left.WriteTo(s.conn)
-	*s.vector, s.left = [2][]byte{}, nil
+	*s.vector = [2][]byte{b, tail[:min(len(tail), SendBufferSize)]}
+	s.vectorRest = s.vector[:]
+	n, err := s.vectorRest.WriteTo(s.conn)
+	*s.vector, s.vectorRest = [2][]byte{}, nil
 	return int(n), err
 }
 
 func (s *socketSink) startTimer() {
-	if s.late == nil {
-		s.late = time.AfterFunc(stallAfter, s.stalled)
+	if s.stallTimer == nil {
+		s.stallTimer = time.AfterFunc(stallDelay, s.onStall)
 	} else {
-		s.late.Reset(stallAfter)
+		s.stallTimer.Reset(stallDelay)
 	}
 }
 
-// widen enlarges the send buffer, or two sides that exchange large messages wait
-// for each other. Over TCP the kernel finds the size itself.
-func (s *socketSink) widen() {
-	s.widened = true
+// growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
+// exchange large messages wait for each other. Over TCP the kernel adjusts the size.
+func (s *socketSink) growSendBuffer() {
+	s.sendBufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
-		s.raw.Control(func(fd uintptr) { sys.WidenSendBuffer(fd, WidenSize) })
+		s.raw.Control(func(fd uintptr) { sys.GrowSendBuffer(fd, SendBufferSize) })
 	}
 }
 
-// A blockingSink writes a connection of any type. It sets no deadline, since a
-// write that a deadline has ended ruins some of them (crypto/tls) for good.
+// A blockingSink writes a connection of any type. It sets no deadline, because a write
+// timeout corrupts some connections, such as those of crypto/tls.
 type blockingSink struct {
-	conn     net.Conn
-	stalled  func()
-	progress func()
+	conn       net.Conn
+	onStall    func()
+	onProgress func()
 }
 
 func (s *blockingSink) Interruptible() bool { return false }
@@ -321,7 +322,7 @@ func (s *blockingSink) Interruptible() bool { return false }
 func (s *blockingSink) Interrupt() {}
 
 func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (n int, err error) {
-	defer time.AfterFunc(stallAfter, s.stalled).Stop()
+	defer time.AfterFunc(stallDelay, s.onStall).Stop()
 	for _, part := range [2][]byte{b, tail} {
 		for len(part) > 0 && err == nil {
 			var more int
@@ -330,25 +331,25 @@ func (s *blockingSink) Send(_ context.Context, _ *atomic.Bool, b, tail []byte) (
 				err = io.ErrShortWrite
 			}
 			n, part = n+more, part[more:]
-			if more > 0 && len(part) > 0 && s.progress != nil {
-				s.progress()
+			if more > 0 && len(part) > 0 && s.onProgress != nil {
+				s.onProgress()
 			}
 		}
 	}
 	return n, UnwrapOpError(err)
 }
 
-// EndSending ends the sending half of conn, if it has one to end, and reports
-// whether the peer can still send.
+// EndSending shuts down the sending half of conn, and reports whether it did. If so the
+// peer can still send.
 func EndSending(conn net.Conn) bool {
 	half, ok := conn.(interface{ CloseWrite() error })
 	return ok && half.CloseWrite() == nil
 }
 
-// UnwrapOpError is a system's error without the addresses: a socket's own are those
-// under which it was bound, and not the ones that users know.
+// UnwrapOpError returns the error inside a net.OpError, without its addresses: they are
+// those under which a socket was bound, which users may not know.
 func UnwrapOpError(err error) error {
-	if err == nil { // without an allocation
+	if err == nil { // avoids the allocation below
 		return nil
 	}
 	var op *net.OpError

@@ -14,7 +14,7 @@ import (
 // Large messages ask for a larger send buffer: with the one that a socket has,
 // the two sides wait for each other. Small ones leave it as it is, since a peer
 // that never reads makes the kernel hold it all.
-func TestLargeMessagesWidenTheSocket(t *testing.T) {
+func TestSendBufferGrowsForLargeMessages(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -56,10 +56,10 @@ func TestLargeMessagesWidenTheSocket(t *testing.T) {
 		}
 	}
 	was := room()
-	if send(WidenFrom - 1); room() != was {
+	if send(GrowSendBufferFrom - 1); room() != was {
 		t.Errorf("%d bytes of room after small messages, and %d before", room(), was)
 	}
-	if send(WidenFrom); room() <= was {
+	if send(GrowSendBufferFrom); room() <= was {
 		t.Errorf("%d bytes of room after a large message, and %d before", room(), was)
 	}
 }

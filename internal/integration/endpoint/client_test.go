@@ -987,3 +987,26 @@ func TestCancelledHandshakeIsNoTimeout(t *testing.T) {
 		}
 	})
 }
+
+// A Dial that has one connection to give ends the client, and the error still says
+// what became of that connection.
+func TestLastDialErrorHasTheCauseBefore(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T) {
+		dialed := false
+		_, err := gipc.StartClient(&gipc.ClientConfig{Name: "n", Dial: func(context.Context) (net.Conn, error) {
+			if dialed {
+				return nil, net.ErrClosed
+			}
+			dialed = true
+			near, far := net.Pipe()
+			go func() {
+				far.Write([]byte{0, 7}) // busy
+				far.Close()
+			}()
+			return near, nil
+		}})
+		wantErr(t, err, net.ErrClosed)
+		wantErr(t, err, gipc.ErrRefused)
+	})
+}
