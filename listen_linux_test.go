@@ -1147,9 +1147,14 @@ func TestPermissionIsAwaited(t *testing.T) {
 		s, err := StartServer(&ServerConfig{Name: "gate", Network: "unix", Address: path, UnmaskPermissions: true})
 		noError(t, err)
 		noError(t, os.Chmod(path, 0o700))
+		began := time.Now()
 		client.say("try %s any", path)
 		noError(t, os.Chmod(path, 0o777))
-		client.expect(": <nil>")
+		if time.Since(began) < permissionDelay/2 { // otherwise this process was held up
+			client.expect(": <nil>")
+		} else {
+			client.expect("")
+		}
 		s.Shutdown(past1(t))
 	}
 }

@@ -762,7 +762,7 @@ func TestHostileRelayOfHybrid(t *testing.T) {
 				t.Parallel()
 				sc, cc := configs(t, "unix")
 				sc.Secret, cc.Secret = key, key
-				cc.Timeout, cc.RetryTimer = 300*time.Millisecond, 50*time.Millisecond // a server that changes its mind may be another one
+				cc.Timeout, cc.RetryTimer = 3*time.Second, 50*time.Millisecond // a server that changes its mind may be another one
 				server := startServer(t, sc)
 				cc.Dial = relayHandshake(t, sc, func(r *relayed) {
 					if r.part == c.part {
