@@ -17,7 +17,7 @@ const errorPrefix = "gipc: "
 // of them and add what failed, why, and what to do.
 var (
 	// ErrClosed is returned after Close, or after the only connection has ended. It also matches net.ErrClosed.
-	ErrClosed error = &sentinel{"this end is closed for good", net.ErrClosed}
+	ErrClosed error = &sentinel{"closed", net.ErrClosed}
 	// ErrTimeout means that a time limit of the call or of the configuration has passed. It also matches os.ErrDeadlineExceeded.
 	ErrTimeout error = &sentinel{"timed out", os.ErrDeadlineExceeded}
 	// ErrNotConnected means that nothing was sent, because no peer is connected. Sending again is safe.

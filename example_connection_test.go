@@ -420,7 +420,7 @@ func ExampleClient_Close() {
 	fmt.Println(<-done)
 	// Output:
 	// the peer has everything
-	// gipc: this end is closed for good
+	// gipc: closed
 }
 
 // A program that is told to stop: Close frees the name and says goodbye to
@@ -446,7 +446,7 @@ func ExampleServer_Close() {
 	}
 	fmt.Println(server.Err())
 	// Output:
-	// gipc: this end is closed for good
+	// gipc: closed
 }
 
 // Close with a time limit of your own. A context that is already done cuts at once.
@@ -548,7 +548,7 @@ func ExampleClient_Err() {
 	fmt.Println(client.Err(), errors.Is(client.Err(), gipc.ErrClosed), errors.Is(client.Err(), net.ErrClosed))
 	// Output:
 	// <nil>
-	// gipc: this end is closed for good true true
+	// gipc: closed true true
 }
 
 // Tell one connection from the next, on either side.
@@ -1586,7 +1586,7 @@ func ExampleMessage_IsRequest() {
 	// Output:
 	// true
 	// 42
-	// gipc: this end is closed for good
+	// gipc: closed
 }
 
 // Metrics of a server and of each of its clients by expvar, which an HTTP server

@@ -1790,7 +1790,7 @@ var advices = []struct {
 		_, c := h.connected(ServerConfig{}, ClientConfig{})
 		c.Close()
 		return c.Write(1, nil)
-	}, []error{ErrClosed, net.ErrClosed}, "closed|for good"},
+	}, []error{ErrClosed, net.ErrClosed}, "closed"},
 	{"a read after Close", func(h *firstHour) error {
 		_, c := h.connected(ServerConfig{}, ClientConfig{})
 		c.Close()
@@ -1799,7 +1799,7 @@ var advices = []struct {
 				return err
 			}
 		}
-	}, []error{ErrClosed, net.ErrClosed}, "closed|for good"},
+	}, []error{ErrClosed, net.ErrClosed}, "closed"},
 	{"a read from all clients at once", func(h *firstHour) error {
 		_, err := h.serve(ServerConfig{MultiClient: true}).Read()
 		return err
