@@ -33,14 +33,13 @@ func (w *world) ImportFrom(path, dir string, mode types.ImportMode) (*types.Pack
 	return w.ImporterFrom.ImportFrom(path, dir, mode)
 }
 
-// run checks the package in the directory root, whose import path is given.
-func run(root, path string) error {
+// run checks the package in the directory root, whose import path is given. What it
+// imports is shared with the other directories: it is checked from source once.
+func run(fset *token.FileSet, w *world, root, path string) error {
 	dir, err := build.ImportDir(root, 0)
 	if err != nil {
 		return err
 	}
-	fset := token.NewFileSet()
-	w := &world{ImporterFrom: importer.ForCompiler(fset, "source", nil).(types.ImporterFrom)}
 	var errs []error
 	config := types.Config{
 		Importer: w,
@@ -60,6 +59,7 @@ func run(root, path string) error {
 		own, _ := config.Check(path, fset, files, nil) // every error of it has been kept
 		return own
 	}
+	w.own = nil
 	w.own = check(path, append(dir.GoFiles, dir.TestGoFiles...)...)
 	check(path+"_test", dir.XTestGoFiles...)
 	return errors.Join(errs...)
@@ -79,8 +79,10 @@ func directories() ([]string, error) {
 
 func main() {
 	all, err := directories()
+	fset := token.NewFileSet()
+	w := &world{ImporterFrom: importer.ForCompiler(fset, "source", nil).(types.ImporterFrom)}
 	for _, dir := range all {
-		err = errors.Join(err, run(dir, path.Join(os.Args[1], filepath.ToSlash(dir))))
+		err = errors.Join(err, run(fset, w, dir, path.Join(os.Args[1], filepath.ToSlash(dir))))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s/%s: %v\n", build.Default.GOOS, build.Default.GOARCH, err)
