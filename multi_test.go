@@ -1064,7 +1064,9 @@ func TestBroadcastStopsInMidFrame(t *testing.T) {
 		}
 	}
 	skipStatus(t, stuck, 1)
-	err := c.s.Connections.Broadcast(t.Context(), 1, make([]byte, 3*transport.SendBufferSize))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // the default of a second is short on a busy machine
+	defer cancel()
+	err := c.s.Connections.Broadcast(ctx, 1, make([]byte, 3*transport.SendBufferSize))
 	var failed *ClientError
 	if !errors.As(err, &failed) || failed.Server != stuck || !errors.Is(err, ErrUnconfirmed) {
 		t.Errorf("%v, want a ClientError of the stuck client", err)

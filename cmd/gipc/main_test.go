@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -95,9 +96,37 @@ func start(t *testing.T, stdin io.Reader, args ...string) *cli {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &cli{t: t, stdout: newOutput(), stderr: newOutput(), cancel: cancel, code: make(chan int, 1)}
-	go func() { c.code <- run(ctx, args, stdin, c.stdout, c.stderr) }()
+	args = withDefaults(args)
+	go func() {
+		code := run(ctx, args, stdin, c.stdout, c.stderr)
+		if in, ok := stdin.(io.Closer); ok {
+			in.Close() // so that a test that still writes does not wait for ever
+		}
+		c.code <- code
+	}()
 	t.Cleanup(cancel)
 	return c
+}
+
+// withDefaults adds to a command what the test leaves open: time for a busy machine, and
+// unix sockets even in a build whose default is TCP.
+func withDefaults(args []string) []string {
+	if len(args) == 0 || slices.Contains(args, "-h") {
+		return args
+	}
+	var more []string
+	switch args[0] {
+	case "send", "call", "bench":
+		if !slices.Contains(args, "-wait") {
+			more = append(more, "-wait", "1m")
+		}
+		fallthrough
+	case "listen":
+		if slices.Contains(args, "-address") && !slices.Contains(args, "-network") {
+			more = append(more, "-network", "unix")
+		}
+	}
+	return slices.Concat(args[:1], more, args[1:])
 }
 
 // ends waits for the end, and fails if the exit code is another one.

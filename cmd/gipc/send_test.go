@@ -153,7 +153,7 @@ func TestListenBrokenOutput(t *testing.T) {
 	t.Parallel()
 	address, stderr, code := testutil.TempSocket(t), newOutput(), make(chan int, 1)
 	go func() {
-		code <- run(t.Context(), []string{"listen", "test", "-address", address}, nil, brokenWriter{}, stderr)
+		code <- run(t.Context(), []string{"listen", "test", "-network", "unix", "-address", address}, nil, brokenWriter{}, stderr)
 	}()
 	stderr.until(t, "listening as")
 	start(t, strings.NewReader("x\n"), "send", "test", "-address", address).ends(0)
@@ -166,7 +166,7 @@ func TestListenBrokenOutput(t *testing.T) {
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	address := testutil.TempSocket(t)
-	server, stdout, stderr := process(t, "main", nil, "listen", "test", "-address", address)
+	server, stdout, stderr := process(t, "main", nil, "listen", "test", "-network", "unix", "-address", address)
 	stderr.until(t, "listening as")
 	in, out, err := os.Pipe()
 	if err != nil {
@@ -174,7 +174,7 @@ func TestInterrupt(t *testing.T) {
 	}
 	defer in.Close()
 	defer out.Close()
-	client, _, clientErr := process(t, "main", in, "send", "test", "-address", address)
+	client, _, clientErr := process(t, "main", in, "send", "test", "-network", "unix", "-address", address)
 	fmt.Fprintln(out, "before the signal")
 	stdout.until(t, "before the signal")
 	client.Process.Signal(os.Interrupt)
