@@ -219,7 +219,8 @@ func converse(t talker) {
 // A caller is a client of one connection.
 type caller struct {
 	talker
-	next [256]uint64 // number of each writer's next message
+	next     [256]uint64 // number of each writer's next message
+	received receiver    // of broadcasts
 }
 
 // roundTrip sends a message of writer 0 and awaits it back.

@@ -29,6 +29,7 @@ type proc struct {
 
 // start starts a child and waits until it is ready, at most for limit.
 func (b *bench) start(j job, limit time.Duration) (*proc, result, error) {
+	j.Profiles = b.profiles
 	text, err := json.Marshal(j)
 	if err != nil {
 		return nil, result{}, err

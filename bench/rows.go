@@ -40,7 +40,7 @@ func (b *bench) groups() []group {
 		{"connection set-up", turns(2), (*bench).setUp},
 		{"many clients", turns(6) + 12*time.Second, (*bench).many},
 	}
-	for _, reader := range []string{"Serve", "Messages", "ReadTimedFastest", "ReadTimed"} {
+	for _, reader := range []string{"Serve", "Messages", "ReadTimedFastest"} {
 		g = append(g, group{"1 talker among silent, " + reader, turns(4) + 4*time.Second, func(b *bench, name string) { b.silent(name, reader) }})
 	}
 	g = append(g,
@@ -48,8 +48,12 @@ func (b *bench) groups() []group {
 		group{"allocations a message", 4 * time.Second, (*bench).allocations},
 		group{"reconnect", time.Duration(b.rounds)*1200*time.Millisecond + time.Second, (*bench).reconnect},
 		group{"herd", time.Duration(min(herdSize, b.idle)) * 9 * time.Millisecond, (*bench).herd},
+		group{"Broadcast", time.Duration(min(2*herdSize, 2*b.idle)) * 3 * time.Millisecond, (*bench).broadcast},
+		group{"Shutdown", time.Duration(b.idle*2) * 4 * time.Millisecond, (*bench).shutdown},
+		group{"stalled clients", time.Duration(b.stalled*2)*4*time.Millisecond + 10*time.Second, (*bench).stalledClients},
 		group{"BusyPoll", turns(2), (*bench).busyPoll},
 		group{"binary size", 20 * time.Second, (*bench).binarySize},
+		group{"lines of the library", 0, (*bench).libraryLines},
 	)
 	if b.curves {
 		g = append(g,
@@ -151,11 +155,12 @@ func (b *bench) streaming64(name string) {
 	add := func(what, of, over string, bound bound, note string) {
 		b.compare(s, row{name + ", " + what, of, over, rate, perSecond, bound, note})
 	}
-	add("encrypted, Queue", queueEncrypted.Name, "raw batch sealed", atLeast(0.8), "")
+	add("encrypted, Queue", queueEncrypted.Name, "raw batch sealed", atLeast(2), "")
+	add("encrypted, Queue", queueEncrypted.Name, queuePlain.Name, atLeast(0.65), "")
 	add("encrypted, Queue", queueEncrypted.Name, "raw", bound{}, "about 6.4 expected")
-	add("plain, Queue", queuePlain.Name, "raw batch", atLeast(0.5), "")
+	add("plain, Queue", queuePlain.Name, "raw batch", atLeast(0.65), "")
 	add("plain, Queue", queuePlain.Name, "raw", bound{}, "about 20 expected")
-	add("encrypted, Write alone", write.Name, "raw", atLeast(0.75), "")
+	add("encrypted, Write alone", write.Name, "raw", atLeast(0.85), "")
 	add("plain, Write alone", writePlain.Name, "raw", bound{}, "")
 	shown := b.and(streamers, queueEncrypted, queuePlain, raw, rawSealed)
 	for _, c := range shown {
@@ -170,9 +175,9 @@ func (b *bench) streaming1M(name string) {
 	add := func(what, of, over string, bound bound, note string) {
 		b.compare(s, row{name + ", " + what, of, over, rate, bytesPerSecond, bound, note})
 	}
-	add("encrypted, ReadInto", encrypted.Name, "raw sealed", atLeast(0.95), "")
+	add("encrypted, ReadInto", encrypted.Name, "raw sealed", atLeast(1.15), "")
 	add("encrypted, ReadInto", encrypted.Name, "raw", bound{}, "about 0.35 expected")
-	add("plain, ReadInto", plain.Name, "raw", atLeast(0.9), "")
+	add("plain, ReadInto", plain.Name, "raw", atLeast(1.5), "")
 	for _, c := range who {
 		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond, true)
 	}
@@ -246,8 +251,12 @@ func (b *bench) many(name string) {
 	}
 	s := b.alternate(b.rounds, turnsOf(order{Do: "trips", Size: 64, For: 2 * b.slice}, who...)...)
 	for _, c := range []contestant{serve, messages} {
+		limit := atLeast(0.9)
+		if c == messages {
+			limit = atLeast(0.85)
+		}
 		for _, n := range []int{100, 1000} {
-			b.compare(s, row{fmt.Sprintf("%s clients, encrypted, %s", thousands(n), c.Name), c.with(n).Name, rawSealed.with(n).Name, rate, perSecond, atLeast(0.9), ""})
+			b.compare(s, row{fmt.Sprintf("%s clients, encrypted, %s", thousands(n), c.Name), c.with(n).Name, rawSealed.with(n).Name, rate, perSecond, limit, ""})
 		}
 	}
 	for _, c := range []contestant{serve, messages, rawSealed} {
@@ -272,12 +281,8 @@ func (b *bench) silent(name, reader string) {
 		turns[i].order = order{Do: "trips", Size: 64, Active: 1}
 	}
 	s := b.alternate(b.rounds, turns...)
-	note := ""
-	if reader == "ReadTimed" {
-		note = fmt.Sprintf("by its contract it waits for the slowest client or, here, %v", readTimedFor)
-	}
 	for _, n := range silent {
-		b.compare(s, row{fmt.Sprintf("1 talker among %s silent, %s", thousands(n), reader), fmt.Sprintf("among %d", n), "alone", rate, perSecond, atLeast(0.9), note})
+		b.compare(s, row{fmt.Sprintf("1 talker among %s silent, %s", thousands(n), reader), fmt.Sprintf("among %d", n), "alone", rate, perSecond, atLeast(0.95), ""})
 	}
 }
 
