@@ -240,17 +240,19 @@ func (b *bench) shutdown(name string) {
 		rounds = 1
 	}
 	s := &scores{map[string][]result{}, map[string]error{}}
+	clientCosts := map[int][]float64{} // nanoseconds of processor time
 	for range rounds {
 		for _, n := range counts {
 			if s.failed[what(n)] != nil {
 				continue
 			}
-			r, err := b.shutdownOnce(n)
+			r, clientCost, err := b.shutdownOnce(n)
 			if err != nil {
 				s.failed[what(n)] = err
 				continue
 			}
 			s.results[what(n)] = append(s.results[what(n)], r)
+			clientCosts[n] = append(clientCosts[n], clientCost)
 		}
 	}
 	target := func(n int) string { return "at most " + span(limit(n).most*1e9) + "; 2 s for 10,000, and linear" }
@@ -261,7 +263,7 @@ func (b *bench) shutdown(name string) {
 		}
 		took := values(s.results[what(n)], func(r result) float64 { return r.P50 })
 		x := median(took)
-		b.report.plainFigure(what(n), span(x), fmt.Sprintf("%s per 1,000; the server's processor time %s", span(x/float64(n)*1000), span(median(values(s.results[what(n)], p99)))),
+		b.report.plainFigure(what(n), span(x), fmt.Sprintf("%s per 1,000; processor time: server %s, clients %s", span(x/float64(n)*1000), span(median(values(s.results[what(n)], p99))), span(median(clientCosts[n]))),
 			span(slices.Min(took))+" to "+span(slices.Max(took)), limit(n), target(n), x/1e9)
 	}
 	if len(counts) > 1 {
@@ -270,14 +272,41 @@ func (b *bench) shutdown(name string) {
 	}
 }
 
-func (b *bench) shutdownOnce(n int) (result, error) {
+// shutdownOnce returns the result of one Shutdown, and the processor time that the clients
+// have used during it, in nanoseconds.
+func (b *bench) shutdownOnce(n int) (r result, clientCost float64, err error) {
 	server, clients, _, err := b.crowd(pooled("Serve"), n)
 	if err != nil {
-		return result{}, err
+		return r, 0, err
 	}
 	defer func() { b.stop(append(clients, server)...) }()
 	b.wait(2 * time.Second) // until the clients are idle
-	return server.ask(b.ctx, order{Do: "shutdown", Active: n}, shutdownLimit+10*time.Second)
+	before, err := b.processorTimeOf(clients)
+	if err != nil {
+		return r, 0, err
+	}
+	if r, err = server.ask(b.ctx, order{Do: "shutdown", Active: n}, shutdownLimit+10*time.Second); err != nil {
+		return r, 0, err
+	}
+	after, err := b.processorTimeOf(clients)
+	return r, after - before, err
+}
+
+// processorTimeOf returns the processor time of processes together, in nanoseconds.
+func (b *bench) processorTimeOf(procs []*proc) (sum float64, err error) {
+	for _, p := range procs {
+		if err := p.orders.Encode(order{Do: "cost"}); err != nil {
+			return 0, err
+		}
+	}
+	for _, p := range procs {
+		r, err := p.answer(b.ctx, 20*time.Second)
+		if err != nil {
+			return 0, err
+		}
+		sum += r.Each
+	}
+	return sum, nil
 }
 
 var shuttingDown atomic.Bool // this process's server ends because of an order
@@ -345,7 +374,18 @@ func (b *bench) stall(n, size, budget int) (grown, complete, freed int, err erro
 	}
 	const poll, settled = 100 * time.Millisecond, 3 * time.Second
 	last, since := 0, time.Now()
-	for start := time.Now(); time.Since(since) < settled && time.Since(start) < 2*time.Minute; {
+	for start, answered := time.Now(), false; time.Since(start) < 2*time.Minute; {
+		if time.Since(since) >= settled {
+			if answered {
+				break
+			}
+			// A client process that is still sealing answers late, and the server may
+			// then grow again.
+			if complete, err = b.completeClients(clients); err != nil {
+				return 0, 0, 0, err
+			}
+			answered, since = true, time.Now()
+		}
 		r, err := server.ask(b.ctx, order{Do: "rss"}, 20*time.Second)
 		if err != nil {
 			return 0, 0, 0, err
@@ -355,19 +395,24 @@ func (b *bench) stall(n, size, budget int) (grown, complete, freed int, err erro
 			return grown, 0, 0, nil
 		}
 		if grown > last+last/100 {
-			last, since = grown, time.Now()
+			last, since, answered = grown, time.Now(), false
 		}
 		b.wait(poll)
 	}
+	r, err := server.ask(b.ctx, order{Do: "memory"}, 60*time.Second)
+	return r.RSS - before.Freed, complete, r.Freed - before.Freed, err
+}
+
+// completeClients returns how many clients have sent everything.
+func (b *bench) completeClients(clients []*proc) (complete int, err error) {
 	for _, p := range clients {
-		r, err := p.ask(b.ctx, order{Do: "filled"}, 20*time.Second)
+		r, err := p.ask(b.ctx, order{Do: "filled"}, time.Minute)
 		if err != nil {
-			return 0, 0, 0, err
+			return 0, err
 		}
 		complete += r.N
 	}
-	r, err := server.ask(b.ctx, order{Do: "memory"}, 60*time.Second)
-	return r.RSS - before.Freed, complete, r.Freed - before.Freed, err
+	return complete, nil
 }
 
 // filling counts the clients of this process that have sent everything, and keeps an error.
@@ -378,9 +423,12 @@ var filling struct {
 
 // fill has each client send, and does not wait for it.
 func fill(clients []*caller, o order) (result, error) {
-	data := make([]byte, o.Size)
+	data, start := make([]byte, o.Size), make(chan struct{})
+	// The clients start after the answer to this order; otherwise they delay it.
+	time.AfterFunc(200*time.Millisecond, func() { close(start) })
 	for _, c := range clients {
 		go func() {
+			<-start
 			for sent := 0; sent < stalledBytes; sent += o.Size {
 				if err := c.send(data); err != nil {
 					filling.failure.Store(&err)
