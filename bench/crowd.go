@@ -300,7 +300,7 @@ func (b *bench) processorTimeOf(procs []*proc) (sum float64, err error) {
 		}
 	}
 	for _, p := range procs {
-		r, err := p.answer(b.ctx, 20*time.Second)
+		r, err := p.answer(b.ctx, time.Minute)
 		if err != nil {
 			return 0, err
 		}
@@ -332,14 +332,16 @@ const stalledBytes = 3 * miB // that each client sends; also the largest message
 // stalledClients measures the memory of a server that does not read while each client sends.
 func (b *bench) stalledClients(name string) {
 	limit, target := atMost(80), "at most 80 KiB"
-	n := b.stalled
 	for _, size := range []int{stalledBytes, kiB} {
+		n, budget := b.stalled, availableMemory()/4
+		if size == stalledBytes {
+			n = min(n, budget/(size+miB)) // each client holds its message sealed
+		}
 		what := fmt.Sprintf("%s idle clients that sent up to 3 MiB to a server that does not read, messages of %s: memory each", thousands(n), sizeName(size))
 		if b.files-100 < n {
 			b.report.skipped(what, target, fmt.Sprintf("a process may open %s files", thousands(b.files)))
 			continue
 		}
-		budget := availableMemory() / 4
 		if budget < n*160*kiB {
 			b.report.skipped(what, target, fmt.Sprintf("%s of memory are available", sizeName(4*budget)))
 			continue
@@ -373,19 +375,8 @@ func (b *bench) stall(n, size, budget int) (grown, complete, freed int, err erro
 		}
 	}
 	const poll, settled = 100 * time.Millisecond, 3 * time.Second
-	last, since := 0, time.Now()
-	for start, answered := time.Now(), false; time.Since(start) < 2*time.Minute; {
-		if time.Since(since) >= settled {
-			if answered {
-				break
-			}
-			// A client process that is still sealing answers late, and the server may
-			// then grow again.
-			if complete, err = b.completeClients(clients); err != nil {
-				return 0, 0, 0, err
-			}
-			answered, since = true, time.Now()
-		}
+	last, lastCost, since, start := 0, 0.0, time.Now(), time.Now()
+	for {
 		r, err := server.ask(b.ctx, order{Do: "rss"}, 20*time.Second)
 		if err != nil {
 			return 0, 0, 0, err
@@ -395,9 +386,26 @@ func (b *bench) stall(n, size, budget int) (grown, complete, freed int, err erro
 			return grown, 0, 0, nil
 		}
 		if grown > last+last/100 {
-			last, since, answered = grown, time.Now(), false
+			last, since = grown, time.Now()
+		}
+		if time.Since(since) >= settled {
+			// Clients that still seal their messages use processor time.
+			cost, err := b.processorTimeOf(clients)
+			if err != nil {
+				return 0, 0, 0, err
+			}
+			if cost-lastCost < float64(100*time.Millisecond) {
+				break
+			}
+			lastCost, since = cost, time.Now()
+		}
+		if time.Since(start) > 2*time.Minute {
+			return 0, 0, 0, errors.New("the clients have not settled within 2 minutes")
 		}
 		b.wait(poll)
+	}
+	if complete, err = b.completeClients(clients); err != nil {
+		return 0, 0, 0, err
 	}
 	r, err := server.ask(b.ctx, order{Do: "memory"}, 60*time.Second)
 	return r.RSS - before.Freed, complete, r.Freed - before.Freed, err
