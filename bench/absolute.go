@@ -1,14 +1,16 @@
 // The rows that are no ratios of two contestants: memory of idle clients,
-// allocations, reconnecting, and the size of programs.
+// allocations, reconnecting, the size of programs, and the lines of the library.
 
 package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -21,7 +23,7 @@ func (b *bench) idleClients(name string) {
 	}
 	for _, c := range append([]contestant{pooled("Serve"), pooled("Messages")}, others...) {
 		n := b.most(name, b.idle)
-		memory, goroutines, target := atMost(10), atMost(1), "at most 10 KiB"
+		memory, goroutines, target := atMost(9), atMost(1), "at most 9 KiB"
 		what := fmt.Sprintf("%s idle encrypted clients, %s", thousands(n), c.Name)
 		if c.Kind != "gipc" {
 			n = min(n, 2000)
@@ -44,24 +46,11 @@ func (b *bench) idleClients(name string) {
 
 // idleServer returns what a server has before and with n clients.
 func (b *bench) idleServer(c contestant, n int) (before, after result, err error) {
-	const most = 2000 // clients of a process
-	path := b.socket()
-	server, _, err := b.start(job{Server: true, Who: c, Path: path}, 20*time.Second)
+	server, clients, before, err := b.crowd(c, n)
 	if err != nil {
 		return before, after, err
 	}
-	procs := []*proc{server}
-	defer func() { b.stop(procs...) }()
-	if before, err = server.ask(b.ctx, order{Do: "memory"}, 20*time.Second); err != nil {
-		return before, after, err
-	}
-	for left := n; left > 0; left -= most {
-		clients, _, err := b.start(job{Who: c.with(min(left, most)), Path: path}, 3*time.Minute)
-		if err != nil {
-			return before, after, err
-		}
-		procs = append(procs, clients)
-	}
+	defer func() { b.stop(append(clients, server)...) }()
 	select { // let it come to rest
 	case <-time.After(2 * time.Second):
 	case <-b.ctx.Done():
@@ -83,8 +72,9 @@ func (b *bench) most(name string, n int) int {
 func (b *bench) allocations(string) {
 	reading := encrypted
 	reading.Reader = "Read"
+	tolerance := 0.01 // the runtime's own, a few in a run, are nobody's
 	add := func(what string, most int, x float64, err error) {
-		bound := atMost(float64(most) + 0.01) // the runtime's own, a few in a run, are nobody's
+		bound := atMost(float64(most) + tolerance)
 		what, target := "allocations a message, "+what, fmt.Sprint("at most ", most)
 		if err != nil {
 			b.report.lost(what, target, bound, err)
@@ -99,6 +89,10 @@ func (b *bench) allocations(string) {
 	add("Queue", 0, sent, err)
 	_, received, err = b.allocsOf(reading)
 	add("Read", 2, received, err)
+	sent, received, err = b.allocsOf(callEncrypted)
+	tolerance = 0.05 // there are fewer calls than messages of a stream
+	add("Call, caller", 3, sent, err)
+	add("Call, replier by ReadInto", 2, received, err)
 }
 
 func (b *bench) allocsOf(c contestant) (sent, received float64, err error) {
@@ -108,13 +102,17 @@ func (b *bench) allocsOf(c contestant) (sent, received float64, err error) {
 	}
 	defer b.stop(p.client, p.server)
 	var r [3]result
+	o := order{Do: "stream", Size: 64, For: b.slice}
+	if c.Call {
+		o.Do, o.For = "calls", max(b.slice, 300*time.Millisecond)
+	}
 	for i, ask := range []struct {
 		who *proc
 		order
 	}{
-		{p.client, order{Do: "stream", Size: 64, For: b.slice}}, // buffers come to be
+		{p.client, o}, // buffers come to be
 		{p.server, order{Do: "mallocs"}},
-		{p.client, order{Do: "stream", Size: 64, For: b.slice}},
+		{p.client, o},
 		{p.server, order{Do: "mallocs"}},
 	} {
 		got, err := ask.who.ask(b.ctx, ask.order, 20*time.Second)
@@ -182,7 +180,7 @@ func (b *bench) restarts(n int) (took, down []float64, err error) {
 // binarySize builds the programs of size/ and compares them.
 func (b *bench) binarySize(name string) {
 	const kB = 1000
-	limit := atMost(300)
+	limit := atMost(400)
 	programs := []string{"bare", "gipc"}
 	if b.peers && !b.quick { // it takes a while to build
 		programs = append(programs, "grpc")
@@ -207,7 +205,7 @@ func (b *bench) binarySize(name string) {
 			}
 			more := size[program] - size["bare"]
 			b.report.plainFigure(fmt.Sprintf("%s, %s server, %s", name, program, v.what), fmt.Sprintf("%.0f kB more", more),
-				fmt.Sprintf("net and crypto/ecdh alone %.0f kB", size["bare"]), "", bound, target, more)
+				fmt.Sprintf("net, crypto/ecdh, log/slog and fmt alone %.0f kB", size["bare"]), "", bound, target, more)
 		}
 	}
 }
@@ -225,4 +223,39 @@ func (b *bench) build(program, ldflags string) (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
+}
+
+// libraryLines counts the lines of the library's files, without the tests and the
+// packages below it.
+func (b *bench) libraryLines(name string) {
+	const limit = 5200
+	what, target := name+" at the top, without tests", "at most "+thousands(limit)
+	lines, files, err := countLines("..")
+	if err == nil && files == 0 {
+		err = errors.New("no files: the program has to run in bench/")
+	}
+	if err != nil {
+		b.report.lost(what, target, atMost(limit), err)
+		return
+	}
+	b.report.plainFigure(what, thousands(lines), fmt.Sprintf("%d files", files), "", atMost(limit), target, float64(lines))
+}
+
+func countLines(dir string) (lines, files int, err error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return 0, 0, err
+		}
+		lines += bytes.Count(text, []byte("\n"))
+		files++
+	}
+	return lines, files, nil
 }

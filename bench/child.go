@@ -25,18 +25,21 @@ const childEnv = "GIPC_BENCH_CHILD"
 
 // A job is what a child is.
 type job struct {
-	Server  bool
-	Who     contestant
-	Path    string
-	AtATime int // clients that connect at the same time; 0 is a few
+	Server   bool
+	Who      contestant
+	Path     string
+	AtATime  int    // clients that connect at the same time; 0 is a few
+	Profiles string // directory of the profiles; "": none
 }
 
 // An order is what a child is told to do.
 type order struct {
-	Do      string        // ping-pong, stream, trips, calls, set-up, reconnected, cost, memory
+	Do string // ping-pong, stream, trips, calls, set-up, reconnected, cost, memory, rss,
+	// mallocs, broadcast, receive, shutdown, fill, filled
 	Size    int           // of the messages
 	For     time.Duration // how long, roughly
-	Active  int           // trips: clients that talk; 0 is all
+	Active  int           // trips: clients that talk; 0 is all; broadcast, shutdown: clients that are connected
+	Count   int           // broadcast, receive: messages to each client
 	Writers int           // stream: goroutines that write; calls: that call; 0 is one
 }
 
@@ -44,8 +47,8 @@ type order struct {
 type result struct {
 	Err        string
 	N          int     // messages, round trips, connections; cost: handshakes that the server has started
-	P50, P99   float64 // ping-pong, set-up; reconnected: when, by the wall clock
-	Each       float64 // time of one, from first to last; cost: this process's processor time
+	P50, P99   float64 // ping-pong, set-up; reconnected: when, by the wall clock; broadcast: P50 is the time of one; shutdown: the time, and the processor time
+	Each       float64 // time of one, from first to last; cost: this process's processor time; broadcast: the same for one
 	Rate       float64 // of them in a second
 	Allocs     float64 // this process's, for each
 	Mallocs    uint64  // memory: all since the start
@@ -72,6 +75,9 @@ func child(text string) error {
 		ready, before := make(chan struct{}), time.Now().UnixNano()
 		go func() {
 			err := k.serve(j.Who, j.Path, func() { close(ready) })
+			if shuttingDown.Load() {
+				return
+			}
 			fmt.Fprintln(os.Stderr, "the server ended:", err)
 			os.Exit(1)
 		}()
@@ -94,7 +100,9 @@ func child(text string) error {
 		} else if err != nil {
 			return err
 		}
+		stopProfile := startProfile(j, o)
 		r, err := do(k, j, o, clients)
+		stopProfile()
 		if err != nil {
 			r.Err = err.Error()
 		}
@@ -134,6 +142,19 @@ func do(k kind, j job, o order, clients []*caller) (r result, err error) {
 		debug.FreeOSMemory()
 		r.Freed = rss()
 		return r, nil
+	case "rss":
+		r.RSS = rss()
+		return r, nil
+	case "broadcast":
+		return sendBroadcasts(j, o)
+	case "receive":
+		return receiveBroadcasts(clients, o)
+	case "shutdown":
+		return shutDownServer(o)
+	case "fill":
+		return fill(clients, o)
+	case "filled":
+		return filled()
 	case "mallocs":
 		r.Mallocs = before
 		return r, nil

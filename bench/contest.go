@@ -28,6 +28,32 @@ type contestant struct {
 	Clients  int           // connections of one client process; 0 is one
 	MaxSize  int           // largest message, where that has to be said; 0 is what is usual there
 	BusyPoll time.Duration // gipc's, on both sides
+	Place    placement     // of the two processes on the cores
+}
+
+// A placement says which core each of the two processes of a contestant is pinned to.
+type placement string
+
+const (
+	placeFree     placement = ""
+	placeApart    placement = "apart"    // each process on a core of its own
+	placeTogether placement = "together" // both processes on one core
+)
+
+// core returns the index in bench.cores of the core of a server or a client.
+func (p placement) core(server bool) (index int, ok bool) {
+	if p == placeApart && !server {
+		index = 1
+	}
+	return index, p != placeFree
+}
+
+// row returns the name of a row with its placement.
+func (p placement) row(name string) string {
+	if p == placeFree {
+		return name
+	}
+	return name + ", " + string(p)
 }
 
 // with is the same contestant with that many clients.
@@ -193,7 +219,8 @@ func converse(t talker) {
 // A caller is a client of one connection.
 type caller struct {
 	talker
-	next [256]uint64 // number of each writer's next message
+	next     [256]uint64 // number of each writer's next message
+	received receiver    // of broadcasts
 }
 
 // roundTrip sends a message of writer 0 and awaits it back.

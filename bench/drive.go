@@ -29,6 +29,7 @@ type proc struct {
 
 // start starts a child and waits until it is ready, at most for limit.
 func (b *bench) start(j job, limit time.Duration) (*proc, result, error) {
+	j.Profiles = b.profiles
 	text, err := json.Marshal(j)
 	if err != nil {
 		return nil, result{}, err
@@ -52,7 +53,11 @@ func (b *bench) start(j job, limit time.Duration) (*proc, result, error) {
 	if err != nil {
 		return nil, result{}, err
 	}
-	if err := p.cmd.Start(); err != nil {
+	start := p.cmd.Start
+	if index, ok := j.Who.Place.core(j.Server); ok {
+		start = func() error { return startOnCore(b.cores[index], p.cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return nil, result{}, err
 	}
 	b.running(p, true)

@@ -31,6 +31,10 @@ type bench struct {
 	rounds               int           // counted ones
 	slice                time.Duration // of a turn
 	idle                 int           // clients
+	stalled              int           // clients that send to a server that does not read
+	placements           []placement   // of the rows of round trips
+	cores                [2]int        // of the pinned rows
+	profiles             string        // directory of the children's profiles; "": none
 
 	mu      sync.Mutex // guards procs
 	procs   map[*proc]bool
@@ -52,10 +56,13 @@ func main() {
 }
 
 func run() error {
-	quick := flag.Bool("quick", false, "short turns, fewer idle clients, no curves: under two minutes")
+	quick := flag.Bool("quick", false, "short turns, fewer clients, no curves: under three minutes")
 	peers := flag.Bool("peers", true, "measure the peers too")
 	curves := flag.Bool("curves", true, "measure the curves too; with -quick only where it is given")
 	only := flag.String("only", "", "measure only the groups whose name this regular expression matches; -list has the names")
+	pin := flag.Bool("pin", true, "take the rows of round trips twice, with the processes pinned to two cores and to one; false: once, not pinned")
+	clients := flag.Int("clients", 0, "largest number of clients of a row; default 10000, with -quick 1000, and 200 that stall")
+	profiles := flag.String("profiles", "", "write processor and heap profiles of the measured processes to this directory")
 	list := flag.Bool("list", false, "list the groups and end")
 	markdown := flag.String("markdown", "", "write the tables to this file; default RESULTS.md, of a run that is not whole results/partial.md")
 	chart := flag.String("chart", "", "draw the chart in this file; default chart.svg, of a run that is not whole results/partial.svg")
@@ -64,11 +71,25 @@ func run() error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unknown argument %q", flag.Arg(0))
 	}
-	b := &bench{report: newReport(), quick: *quick, peers: *peers, curves: *curves, rounds: 9, slice: 300 * time.Millisecond, idle: 10000, procs: map[*proc]bool{}}
+	b := &bench{report: newReport(), quick: *quick, peers: *peers, curves: *curves, rounds: 9, slice: 300 * time.Millisecond, idle: 10000, stalled: 10000, procs: map[*proc]bool{}}
 	if *quick {
-		b.rounds, b.slice, b.idle = 7, 40*time.Millisecond, 500
+		b.rounds, b.slice, b.idle, b.stalled = 7, 40*time.Millisecond, 1000, 200
 		b.curves = false
 		flag.Visit(func(f *flag.Flag) { b.curves = b.curves || f.Name == "curves" && *curves })
+	}
+	if *clients > 0 {
+		b.idle, b.stalled = *clients, *clients
+	}
+	b.placements = []placement{placeFree}
+	pinning := "the rows of round trips are not pinned, because of -pin=false"
+	if *pin {
+		cores, err := pinCores()
+		if err == nil {
+			b.cores, b.placements = cores, []placement{placeApart, placeTogether}
+			pinning = fmt.Sprintf("apart: one process pinned to core %d, the other to core %d; together: both pinned to core %d; a pinned process has a GOMAXPROCS of 1", cores[0], cores[1], cores[0])
+		} else {
+			pinning = fmt.Sprintf("the rows of round trips are not pinned: %v", err)
+		}
 	}
 	pick, err := regexp.Compile(*only)
 	if err != nil {
@@ -115,9 +136,19 @@ func run() error {
 	defer os.RemoveAll(b.dir)
 	b.libzmq = sync.OnceValues(b.buildLibzmq)
 
+	if *profiles != "" {
+		if b.profiles, err = filepath.Abs(*profiles); err == nil {
+			err = os.MkdirAll(b.profiles, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+
 	was := observe()
 	b.measure(groups)
 	facts, warnings := was.facts()
+	facts = append(facts, pinning)
 	b.report.write(os.Stdout, false, facts)
 	for _, w := range warnings {
 		b.say("%s", w)

@@ -92,6 +92,7 @@ func serveOurs(c contestant, path string, ready func()) error {
 	if err != nil {
 		return err
 	}
+	served.ours = s
 	ready()
 	// The pool's readers send back what they get: the client compares it. A
 	// failed Write shows at the client, too.
@@ -115,10 +116,8 @@ func serveOurs(c contestant, path string, ready func()) error {
 		for srv, m := range pool.Messages(background) {
 			echo(srv, m, nil)
 		}
-	case "ReadTimed":
-		for s.Err() == nil {
-			pool.ReadTimed(readTimedFor, echo)
-		}
+	case "nobody":
+		<-s.Done()
 	case "ReadTimedFastest":
 		for s.Err() == nil {
 			pool.ReadTimedFastest(time.Second, echo)
@@ -128,9 +127,6 @@ func serveOurs(c contestant, path string, ready func()) error {
 	}
 	return s.Err()
 }
-
-// readTimedFor is how long the pool's ReadTimed waits for the silent ones.
-const readTimedFor = time.Millisecond
 
 func dialOurs(c contestant, path string) (talker, error) {
 	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "bench", Network: "unix", Address: path, Encryption: encryption(c),

@@ -124,6 +124,7 @@ func serveRaw(c contestant, path string, ready func()) error {
 	c.Batch = false
 	return accept(path, ready, func(conn net.Conn) {
 		if t, err := newRawTalker(conn, c); err == nil {
+			addRawTalker(t)
 			converse(t)
 		}
 	})

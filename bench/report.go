@@ -83,6 +83,11 @@ func (r *report) lost(what, target string, b bound, err error) {
 	r.failure(what, err)
 }
 
+// skipped adds a row that was not measured, with the reason.
+func (r *report) skipped(what, target, reason string) {
+	r.targets.rows = append(r.targets.rows, []string{what, "", "skipped: " + reason, "", "", target, ""})
+}
+
 // failure lists an error where it shows first.
 func (r *report) failure(what string, err error) {
 	if text := err.Error(); !r.seen[text] {

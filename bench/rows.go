@@ -24,22 +24,23 @@ func (b *bench) groups() []group {
 	turns := func(n int) time.Duration {
 		return time.Duration(n*(b.rounds+1))*b.slice + time.Duration(n)*150*time.Millisecond
 	}
+	placed := time.Duration(len(b.placements))
 	peers, calling := 0, 0
 	if b.peers {
 		peers, calling = len(callers), len(procedures)
 	}
 	g := []group{
-		{"ping-pong 64 B", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, 64) }},
-		{"ping-pong 4 KiB", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, 4*kiB) }},
-		{"ping-pong 1 MiB", turns(4 + peers), func(b *bench, name string) { b.pingPong(name, miB) }},
+		{"ping-pong 64 B", placed * turns(4+peers), func(b *bench, name string) { b.pingPong(name, 64) }},
+		{"ping-pong 4 KiB", placed * turns(4+peers), func(b *bench, name string) { b.pingPong(name, 4*kiB) }},
+		{"ping-pong 1 MiB", placed * turns(4+peers), func(b *bench, name string) { b.pingPong(name, miB) }},
 		{"streaming 64 B", turns(8 + peers), (*bench).streaming64},
 		{"streaming 1 MiB", turns(4 + peers), (*bench).streaming1M},
-		{"Call 64 B, one caller", turns(3 + calling), (*bench).oneCaller},
+		{"Call 64 B, one caller", placed * turns(3+calling), (*bench).oneCaller},
 		{"Call 64 B, 64 callers", turns(3 + calling), (*bench).manyCallers},
 		{"connection set-up", turns(2), (*bench).setUp},
 		{"many clients", turns(6) + 12*time.Second, (*bench).many},
 	}
-	for _, reader := range []string{"Serve", "Messages", "ReadTimedFastest", "ReadTimed"} {
+	for _, reader := range []string{"Serve", "Messages", "ReadTimedFastest"} {
 		g = append(g, group{"1 talker among silent, " + reader, turns(4) + 4*time.Second, func(b *bench, name string) { b.silent(name, reader) }})
 	}
 	g = append(g,
@@ -47,8 +48,12 @@ func (b *bench) groups() []group {
 		group{"allocations a message", 4 * time.Second, (*bench).allocations},
 		group{"reconnect", time.Duration(b.rounds)*1200*time.Millisecond + time.Second, (*bench).reconnect},
 		group{"herd", time.Duration(min(herdSize, b.idle)) * 9 * time.Millisecond, (*bench).herd},
+		group{"Broadcast", time.Duration(min(2*herdSize, 2*b.idle)) * 3 * time.Millisecond, (*bench).broadcast},
+		group{"Shutdown", time.Duration(b.idle*2) * 4 * time.Millisecond, (*bench).shutdown},
+		group{"stalled clients", time.Duration(b.stalled*2)*4*time.Millisecond + 10*time.Second, (*bench).stalledClients},
 		group{"BusyPoll", turns(2), (*bench).busyPoll},
 		group{"binary size", 20 * time.Second, (*bench).binarySize},
+		group{"lines of the library", 0, (*bench).libraryLines},
 	)
 	if b.curves {
 		g = append(g,
@@ -92,8 +97,25 @@ func (b *bench) and(peers []contestant, who ...contestant) []contestant {
 	return who
 }
 
+// pinned returns contestants whose processes are placed on the cores that way.
+func pinned(who []contestant, place placement) (placed []contestant) {
+	for _, c := range who {
+		c.Place = place
+		placed = append(placed, c)
+	}
+	return placed
+}
+
 func (b *bench) pingPong(name string, size int) {
-	who := b.and(callers, raw, rawSealed, encrypted, plain)
+	for i, place := range b.placements {
+		b.pingPongAt(place.row(name), size, place, i == 0)
+	}
+}
+
+// pingPongAt measures the round trips of one placement. The chart and the columns
+// beside the median are of the first placement alone.
+func (b *bench) pingPongAt(name string, size int, place placement, first bool) {
+	who := pinned(b.and(callers, raw, rawSealed, encrypted, plain), place)
 	s := b.alternate(b.rounds, turnsOf(order{Do: "ping-pong", Size: size}, who...)...)
 	enc, none := encrypted.Name, bound{}
 	add := func(what, of, over string, value func(result) float64, bound bound, note string) {
@@ -101,26 +123,26 @@ func (b *bench) pingPong(name string, size int) {
 	}
 	switch size {
 	case 64:
-		add("encrypted, median", enc, "raw", p50, atMost(1.12), "")
-		add("encrypted, p99", enc, "raw", p99, atMost(1.3), "")
+		add("encrypted, median", enc, "raw", p50, atMost(1.08), "")
+		add("encrypted, p99", enc, "raw", p99, atMost(1.2), "")
 		add("plain, p99", plain.Name, "raw", p99, none, "")
 	case 4 * kiB:
-		add("encrypted, median", enc, "raw", p50, atMost(1.15), "")
+		add("encrypted, median", enc, "raw", p50, atMost(1), "")
 		add("encrypted, p99", enc, "raw", p99, none, "")
 	default:
-		add("encrypted, ReadInto, median", enc, "raw sealed", p50, atMost(1.1), "")
+		add("encrypted, ReadInto, median", enc, "raw sealed", p50, atMost(0.9), "")
 		add("encrypted, ReadInto, median", enc, "raw", p50, none, "about 3.4 expected")
 		add("encrypted, ReadInto, p99", enc, "raw sealed", p99, none, "")
 	}
 	add("plain, median", plain.Name, "raw", p50, none, "")
 	for _, c := range who {
 		b.report.peer(s, name, label(c), c.Name, p50, span, true)
-		if size == 64 {
-			b.report.peer(s, "its p99", label(c), c.Name, p99, span, true)
-			b.report.peer(s, "its allocations, client", label(c), c.Name, allocs, count, false)
+		if size == 64 && first {
+			b.report.peer(s, place.row("its p99"), label(c), c.Name, p99, span, true)
+			b.report.peer(s, place.row("its allocations, client"), label(c), c.Name, allocs, count, false)
 		}
 	}
-	if panel := map[int]string{64: panelSmallTrip, miB: panelLargeTrip}[size]; panel != "" {
+	if panel := map[int]string{64: panelSmallTrip, miB: panelLargeTrip}[size]; panel != "" && first {
 		b.report.draw(s, panel, who, p50, span)
 	}
 }
@@ -133,11 +155,12 @@ func (b *bench) streaming64(name string) {
 	add := func(what, of, over string, bound bound, note string) {
 		b.compare(s, row{name + ", " + what, of, over, rate, perSecond, bound, note})
 	}
-	add("encrypted, Queue", queueEncrypted.Name, "raw batch sealed", atLeast(0.8), "")
+	add("encrypted, Queue", queueEncrypted.Name, "raw batch sealed", atLeast(2), "")
+	add("encrypted, Queue", queueEncrypted.Name, queuePlain.Name, atLeast(0.65), "")
 	add("encrypted, Queue", queueEncrypted.Name, "raw", bound{}, "about 6.4 expected")
-	add("plain, Queue", queuePlain.Name, "raw batch", atLeast(0.5), "")
+	add("plain, Queue", queuePlain.Name, "raw batch", atLeast(0.65), "")
 	add("plain, Queue", queuePlain.Name, "raw", bound{}, "about 20 expected")
-	add("encrypted, Write alone", write.Name, "raw", atLeast(0.75), "")
+	add("encrypted, Write alone", write.Name, "raw", atLeast(0.85), "")
 	add("plain, Write alone", writePlain.Name, "raw", bound{}, "")
 	shown := b.and(streamers, queueEncrypted, queuePlain, raw, rawSealed)
 	for _, c := range shown {
@@ -152,9 +175,9 @@ func (b *bench) streaming1M(name string) {
 	add := func(what, of, over string, bound bound, note string) {
 		b.compare(s, row{name + ", " + what, of, over, rate, bytesPerSecond, bound, note})
 	}
-	add("encrypted, ReadInto", encrypted.Name, "raw sealed", atLeast(0.95), "")
+	add("encrypted, ReadInto", encrypted.Name, "raw sealed", atLeast(1.15), "")
 	add("encrypted, ReadInto", encrypted.Name, "raw", bound{}, "about 0.35 expected")
-	add("plain, ReadInto", plain.Name, "raw", atLeast(0.9), "")
+	add("plain, ReadInto", plain.Name, "raw", atLeast(1.5), "")
 	for _, c := range who {
 		b.report.peer(s, name, label(c), c.Name, rate, bytesPerSecond, true)
 	}
@@ -163,10 +186,16 @@ func (b *bench) streaming1M(name string) {
 
 // oneCaller compares calls, one at a time, with raw's ping-pong.
 func (b *bench) oneCaller(name string) {
-	who := b.and(procedures, raw, callEncrypted, callPlain)
+	for _, place := range b.placements {
+		b.oneCallerAt(place.row(name), place)
+	}
+}
+
+func (b *bench) oneCallerAt(name string, place placement) {
+	who := pinned(b.and(procedures, raw, callEncrypted, callPlain), place)
 	s := b.alternate(b.rounds, turnsOf(order{Do: "ping-pong", Size: 64}, who...)...)
 	add := func(what, of, over string, bound bound) {
-		b.compare(s, row{"Call 64 B, " + what + ", one caller, replier by ReadInto, median", of, over, p50, span, bound, ""})
+		b.compare(s, row{name + ", " + what + ", replier by ReadInto, median", of, over, p50, span, bound, ""})
 	}
 	add("encrypted", callEncrypted.Name, raw.Name, atMost(1.25))
 	for _, c := range b.and(procedures) {
@@ -222,8 +251,12 @@ func (b *bench) many(name string) {
 	}
 	s := b.alternate(b.rounds, turnsOf(order{Do: "trips", Size: 64, For: 2 * b.slice}, who...)...)
 	for _, c := range []contestant{serve, messages} {
+		limit := atLeast(0.9)
+		if c == messages {
+			limit = atLeast(0.85)
+		}
 		for _, n := range []int{100, 1000} {
-			b.compare(s, row{fmt.Sprintf("%s clients, encrypted, %s", thousands(n), c.Name), c.with(n).Name, rawSealed.with(n).Name, rate, perSecond, atLeast(0.9), ""})
+			b.compare(s, row{fmt.Sprintf("%s clients, encrypted, %s", thousands(n), c.Name), c.with(n).Name, rawSealed.with(n).Name, rate, perSecond, limit, ""})
 		}
 	}
 	for _, c := range []contestant{serve, messages, rawSealed} {
@@ -248,12 +281,8 @@ func (b *bench) silent(name, reader string) {
 		turns[i].order = order{Do: "trips", Size: 64, Active: 1}
 	}
 	s := b.alternate(b.rounds, turns...)
-	note := ""
-	if reader == "ReadTimed" {
-		note = fmt.Sprintf("by its contract it waits for the slowest client or, here, %v", readTimedFor)
-	}
 	for _, n := range silent {
-		b.compare(s, row{fmt.Sprintf("1 talker among %s silent, %s", thousands(n), reader), fmt.Sprintf("among %d", n), "alone", rate, perSecond, atLeast(0.9), note})
+		b.compare(s, row{fmt.Sprintf("1 talker among %s silent, %s", thousands(n), reader), fmt.Sprintf("among %d", n), "alone", rate, perSecond, atLeast(0.95), ""})
 	}
 }
 
