@@ -152,7 +152,7 @@ func (e *endpoint) onWriteStalled(c *connection) {
 }
 
 // onSendFailure makes the reader report a connection as lost that can no longer be
-// written to. What has arrived is read first, for 1 s at most.
+// written to. The reader first reads what has arrived, for 1 s at most.
 func (e *endpoint) onSendFailure(c *connection, cause error) {
 	c.failAt(cause, time.Now().Add(drainTimeout))
 	e.wakeReader(c)

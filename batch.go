@@ -206,7 +206,7 @@ func (l lostMessages) lossError(cause error) error {
 	if l.uncertain > 0 {
 		cause = newError(ErrUnconfirmed, cause, "some of them may have arrived")
 	}
-	return newError(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection, and nothing was sent now: resend as needed", l.unsent+l.uncertain)
+	return newError(ErrNotConnected, cause, "%d queued messages were lost with an earlier connection, and this call sent nothing: send them again as needed", l.unsent+l.uncertain)
 }
 
 func (l *lostMessages) add(o lostMessages) {
@@ -437,7 +437,7 @@ func (q *sendQueue) failActiveLocked(cause error, unsent bool) error {
 		q.sentTotals.lost.uncertain += b.queuedMessages
 		return newError(ErrUnconfirmed, cause, "the write failed, and some of it may have arrived")
 	}
-	err := newError(ErrNotConnected, cause, "the write failed, and nothing of it was sent")
+	err := newError(ErrNotConnected, cause, "the write failed before any byte was sent")
 	q.sentTotals.lost.unsent += b.queuedMessages
 	q.callTable.endCallsFrom(b.firstRequest, err)
 	return err

@@ -85,7 +85,7 @@ func (t *callTable) noteFlushed() {
 	t.lastFlushed = t.lastNumber
 }
 
-// cancelOnEnd makes cancel called when the call ends without a reply.
+// cancelOnEnd calls cancel when the call ends without a reply.
 func (t *callTable) cancelOnEnd(call *openCall, cancel context.CancelCauseFunc) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -39,8 +39,8 @@ type Client struct {
 //
 // On error the returned client is nil and all resources are released. Permanent
 // errors are returned immediately: ErrConfig, ErrVersion, ErrEncryption, ErrSecret
-// (also if the names differ), ErrUntrustedServer, and ErrRefused if the server's
-// Authorize refused the client. After Timeout the error is ErrTimeout, wrapping the
+// (also if the names differ), ErrRefused if the server's Authorize refused the client,
+// and, if Address names a socket, ErrUntrustedServer and fs.ErrPermission. After Timeout the error is ErrTimeout, wrapping the
 // last dial error.
 func StartClient(config *ClientConfig) (*Client, error) {
 	return StartClientContext(context.Background(), config)
@@ -75,7 +75,7 @@ func StartClientContext(ctx context.Context, config *ClientConfig) (*Client, err
 // no loss of an earlier connection is unreported. Reads in progress end at once: they
 // return the complete messages that have arrived, one message Closed, and then
 // ErrClosed. If the peer's application does not read, its library receives up to 64
-// KiB, after a second; if more is on the way Close takes 5 seconds and fails.
+// KiB, after a second; if more is in transit Close returns ErrUnconfirmed after 5 seconds.
 //
 // The error is ErrUnconfirmed if messages may not have arrived. It also matches
 // ErrNotConnected if messages of Queue were lost. The client is closed even if Close
@@ -107,6 +107,9 @@ func (c *Client) reconnect(lost *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.announceStatusLocked(&Message{Err: err}, status) {
+		if status == Error {
+			err = newError(ErrClosed, err, "Dial has no further connection")
+		}
 		c.setFinalErrLocked(err)
 	}
 	c.settings.eventLog.Err("connecting ended", "err", err)
@@ -148,7 +151,7 @@ func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 }
 
 // withLastCause adds the error of the attempt before to a permanent error of Dial, which
-// says that there is no further connection, and not why the last one failed.
+// does not have the cause of the last failure.
 func (c *Client) withLastCause(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

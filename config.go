@@ -56,9 +56,9 @@ type ServerConfig struct {
 	// bytes or more. Default nil: no authentication.
 	Secret []byte
 	// Secrets maps names of clients to their own secrets. A client uses its secret as
-	// Secret, and Peer.Identity is the name of the secret that it has proved. There may be
-	// 256 at most, all different and each with 32 random bytes or more; no name may be "".
-	// If Secret is also set, its Identity is "". Where a Secret is required, Secrets
+	// Secret, and Peer.Identity is the name of the secret that it has proved. It has
+	// at most 256 entries, all different and each of 32 random bytes or more; no name is
+	// "". A client that proves Secret has the Identity "". Where a Secret is required, Secrets
 	// suffices. To change a secret, list the old and the new one under two names for a
 	// while. Every handshake tries all of them, about 9 microseconds each. Default nil:
 	// Secret alone.
@@ -89,7 +89,7 @@ type ServerConfig struct {
 	BusyPoll time.Duration
 	// Upgrade is called with each connection after Authorize and before the handshake. It
 	// returns the connection to use instead, such as one of crypto/tls, or of package
-	// wire2 for peers of earlier libraries. A deadline is set meanwhile. If it returns an
+	// wire2 for peers of earlier libraries. The connection has a deadline while Upgrade runs. If it returns an
 	// error the client is refused. It is called concurrently for different connections.
 	// Default nil: the connection is used directly.
 	Upgrade func(net.Conn) (net.Conn, error)
@@ -109,7 +109,7 @@ type ClientConfig struct {
 	Name       string        // required: the connection's name, the same on both sides
 	Network    string        // "unix" or "tcp"; default "": unix, or tcp in a build with -tags network
 	Address    string        // of the server; default "": from Name or the environment, as in ServerConfig
-	Secret     []byte        // the server's Secret or one of its Secrets, 32 random bytes or more; default nil: of the server only the user is checked, see AllowAnyUser
+	Secret     []byte        // the server's Secret or one of its Secrets, 32 random bytes or more; default nil: the client checks only the server's user, see AllowAnyUser
 	MaxMsgSize int           // maximum size of received Data in bytes: 1024 to 1<<30; default 0: 3145728
 	Heartbeat  time.Duration // idle time before a ping: 1 s or more; negative is off; default 0: 15 s on TCP, off elsewhere
 	BusyPoll   time.Duration // how long a reader polls before it blocks; default 0: it blocks at once
@@ -221,7 +221,7 @@ func (s *settings) applyDefaults(e Encryption, secrets map[string][]byte) (*sett
 		{e != EncryptionOn && e != EncryptionOff, "Encryption", int(e), "use EncryptionOn or EncryptionOff"},
 		{secret && secretProblem(s.secret) != "", "Secret", secretProblem(s.secret), adviceSecret + ", or nil for none"},
 		{secret && !s.encrypt, "Encryption", "EncryptionOff and Secret is set", "plaintext cannot prove a secret, so drop one of them"},
-		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "give an entry, for without one everybody would be served, or nil for no secret"},
+		{secrets != nil && len(secrets) == 0 && !secret, "Secrets", "empty", "add an entry (an empty map would admit every client), or give nil for no secret"},
 		{len(secrets) > maxSecrets, "Secrets", fmt.Sprintf("%d entries", len(secrets)), "give 256 at most: every handshake tries all of them"},
 		{len(secrets) > 0 && !s.encrypt, "Encryption", "EncryptionOff and Secrets is set", "plaintext cannot prove a secret, so drop one of them"},
 		{s.maxDataSize < minMsgSize || s.maxDataSize > maxMsgSize, "MaxMsgSize", s.maxDataSize, "0 is 3145728, else give 1024 to 1073741824 bytes"},

@@ -25,7 +25,7 @@ var (
 )
 
 // errNoReply is the result of calls that are open when Close is called.
-var errNoReply = newError(ErrUnconfirmed, ErrClosed, "the reply has not come")
+var errNoReply = newError(ErrUnconfirmed, ErrClosed, "no reply was received")
 
 const requestBlockSize = 16 // requests per allocation
 
@@ -60,8 +60,8 @@ type readDeadline struct {
 }
 
 // A pendingLoss makes the reader report the connection as lost, no earlier than
-// notBefore. It is set before the reader is interrupted. The first one wins, except
-// that a heartbeat timeout can be replaced or withdrawn.
+// notBefore. It is set before the reader is interrupted. A later loss does not replace
+// the first one, unless that is a heartbeat timeout, which can also be withdrawn.
 type pendingLoss struct {
 	cause            error
 	notBefore        time.Time
@@ -341,8 +341,8 @@ func (c *connection) streamEndError(err error) error {
 	return newError(ErrTruncated, nil, "the stream ended without a close: the peer exited, or did not call Close")
 }
 
-// isFailing reports whether a loss is pending that cannot be withdrawn. What has
-// arrived is still being read.
+// isFailing reports whether a loss is pending that cannot be withdrawn. The
+// reader still reads the bytes that have arrived.
 func (c *connection) isFailing() bool {
 	loss := c.pendingLoss.Load()
 	return loss != nil && !loss.heartbeatTimeout
@@ -363,7 +363,7 @@ func (c *connection) failAt(cause error, at time.Time) {
 // received after the given activity.
 func (c *connection) failInactive(activity int64) {
 	idle := time.Since(c.heartbeat.startTime) - time.Duration(activity)
-	err := newError(ErrTimeout, nil, "nothing came from the peer for %v", idle.Round(time.Millisecond))
+	err := newError(ErrTimeout, nil, "received nothing from the peer for %v", idle.Round(time.Millisecond))
 	c.pendingLoss.CompareAndSwap(nil, &pendingLoss{cause: err, notBefore: time.Now(), heartbeatTimeout: true, lastActivity: activity})
 }
 

@@ -510,7 +510,7 @@ func TestStoppedPeerIsFound(t *testing.T) {
 	found := func(t *testing.T, e interface{ Read() (*Message, error) }, lost Status, since time.Time) {
 		t.Helper()
 		m := wantStatus(t, e, lost)
-		if !errors.Is(m.Err, ErrTimeout) || !strings.Contains(m.Err.Error(), "nothing came from the peer") {
+		if !errors.Is(m.Err, ErrTimeout) || !strings.Contains(m.Err.Error(), "received nothing from the peer") {
 			t.Errorf("lost with %v, want ErrTimeout", m.Err)
 		}
 		if d := time.Since(since); d < 2*beat {

@@ -4,13 +4,13 @@
 //
 // # Use
 //
-// A server and a client agree on a name. Either may start first, and neither has
-// to sleep: [StartClient] waits for its server, and the server's Write for a client.
+// A server and a client agree on a name. Either may start first. [StartClient] waits for
+// the server. The server's Write waits for a client.
 //
 //	server, err := gipc.StartServer(&gipc.ServerConfig{Name: "greeter"})
 //	client, err := gipc.StartClient(&gipc.ClientConfig{Name: "greeter"})
 //
-// From then on both endpoints are alike. [Client.Write] sends a message with a type, a
+// Both have the same methods for messages. [Client.Write] sends a message with a type, a
 // number above 0 whose meaning is up to the program. [Client.Read] returns the
 // peer's messages in order. Between them it returns the status changes of this
 // endpoint, such as Connected, Reconnecting and Disconnected, at the place in the
@@ -32,8 +32,8 @@
 // # Concurrency
 //
 // Every method of a [Server], a [Client] and a [ConnectionPool] may be called at any
-// time from any goroutine. You do not have to call Read: lost connections are
-// detected and re-established, and pings answered, regardless. The goroutine that calls
+// time from any goroutine. The library detects a lost connection, reconnects and
+// answers pings even if the program does not read. The goroutine that calls
 // Read reads the socket itself, so a message costs no handoff. If nobody
 // reads for a while, a goroutine of the library does, and queues up to
 // 64 KiB or one message. After that backpressure sets in: the kernel's buffers
@@ -48,7 +48,7 @@
 // may be lost with it: the Reconnecting or Disconnected message reports the loss, and
 // the application decides what to resend. A nil Err in that message means that the
 // peer closed the connection. It does not mean that the peer received what this side
-// had written: the result of Close, or the reply to a Call, says that.
+// had written. A nil error of Close, or the reply to a Call, confirms that.
 //
 // [ErrNotConnected] means that nothing was sent, [ErrUnconfirmed] that a message may
 // have arrived. Nothing is dropped silently.
@@ -62,10 +62,10 @@
 //
 // Connections are encrypted and authenticated in records. The keys come from
 // ephemeral ECDH on P-384 (SP 800-56A) and ML-KEM-1024 (FIPS 203) together, by HKDF
-// with SHA-384 (RFC 5869), so that a recording stays closed to a later quantum
-// computer. Records are sealed by AES-256-GCM with random nonces (NIST SP 800-38D), a
-// key for each direction, changed every 4 GiB, and sequence numbers, so that a record
-// that is changed, replayed, reordered, reflected or left out ends the connection with
+// with SHA-384 (RFC 5869). A later quantum computer cannot decrypt a recording.
+// AES-256-GCM seals each record with a random nonce (NIST SP 800-38D). Each direction
+// has its own key, which changes every 4 GiB, and sequence numbers. A changed,
+// replayed, reordered, reflected or missing record ends the connection with
 // [ErrNotAuthentic]. All algorithms are FIPS-approved, come from the standard library
 // and run under GODEBUG=fips140=only.
 //
@@ -73,14 +73,14 @@
 // middle. With the same Secret, 32 random bytes or more, on both sides, each
 // authenticates the other; anyone without the secret can neither connect nor intercept.
 // A server can have Secrets, one for each client.
-// On a unix socket the kernel helps too: only the server's user may connect
+// On a unix socket the kernel also restricts access: only the server's user may connect
 // (mode 0600), and a client refuses a server run by any user but its own or
 // root. SECURITY.md lists the guarantees and the limits.
 //
 // # Limits
 //
-// A message's data is limited to its receiver's MaxMsgSize, 3 MiB by default; the
-// sides exchange theirs. A receiver allocates as bytes arrive, never on the basis of
+// A message's data is limited to its receiver's MaxMsgSize, 3 MiB by default;
+// both sides exchange their limits in the handshake. A receiver allocates as bytes arrive, never on the basis of
 // a length field alone. A server gives each handshake 10 seconds, and runs at most
 // 4,096 at once. The protocol is specified in spec/, for other languages to implement.
 package gipc

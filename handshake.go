@@ -121,15 +121,15 @@ func refusalAdvice(reason byte) (text string, kind error) {
 	case reasonClientSecret:
 		return "the client requires a secret and the server has none: set Secret in ServerConfig to the client's, or list it in Secrets", ErrSecret
 	case reasonConfirmation:
-		return "another Secret or another Name: both configs need the same of each, byte for byte, or the server that Secret among its Secrets", ErrSecret
+		return "Secret or Name differs: set the same Name and Secret on both sides, byte for byte, or list the client's Secret in the server's Secrets", ErrSecret
 	case reasonBusy:
-		return "the server has reached its client limit: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
+		return "the server has reached its client limit, or its limit of handshakes for this user: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
 	case reasonUnauthorized:
-		return "the server's Authorize does not let this client in: the server's log says why", ErrRefused
+		return "the server's Authorize refused this client: see the server's log for the reason", ErrRefused
 	case reasonMalformed:
-		return "the hello broke the protocol: update the older side", ErrMalformed
+		return "the hello violates the protocol: update the older side", ErrMalformed
 	}
-	return fmt.Sprintf("reason %#02x is not known here%s: is the other side newer, or another program?", reason, likelyProtocol(reason)), ErrRefused
+	return fmt.Sprintf("reason %#02x is unknown%s: the other side may be newer, or another program", reason, likelyProtocol(reason)), ErrRefused
 }
 
 // likelyProtocol returns a hint at the protocol that the first byte of a peer suggests.
@@ -524,7 +524,7 @@ func (x *handshakeConn) ioError(err error) error {
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		return newError(ErrTruncated, err, "the %s ended the connection in the handshake, after %d bytes", x.peerName, x.inputLen)
 	case errors.Is(err, os.ErrDeadlineExceeded) && x.inputLen == 0 && x.peerName == "server":
-		return newError(ErrTimeout, err, "the server accepted and then said nothing: it may be busy, or another program that waits for its client to speak")
+		return newError(ErrTimeout, err, "the server accepted the connection and sent nothing: it is busy, or it is another program whose client sends first")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return newError(ErrTimeout, err, "in the handshake with the %s, after %d bytes", x.peerName, x.inputLen)
 	}

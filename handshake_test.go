@@ -904,7 +904,7 @@ func TestHandshakeSystemErrors(t *testing.T) {
 			t.Errorf("client: %v", err)
 		}
 		checkText(t, err)
-		if says := strings.Contains(err.Error(), "said nothing"); says != (n == 0) {
+		if says := strings.Contains(err.Error(), "sent nothing"); says != (n == 0) {
 			t.Errorf("after %d bytes: %v", len(toClient), err)
 		}
 		_, err = dialTerms(&script{sends: toClient, end: other}, tm)

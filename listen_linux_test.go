@@ -1667,16 +1667,16 @@ var advices = []struct {
 	{"wrong secret", func(h *firstHour) error {
 		h.serve(ServerConfig{Secret: testSecret})
 		return h.dial(ClientConfig{Secret: []byte(strings.Repeat("other", 8))})
-	}, []error{ErrSecret}, "unix PATH|another Secret or another Name|both configs need the same"},
+	}, []error{ErrSecret}, "unix PATH|Secret or Name differs|on both sides"},
 	{"wrong secret, in the server's log", func(h *firstHour) error {
 		return h.logged(ServerConfig{Secret: testSecret}, func(net.Conn) {
 			h.dial(ClientConfig{Secret: []byte(strings.Repeat("other", 8))})
 		})
-	}, []error{ErrSecret}, "another Secret or another Name|both configs need the same"},
+	}, []error{ErrSecret}, "Secret or Name differs|on both sides"},
 	{"another name", func(h *firstHour) error {
 		h.serve(ServerConfig{})
 		return h.dial(ClientConfig{Name: "another"})
-	}, []error{ErrSecret}, "unix PATH|another Secret or another Name|both configs need the same"},
+	}, []error{ErrSecret}, "unix PATH|Secret or Name differs|on both sides"},
 	{"no secret in the client", func(h *firstHour) error {
 		h.serve(ServerConfig{Secret: testSecret})
 		return h.dial(ClientConfig{})
@@ -1713,7 +1713,7 @@ var advices = []struct {
 	{"a server that says nothing", func(h *firstHour) error {
 		h.fake("")
 		return h.dial(ClientConfig{Timeout: h.soon})
-	}, []error{ErrTimeout}, "unix PATH|said nothing|busy|another program"},
+	}, []error{ErrTimeout}, "unix PATH|sent nothing|busy|another program"},
 
 	{"a second client", func(h *firstHour) error {
 		h.connected(ServerConfig{}, ClientConfig{})
@@ -1785,7 +1785,7 @@ var advices = []struct {
 		c.Shutdown(ended())
 		parted(&s.endpoint)
 		return s.Write(1, nil)
-	}, []error{ErrNotConnected}, "2 queued messages were lost|nothing was sent|resend as needed"},
+	}, []error{ErrNotConnected}, "2 queued messages were lost|sent nothing|send them again as needed"},
 	{"a write after Close", func(h *firstHour) error {
 		_, c := h.connected(ServerConfig{}, ClientConfig{})
 		c.Close()

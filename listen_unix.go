@@ -105,7 +105,7 @@ func lockError(path, name string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return newError(ErrConfig, err, "there is no directory for %s: make it, or "+hintChooseOther, path)
 	}
-	return newError(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): put that right, or "+hintChooseOther, name)
+	return newError(ErrConfig, err, "cannot take the lock file %s (a regular file, no link, in a directory that exists and may be written): correct that, or "+hintChooseOther, name)
 }
 
 const (

@@ -15,7 +15,7 @@ type Message struct {
 	MsgType int    // 1 to 2147483647 for messages of the peer; -1 for status messages
 	Data    []byte // owned by the caller; after ReadInto, valid until the next ReadInto with the same Message
 	Status  string // for status messages: the status, as Status.String returns it
-	Conn    uint64 // ID of the connection on which the message arrived; 0 for Connecting, Timeout, Closed and TimeoutMessage
+	Conn    uint64 // ID of the connection on which the message arrived; 0 for Connecting, Timeout, Error, Closed and TimeoutMessage
 
 	request *request // nil unless the message is a request; shared by copies of the message
 }

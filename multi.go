@@ -28,9 +28,9 @@ const broadcastTimeout = time.Second // of Broadcast if its context has no deadl
 //
 // A client that has disconnected stays readable through the pool until its
 // Disconnected message was read. All such clients together keep at most 64 MiB of
-// unread messages; each counts 4 KiB or more. At this limit the pool first drops
+// unread messages; each client counts as at least 4 KiB. At this limit the pool first drops
 // clients whose connections were lost, the oldest first. If that is not enough it
-// receives only what a reader waits for, so no Close of a client is acknowledged
+// receives a message only while a reader waits for one, so no Close of a client is acknowledged
 // until half of the 64 MiB was read. Of the clients that have only status messages
 // left, the pool keeps the newest 1,024. Stats counts the dropped clients.
 type ConnectionPool struct {
@@ -339,8 +339,8 @@ func (p *ConnectionPool) Len() int {
 // second if ctx has no deadline. A stuck client delays no other and stays connected.
 // The error joins a [*ClientError] for each client for which the write failed, with
 // the errors of [Server.WriteContext]; a client whose error matches ErrUnconfirmed may
-// still receive the message. The only other error is ErrReservedType. Without clients,
-// and after Close, there is none. Broadcast does not retain data.
+// still receive the message. The other errors are ErrReservedType and, for a nil ctx,
+// ErrConfig. Without clients, and after Close, Broadcast returns nil. Broadcast does not retain data.
 func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte) error {
 	if err := checkMessageType(msgType); err != nil {
 		return err
@@ -356,8 +356,8 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 // ReadTimed calls callback once for each client, concurrently, with the client's next
 // message, or with TimeoutMessage if none arrives within d. It returns when all
 // callbacks have returned. If there is no client it waits for the first one, for d at
-// most. Clients that connect during the call are left to the next call. After Close
-// it calls back once, with the server, no message, and ErrClosed.
+// most. The next call covers clients that connect during this one. A client whose only
+// message another reader takes is left out. After Close it calls back once, with the server, no message, and ErrClosed.
 func (p *ConnectionPool) ReadTimed(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
 	p.mu.Lock()
@@ -390,8 +390,8 @@ func (p *ConnectionPool) awaitCondition(until time.Time, condition func() bool) 
 // Each client has a goroutine that reads and calls handler, so Serve is the fastest
 // way to read: handler is called concurrently for different clients, and in order for
 // each one. Clients that connect later are served, too. Serve returns an error
-// wrapping ctx.Err() when ctx is done, and ErrClosed after Close. It first waits for
-// running handlers. A handler may call Close, which does not wait for it.
+// wrapping ctx.Err() when ctx is done, and ErrClosed after Close. Before it
+// returns, it waits for running handlers. A handler may call Close, which does not wait for it.
 func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, message *Message)) error {
 	if err := checkContext(ctx); err != nil {
 		return err
@@ -475,7 +475,7 @@ func (p *ConnectionPool) Messages(ctx context.Context) iter.Seq2[*Server, *Messa
 // unread messages have waited longest. If no message arrives within d it calls back
 // once for each client, with TimeoutMessage, and not at all if there is no client.
 // After Close it calls back once, with the server, no message, and ErrClosed. Callbacks
-// run in the caller's goroutine. Messages of other clients are left to the next call.
+// run in the caller's goroutine. The next call returns messages of other clients.
 func (p *ConnectionPool) ReadTimedFastest(d time.Duration, callback func(srv *Server, message *Message, err error)) {
 	until := time.Now().Add(d)
 	p.startFanIn()

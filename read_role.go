@@ -33,9 +33,10 @@ const (
 
 // A readRole records who reads, and who waits to. The endpoint's lock guards it.
 //
-// Invariants: only the role's holder reads the transport, decodes, and appends to
-// the queue, so each status message has its place in the stream. No caller waits
-// while the queue has messages.
+// Invariants: only the role's holder reads the transport and appends to the queue, so
+// each status message has its place in the stream. While the role is free, a caller may
+// take a message that the decoder already holds, under the endpoint's lock. No caller
+// waits while the queue has messages.
 type readRole struct {
 	state           roleState
 	waiters         []*readWaiter // callers that wait for a message, in order of arrival

@@ -164,7 +164,7 @@ func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 	}
 	length := uint64(binary.BigEndian.Uint32(have))
 	if length < uint64(least)+sealOverhead || length > uint64(most)+sealOverhead {
-		return nil, newError(ErrMalformed, nil, "a record's length is %d, and %d to %d is due", length, least+sealOverhead, most+sealOverhead)
+		return nil, newError(ErrMalformed, nil, "a record's length is %d, expected %d to %d", length, least+sealOverhead, most+sealOverhead)
 	}
 	if d.inputNeed = lengthSize + int(length); len(have) < d.inputNeed {
 		return nil, nil
@@ -276,7 +276,7 @@ func (d *decoder) checkID(h frameHeader) error {
 	case h.isReply():
 		return nil
 	case h.id != d.lastRequest+1:
-		return newError(ErrMalformed, nil, "request %d, and %d is due", h.id, d.lastRequest+1)
+		return newError(ErrMalformed, nil, "request %d, expected %d", h.id, d.lastRequest+1)
 	}
 	d.lastRequest++
 	return nil

@@ -255,7 +255,7 @@ func (e *endpoint) giveUpReasonLocked(ctx context.Context, c *connection, w *rep
 		return nil
 	}
 	unsent := c.sender.withdrawRequest(&w.call)
-	advice := "the reply has not come"
+	advice := "no reply was received"
 	if e.readRole.state == roleStopped {
 		advice = unreadAdvice
 	}

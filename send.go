@@ -97,7 +97,7 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 }
 
 // withdrawRequest removes the request of a call from the open batch if it is the
-// last frame there, and reports whether it did. Nothing of it was sent then.
+// last frame there, and reports whether it did. The request was not sent then.
 func (s *sender) withdrawRequest(call *openCall) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -322,7 +322,7 @@ func (s *sender) scheduleFlushLocked() {
 	}
 }
 
-// awaitBatch waits for the result of a batch, and flushes it if w is chosen to. The
+// awaitBatch waits for the result of a batch, and flushes it if another call selects w to. The
 // caller holds mu, which is released meanwhile.
 func (s *sender) awaitBatch(ctx context.Context, b *batch, w *writeWaiter) error {
 	b.waiters = append(b.waiters, w)
@@ -346,7 +346,7 @@ func (s *sender) joinFlush(ctx context.Context, b *batch) error {
 	return s.awaitWaiter(ctx, w, b)
 }
 
-// awaitWaiter waits until w is done or chosen to flush, or until ctx is done. Its
+// awaitWaiter waits until w is done, until another call selects it to flush, or until ctx is done. Its
 // results are those of flushOpenBatch, or the context's error alone if the frame was
 // withdrawn. The caller holds mu, which is released meanwhile.
 func (s *sender) awaitWaiter(ctx context.Context, w *writeWaiter, b *batch) error {

@@ -72,8 +72,9 @@ func newListenerState(listener net.Listener) *listenerState {
 // serves one client at a time: Read and Write use the current connection, and other
 // clients are refused while it exists.
 //
-// On error the returned server is nil and all resources are released: ErrConfig,
-// ErrNameInUse if a live server uses the name or the address, or the system's error.
+// On error the returned server is nil and all resources are released. The
+// error is ErrConfig, ErrNameInUse if a live server uses the name or the address, or an
+// error of the system.
 func StartServer(config *ServerConfig) (*Server, error) {
 	set, err := config.settings()
 	if err != nil {
@@ -251,7 +252,7 @@ func (s *Server) endAccepting(err error) {
 // trackPending registers a handshake in progress. At the limit it evicts a silent
 // peer; if no peer is silent it waits, and nothing is accepted meanwhile. A peer that
 // has sent something keeps its slot. It returns nil for a user on a unix socket who
-// has too many slots, so that one user cannot take those of all others.
+// has too many slots, so one user cannot occupy all of them.
 func (s *Server) trackPending(conn net.Conn) *pendingConn {
 	h := s.listenerState
 	peer := peerOfConn(conn)

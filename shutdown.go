@@ -34,7 +34,7 @@ func (e *endpoint) disconnectLocked(c *connection, cause error) {
 	if c.sender.acceptedCount() > 0 {
 		c.delivery.unconfirmedErr = newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
 	}
-	c.sender.callTable.endAllCalls(newError(ErrUnconfirmed, cause, "the connection is over, and the reply has not come"))
+	c.sender.callTable.endAllCalls(newError(ErrUnconfirmed, cause, "the connection is over, and no reply was received"))
 	status := Disconnected
 	if e.hooks.reconnect != nil {
 		status = ReConnecting

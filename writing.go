@@ -11,8 +11,8 @@ import "context"
 //
 // Write is safe for concurrent use; concurrent writers are serialized in an
 // unspecified order and share system calls. Errors:
-//   - ErrReservedType and ErrTooLarge: nothing was sent, and the connection stays
-//     usable.
+//   - ErrReservedType and ErrTooLarge, and ErrMultiClient on a multi-client server:
+//     nothing was sent, and the connection stays usable.
 //   - ErrNotConnected: nothing was sent. While disconnected, Write fails
 //     immediately. If messages buffered by Queue were lost with an earlier
 //     connection, the next call reports that, once, with their number; it also

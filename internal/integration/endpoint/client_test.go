@@ -982,7 +982,7 @@ func TestCancelledHandshakeIsNoTimeout(t *testing.T) {
 			return near, nil
 		}})
 		defer peer.Close()
-		if !errors.Is(err, context.Canceled) || errors.Is(err, gipc.ErrTimeout) || !strings.Contains(err.Error(), "said nothing") {
+		if !errors.Is(err, context.Canceled) || errors.Is(err, gipc.ErrTimeout) || !strings.Contains(err.Error(), "sent nothing") {
 			t.Errorf("got %v", err)
 		}
 	})
