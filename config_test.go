@@ -483,15 +483,15 @@ func TestLogOfClientWithoutServer(t *testing.T) {
 		}()
 		expectOne := func() {
 			t.Helper()
-			time.Sleep(9 * time.Second)
+			<-time.After(9 * time.Second)
 			if lines := logged(); len(lines) != 0 {
 				t.Errorf("warnings in the first seconds: %q", lines)
 			}
-			time.Sleep(3 * time.Second)
+			<-time.After(3 * time.Second)
 			if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection attempt failed; retrying") || !strings.Contains(lines[0], "no server is listening") || !strings.Contains(lines[0], "waited=1") {
 				t.Errorf("warnings after 12 s: %q", lines)
 			}
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 			if lines := logged(); len(lines) != 0 {
 				t.Errorf("warnings in the hour that follows: %q", lines)
 			}
@@ -537,7 +537,7 @@ func TestLogOfRejectedClient(t *testing.T) {
 		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "connection rejected") || !strings.Contains(lines[0], "a stranger") {
 			t.Errorf("11 rejections: %q", lines)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if lines := logged(); len(lines) != 1 || !strings.Contains(lines[0], "a stranger") || !strings.Contains(lines[0], "count=10") {
 			t.Errorf("a second later: %q", lines)
 		}

@@ -941,7 +941,7 @@ func startCall(app application, msgType int, data []byte, bubbled bool) *openReq
 		r.reply, r.err = app.Call(ctx, msgType, data)
 	}()
 	for start := time.Now(); !bubbled && app.Stats().Calls == before && time.Since(start) < 5*time.Second; {
-		time.Sleep(20 * time.Microsecond)
+		<-time.After(20 * time.Microsecond)
 	}
 	if bubbled {
 		synctest.Wait()

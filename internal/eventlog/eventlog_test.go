@@ -7,14 +7,38 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
+// pass lets time pass in a bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
+// A safeBuffer is written by the log's goroutine and read by the test.
+type safeBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// take returns what was written, and forgets it.
+func (b *safeBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
+}
+
 // newTestLog returns a log and a function that returns its lines.
 func newTestLog() (*Log, func() string) {
-	var text bytes.Buffer
+	var text safeBuffer
 	handler := slog.NewTextHandler(&text, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
 			return slog.Attr{}
@@ -23,8 +47,7 @@ func newTestLog() (*Log, func() string) {
 	}})
 	return &Log{Logger: slog.New(handler)}, func() string {
 		synctest.Wait()
-		defer text.Reset()
-		return strings.ReplaceAll(text.String(), "\n", ";")
+		return strings.ReplaceAll(text.take(), "\n", ";")
 	}
 }
 
@@ -42,14 +65,14 @@ func TestWarnRepeated(t *testing.T) {
 		}
 		l.WarnRepeated("b", "other")
 		expect("msg=rejected n=0;msg=other;")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		expect("msg=rejected n=4 count=4;")
 		l.WarnRepeated("a", "rejected", "n", 5)
 		l.WarnRepeated("b", "other")
 		expect("msg=other;")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		expect("msg=rejected n=5;")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		expect("")
 		if len(l.repeats) != 0 {
 			t.Errorf("%d causes are kept", len(l.repeats))
@@ -75,7 +98,7 @@ func TestEndRepeats(t *testing.T) {
 		if got := lines(); got != want.String() {
 			t.Errorf("logged %q, want %q", got, want.String())
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := lines(); got != "" {
 			t.Errorf("logged %q after the end", got)
 		}

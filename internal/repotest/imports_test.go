@@ -7,6 +7,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -260,4 +262,23 @@ func fixed(name *ast.Ident) bool {
 	}
 	_, listed := mayVary[name.Name]
 	return listed || errorName.MatchString(name.Name)
+}
+
+// TestNoTestSleeps: a test waits for events, for time in a bubble, or for a channel.
+func TestNoTestSleeps(t *testing.T) {
+	t.Parallel()
+	sleep := "time.Sleep" + "("
+	err := filepath.WalkDir(".", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(name, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		if strings.Contains(string(text), sleep) {
+			t.Errorf("%s sleeps", name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

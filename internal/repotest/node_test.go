@@ -479,9 +479,7 @@ func TestNodeServes(t *testing.T) {
 			_, err := s.Call(t.Context(), 98, nil)
 			unanswered <- err
 		}()
-		for s.Stats().Calls < 304 {
-			time.Sleep(time.Millisecond)
-		}
+		testutil.Eventually(t, "the last call", func() bool { return s.Stats().Calls >= 304 })
 		testutil.Must(t, s.Write(99, nil))
 		if err := <-unanswered; !errors.Is(err, gipc.ErrUnconfirmed) {
 			t.Errorf("the client closes: %v", err)

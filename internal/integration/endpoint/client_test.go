@@ -1010,3 +1010,26 @@ func TestLastDialErrorHasTheCauseBefore(t *testing.T) {
 		wantErr(t, err, gipc.ErrRefused)
 	})
 }
+
+// A client whose Dial has no further connection is finished, and says so as any other
+// endpoint does.
+func TestClientEndsAfterTheLastConnectionOfDial(t *testing.T) {
+	t.Parallel()
+	sc, cc := configs(t, "pipe")
+	dial, dialed := cc.Dial, false
+	cc.Dial = func(ctx context.Context) (net.Conn, error) {
+		if dialed {
+			return nil, net.ErrClosed
+		}
+		dialed = true
+		return dial(ctx)
+	}
+	server, client := startServer(t, sc), startClient(t, cc)
+	cut(server)
+	await(t, client.Done())
+	wantErr(t, client.Err(), gipc.ErrClosed)
+	wantErr(t, client.Err(), net.ErrClosed)
+	for message, err := range client.Messages(patience(t)) {
+		t.Errorf("got %+v, %v from a client that is finished", message, err)
+	}
+}
