@@ -1017,9 +1017,8 @@ func TestKernelKnowsSocketByItsPath(t *testing.T) {
 			t.Errorf("%s is not listed", config.Address)
 		}
 		s.Shutdown(past1(t))
-		if kernelKnows(t, config.Address) {
-			t.Errorf("%s is listed after Close", config.Address)
-		}
+		// A process that another test starts holds copies of all descriptors until its exec.
+		eventually(t, "the end of "+config.Address, func() bool { return !kernelKnows(t, config.Address) })
 	}
 }
 
