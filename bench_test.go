@@ -203,7 +203,7 @@ func benchChild() {
 
 // startTalker starts a child of the given kind and connects to it.
 func startTalker(b *testing.B, kind string) talker {
-	path := tempSocket(b)
+	path := testutil.TempSocket(b)
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), "GIPC_TEST_CHILD=bench", "GIPC_TEST_KIND="+kind, "GIPC_TEST_PATH="+path)
 	child.Stderr = os.Stderr
@@ -380,7 +380,7 @@ func init() { testChildren["many"] = manyServer }
 
 // startMany starts a server of the given kind and connects n clients to it.
 func startMany(b *testing.B, kind string, n int) []talker {
-	path := tempSocket(b)
+	path := testutil.TempSocket(b)
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), "GIPC_TEST_CHILD=many", "GIPC_TEST_KIND="+kind, "GIPC_TEST_PATH="+path)
 	child.Stderr = os.Stderr
@@ -642,7 +642,7 @@ func TestAllocations(t *testing.T) {
 }
 
 func requestPair(t testing.TB, encryption Encryption) (*Server, *Client) {
-	address := tempSocket(t)
+	address := testutil.TempSocket(t)
 	s, err := StartServer(&ServerConfig{Name: "q", Network: "unix", Address: address, Encryption: encryption})
 	if err != nil {
 		t.Fatal(err)

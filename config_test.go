@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"example.com/gipc/internal/sys"
+	"example.com/gipc/internal/testutil"
 )
 
 var testSecret = bytes.Repeat([]byte{7}, 32)
@@ -404,7 +405,7 @@ func TestLibraryIsSilent(t *testing.T) {
 		t.Skip("the process that is listened to is for unix systems")
 	}
 	var errs bytes.Buffer
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "end", func(c *exec.Cmd) {
 		c.Env = append(c.Env, "GIPC_DEBUG=")
 		c.Stderr = &errs
@@ -574,7 +575,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 100}))
 	secret, payload := bytes.Repeat([]byte("a secret of 32 b"), 2), []byte("nobody else is to read this line")
 	hidden := map[string][]byte{"the secret": secret, "a payload": payload}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	s, err := StartServer(&ServerConfig{Name: "many", Network: "unix", Address: path, Secret: secret, Logger: logger, MaxMsgSize: 1024})
 	if err != nil {
 		t.Fatal(err)

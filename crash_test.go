@@ -233,7 +233,7 @@ func (c *child) goOn() {
 func TestKilledServerLeavesItsName(t *testing.T) {
 	t.Parallel()
 	r := throw(t)
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	rounds, torn := 30, 0
 	if long {
 		rounds = 1000
@@ -271,7 +271,7 @@ func TestKilledServerLeavesItsName(t *testing.T) {
 // nothing is left. It runs alone, since it counts what is the whole process's.
 func TestServerKilledUnderClients(t *testing.T) {
 	r := throw(t)
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	rounds := 20
 	if long {
 		rounds = 1000
@@ -415,7 +415,7 @@ func TestClientsKilled(t *testing.T) {
 // A single-client server: the place of a client that was killed is free.
 func TestKilledClientFreesItsSlot(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	s := startOne(t, path, -1)
 	for range 3 {
 		c := startChild(t, "end", nil)
@@ -456,7 +456,7 @@ func TestKilledPeerOfAnIdleConnection(t *testing.T) {
 		for _, role := range []string{"serve", "echo"} {
 			t.Run(fmt.Sprintf("killed=%s/reading=%t", role, reading), func(t *testing.T) {
 				t.Parallel()
-				path := tempSocket(t)
+				path := testutil.TempSocket(t)
 				var here interface {
 					ReadTimed(time.Duration) (*Message, error)
 					Read() (*Message, error)
@@ -518,7 +518,7 @@ func TestStoppedPeerIsFound(t *testing.T) {
 		}
 	}
 	client := func(t *testing.T) {
-		path := tempSocket(t)
+		path := testutil.TempSocket(t)
 		s, there := startOne(t, path, beat), startChild(t, "end", nil)
 		there.ask("ok", "echo %s -1s", path)
 		skipStatus(t, s, 1)
@@ -532,7 +532,7 @@ func TestStoppedPeerIsFound(t *testing.T) {
 		there.ask("1 lost, 2 came, gipc: connection truncated", "sum")
 	}
 	server := func(t *testing.T) {
-		path := tempSocket(t)
+		path := testutil.TempSocket(t)
 		there := startChild(t, "end", nil)
 		there.ask("ok", "serve %s 1s", path)
 		c := dialOne(t, path, beat)
@@ -577,7 +577,7 @@ func TestStoppedPeerThatGoesOn(t *testing.T) {
 }
 
 func stoppedThatGoesOn(t *testing.T, role string, own, beat time.Duration) bool {
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	there := startChild(t, "end", nil)
 	defer there.kill()
 	var here interface {
@@ -641,7 +641,7 @@ func TestStoppedUnderLoad(t *testing.T) {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()
 			r := throw(t)
-			path := tempSocket(t)
+			path := testutil.TempSocket(t)
 			there := startChild(t, "end", nil)
 			var here interface {
 				Write(int, []byte) error

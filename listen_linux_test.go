@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"example.com/gipc/internal/sys"
+	"example.com/gipc/internal/testutil"
 )
 
 func init() { testChildren["mode"] = modeChild }
@@ -74,13 +75,13 @@ func TestUnixModes(t *testing.T) {
 			continue // such a lock file can be opened by root alone
 		}
 		c := startChild(t, "mode", nil)
-		c.ask(want, "%s %d", tempSocket(t), umask)
+		c.ask(want, "%s %d", testutil.TempSocket(t), umask)
 	}
 }
 
 func TestUnixCredentials(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	l := mustListenAt(t, path)
 	client := clientSettings(t, &ClientConfig{Network: "unix", Address: path})
 	c, err := client.dialServer(t.Context())
@@ -118,7 +119,7 @@ func TestUnixCredentials(t *testing.T) {
 // answers EAGAIN, and lives.
 func TestUnixFullServerIsNotDead(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func TestUnixFullServerIsNotDead(t *testing.T) {
 
 func TestUnixLockFileIsAPipe(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	if err := syscall.Mkfifo(path+".lock", 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +156,7 @@ func TestUnixLockFileIsAPipe(t *testing.T) {
 }
 
 func TestUnixNoDescriptorIsLeft(t *testing.T) {
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	foreign := bindAt(t, path+"2")
 	if err := os.WriteFile(path+"3", nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -215,7 +216,7 @@ func asNobody(t *testing.T, dir string) func(*exec.Cmd) {
 }
 
 func TestUnixServerOfAnotherUser(t *testing.T) {
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	c.ask("ok", "listen %s", path)
 	before := openFDs(t)
@@ -247,7 +248,7 @@ func TestUnixServerOfAnotherUser(t *testing.T) {
 // its lock file, its dead socket.
 func TestUnixNameOfAnotherUser(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "listen", asNobody(t, filepath.Dir(path)))
 	unmasked := serverSettings(t, &ServerConfig{Network: "unix", Address: path, UnmaskPermissions: true})
 	l, err := unmasked.openListener()
@@ -409,7 +410,7 @@ func (c *child) expect(want string, parts ...string) {
 // names what is missing. A secret says it for the client.
 func TestServersOfTwoUsers(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	user := asNobody(t, dir)
 	server, client := startChild(t, "gate", as(user, nobody)), startChild(t, "gate", as(user, another))
 	n := 0
@@ -454,7 +455,7 @@ func TestServersOfTwoUsers(t *testing.T) {
 // A user cannot take the places of the handshakes of all others.
 func TestUserFloodsHandshakes(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	user := asNobody(t, dir)
 	path := filepath.Join(dir, "s")
 	s, err := StartServer(&ServerConfig{Name: "gate", Network: "unix", Address: path, UnmaskPermissions: true, MultiClient: true, Encryption: EncryptionOff})
@@ -487,7 +488,7 @@ func TestUserFloodsHandshakes(t *testing.T) {
 // brings with him, and its no is final.
 func TestAuthorizeByUser(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
 	peers := make(chan Peer, 10)
 	s, err := StartServer(&ServerConfig{Name: "gate", Network: "unix", Address: path, UnmaskPermissions: true, MultiClient: true, Secret: testSecret,
@@ -572,7 +573,7 @@ func intruderChild() {
 // its private name, not when it comes into its place, not when it goes.
 func TestOtherUserNeverGetsIn(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "intruder", asNobody(t, filepath.Dir(path)))
 	c.ask("ok", "%s", filepath.Dir(path))
 	server := startChild(t, "churn", nil) // under an umask that forbids nothing
@@ -623,7 +624,7 @@ func squatterChild() {
 // leaves the name alone.
 func TestNameTakenByOtherUser(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
 	point := testKey(9).PublicKey().Bytes()
 	hello := func(flags byte, point []byte) []byte { return append([]byte{3, flags, 0, 1, 0, 0}, point...) }
@@ -693,7 +694,7 @@ func TestUnixPipesAndDevicesAreLeftAlone(t *testing.T) {
 			return err
 		}, ErrNameInUse, []string{"may be alive"}, "wrong type"},
 	} {
-		path := tempSocket(t)
+		path := testutil.TempSocket(t)
 		if err := test.put(path); err != nil {
 			t.Fatal(err)
 		}
@@ -762,7 +763,7 @@ func ownTmp(t *testing.T) (dir string, start func(user int) *child) {
 	if alone(probe); errors.Is(probe.Run(), syscall.EPERM) {
 		t.Skip("this system lets root mount nothing: run it with CAP_SYS_ADMIN")
 	}
-	dir = filepath.Dir(tempSocket(t))
+	dir = filepath.Dir(testutil.TempSocket(t))
 	noError(t, os.Chmod(dir, os.ModeSticky|0o777))
 	return dir, func(user int) *child {
 		t.Helper()
@@ -853,7 +854,7 @@ func TestForeignDirectoryInTmp(t *testing.T) {
 // A permission that is missing at a path that was given is final.
 func TestPermissionAtAddressIsFinal(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	client := startChild(t, "gate", asNobody(t, filepath.Dir(path)))
 	s := serverSettings(t, &ServerConfig{Network: "unix", Address: path})
 	l, err := s.openListener()
@@ -870,7 +871,7 @@ func TestPermissionAtAddressIsFinal(t *testing.T) {
 // A link on the path counts only if its maker could choose the server anyway.
 func TestForeignLinkOnPath(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	dir := filepath.Dir(path)
 	user := asNobody(t, dir)
 	server, client := startChild(t, "gate", user), startChild(t, "gate", user)
@@ -899,7 +900,7 @@ func TestForeignLinkOnPath(t *testing.T) {
 // the server that comes.
 func TestForeignServerDoesNotEndClient(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
 	squatter, server := startChild(t, "gate", user), startChild(t, "gate", as(user, another))
 	squatter.ask("ok", "serve %s unmask", path)
@@ -936,7 +937,7 @@ func TestForeignServerDoesNotEndClient(t *testing.T) {
 // names nobody, not even to a process that is known by it.
 func TestUserWithoutNumber(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
 	inside := func(c *exec.Cmd) { // root of the machine is 65534 there, and nobody else has a number
 		user(c)
@@ -969,7 +970,7 @@ func TestProcessWithoutNumber(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start a process with a PID namespace")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	inside := func(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID} }
 	probe := exec.Command(os.Args[0])
 	probe.Env = append(os.Environ(), "GIPC_TEST_CHILD=listen")
@@ -1005,7 +1006,7 @@ func kernelKnows(t *testing.T, path string) bool {
 // lists.
 func TestKernelKnowsSocketByItsPath(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	long := filepath.Join(filepath.Dir(path), longestName(filepath.Dir(path)))
 	dead := path + "3"
 	leaveDeadSocket(t, dead)
@@ -1029,10 +1030,10 @@ func TestTmpfilesSparesLiveServer(t *testing.T) {
 	if err != nil {
 		t.Skip("systemd-tmpfiles is not installed: ", err)
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	dir := filepath.Dir(path)
 	noError(t, os.Chmod(dir, 0o755))
-	config := filepath.Join(filepath.Dir(tempSocket(t)), "old.conf")
+	config := filepath.Join(filepath.Dir(testutil.TempSocket(t)), "old.conf")
 	noError(t, os.WriteFile(config, fmt.Appendf(nil, "d %s 0755 - - 1s\n", dir), 0o600))
 	s, err := StartServer(&ServerConfig{Name: "n", Network: "unix", Address: path})
 	noError(t, err)
@@ -1064,7 +1065,7 @@ func TestTmpfilesSparesLiveServer(t *testing.T) {
 // given no mode.
 func TestModeIsGivenToOwnSocketOnly(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	runtime.LockOSThread() // the umask below is this thread's alone, which ends with the test
 	if err := syscall.Unshare(syscall.CLONE_FS); err != nil {
 		t.Skip("this system does not let a thread have an umask of its own: ", err)
@@ -1122,7 +1123,7 @@ func renameChild() {
 // At no moment is a socket that is renamed open to another user, either.
 func TestOtherUserNeverGetsInToRenamedSocket(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "intruder", asNobody(t, filepath.Dir(path)))
 	c.ask("ok", "%s", filepath.Dir(path))
 	startChild(t, "rename", nil).ask("ok", "%s", path)
@@ -1139,7 +1140,7 @@ func TestOtherUserNeverGetsInToRenamedSocket(t *testing.T) {
 // a client is turned away for good.
 func TestPermissionIsAwaited(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	user := asNobody(t, filepath.Dir(path))
 	client := startChild(t, "gate", user)
 	for range 20 {
@@ -1227,7 +1228,7 @@ func narrowChild() {
 // those who wait when one is free.
 func TestBoundsOfDescriptors(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "narrow", nil)
 	c.ask("ok", "serve %s", path)
 	config := &ClientConfig{Name: "many", Network: "unix", Address: path, Encryption: EncryptionOff}
@@ -1295,7 +1296,7 @@ func TestBoundsOfDescriptors(t *testing.T) {
 // that, and leaves nothing behind: with descriptors the same process starts.
 func TestBoundsOfDescriptorsAtTheStart(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	startOne(t, path+"2", -1)
 	c := startChild(t, "narrow", nil)
 	c.ask("ok", "serve %s", path) // the poller has its descriptors now
@@ -1410,7 +1411,7 @@ func diskChild() {
 // process starts.
 func TestBoundsOfTheDisk(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	alone := func(c *exec.Cmd) {
 		c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 		if os.Geteuid() != 0 { // where users may be root among themselves
@@ -1838,7 +1839,7 @@ func TestAdvice(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			// Where time had to pass, a busy machine may have had too little of it.
 			for soon := 20 * time.Millisecond; ; soon *= 8 {
-				h := &firstHour{t, tempSocket(t), soon}
+				h := &firstHour{t, testutil.TempSocket(t), soon}
 				err := a.make(h)
 				problems := misread(err, a.is, strings.ReplaceAll(a.words, "PATH", h.path))
 				if len(problems) == 0 {
@@ -1909,7 +1910,7 @@ func (e toldError) Is(target error) bool { return slices.Contains(e[:len(e)-1], 
 // TestAdviceAmongUsers is about what a user meets that another one has left.
 func TestAdviceAmongUsers(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	dir := filepath.Dir(path)
 	c := startChild(t, "advice", asNobody(t, dir))
 	told := func(role, path string, timeout time.Duration) error {

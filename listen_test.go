@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"example.com/gipc/internal/sys"
+	"example.com/gipc/internal/testutil"
 )
 
 // testChildren are the processes that tests start, by the name that
@@ -247,7 +248,7 @@ func names(t *testing.T, dir string) string {
 
 func TestUnixListenAndClose(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	l := mustListenAt(t, path)
 	if a := l.Addr(); a.Network() != "unix" || a.String() != path {
 		t.Errorf("Addr is %s %s", a.Network(), a)
@@ -272,7 +273,7 @@ func TestUnixListenAndClose(t *testing.T) {
 
 func TestUnixPathAsLongAsTheLimit(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	for _, base := range []int{3, 6, 40} {
 		room := sys.MaxSocketPath - base - len(dir) - 2
 		if room < 1 {
@@ -292,7 +293,7 @@ func TestUnixPathAsLongAsTheLimit(t *testing.T) {
 
 func TestUnixLiveNameIsNotTaken(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	first := mustListenAt(t, path)
 	l, err := listenAt(t, path)
 	refused(t, l, err, ErrNameInUse, path, path+".lock")
@@ -316,7 +317,7 @@ func TestUnixLiveNameIsNotTaken(t *testing.T) {
 
 func TestUnixServerWithoutLockIsNotHarmed(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	foreign := bindAt(t, path)
 	l, err := listenAt(t, path)
 	refused(t, l, err, ErrNameInUse, path)
@@ -332,7 +333,7 @@ func TestUnixServerWithoutLockIsNotHarmed(t *testing.T) {
 
 func TestUnixDeadNameIsTaken(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	leaveDeadSocket(t, path)
 	l := mustListenAt(t, path)
 	reaches(t, l, path)
@@ -344,7 +345,7 @@ func TestUnixDeadNameIsTaken(t *testing.T) {
 
 func TestUnixNameOfKilledProcess(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	c := startChild(t, "listen", nil)
 	c.ask("ok", "listen %s", path)
 	l, err := listenAt(t, path)
@@ -371,7 +372,7 @@ func TestUnixWhatIsNoSocketIsLeftAlone(t *testing.T) {
 			return os.Symlink(path+"2", path)
 		},
 	} {
-		path := tempSocket(t)
+		path := testutil.TempSocket(t)
 		if err := put(path); err != nil {
 			if runtime.GOOS == "windows" {
 				continue // links need a privilege there
@@ -392,7 +393,7 @@ func TestUnixWhatIsNoSocketIsLeftAlone(t *testing.T) {
 
 func TestUnixLockFileMustBeAFile(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	target := filepath.Join(filepath.Dir(path), "target")
 	if err := os.Symlink(target, path+".lock"); err != nil {
 		t.Skip(err)
@@ -423,7 +424,7 @@ func TestUnixCloseRemovesOnlyItsOwn(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open socket's file cannot be replaced there")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	l := mustListenAt(t, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -457,7 +458,7 @@ func TestUnixRaceOfGoroutines(t *testing.T) {
 	if runtime.GOOS == "solaris" || runtime.GOOS == "aix" {
 		t.Skip("locks belong to the process there")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	for round := range 200 {
 		if round%2 == 1 {
 			leaveDeadSocket(t, path)
@@ -500,7 +501,7 @@ func TestUnixRaceOfGoroutines(t *testing.T) {
 
 func TestUnixRaceOfProcesses(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	a, b := startChild(t, "listen", nil), startChild(t, "listen", nil)
 	for round := range 200 {
 		if round%2 == 1 {
@@ -527,7 +528,7 @@ func TestUnixRaceOfProcesses(t *testing.T) {
 
 func TestListenerOfTheConfig(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	mine := bindAt(t, path)
 	l, err := serverSettings(t, &ServerConfig{Listener: mine}).openListener()
 	if err != nil || l != mine {
@@ -616,7 +617,7 @@ func TestTCPBeyondLoopback(t *testing.T) {
 
 func TestConnectErrorsSayWhereAndWhat(t *testing.T) {
 	t.Parallel()
-	missing, dead := tempSocket(t), tempSocket(t)
+	missing, dead := testutil.TempSocket(t), testutil.TempSocket(t)
 	leaveDeadSocket(t, dead)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -689,7 +690,7 @@ func longestName(dir string) string {
 // packetListener listens on a network that keeps message boundaries.
 func packetListener(t *testing.T) net.Listener {
 	t.Helper()
-	l, err := net.Listen("unixpacket", tempSocket(t))
+	l, err := net.Listen("unixpacket", testutil.TempSocket(t))
 	if err != nil {
 		t.Skip("this system has no unixpacket: ", err)
 	}
@@ -861,7 +862,7 @@ func derivedSettings(t *testing.T, unmask bool) (base string, server, client *se
 	if runtime.GOOS == "windows" || os.Getenv("GIPC_SOCKET_DIR") != "" {
 		t.Skip("this system, or GIPC_SOCKET_DIR, gives the directory")
 	}
-	base = filepath.Dir(tempSocket(t))
+	base = filepath.Dir(testutil.TempSocket(t))
 	if err := os.Chmod(base, os.ModeSticky|0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -1075,7 +1076,7 @@ func TestDerivedSocketPathTooLong(t *testing.T) {
 // Nothing is left of servers that were closed, and of one that could not start.
 func TestUnixNoFileIsLeft(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	var servers []net.Listener
 	for i := range 100 {
 		servers = append(servers, mustListenAt(t, filepath.Join(dir, fmt.Sprint("s", i))))
@@ -1101,7 +1102,7 @@ func TestUnixCloseLeavesAnothersLockFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open lock file cannot be removed there")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	first := mustListenAt(t, path)
 	if err := errors.Join(os.Remove(path), os.Remove(path+".lock")); err != nil { // as a cleaner of old files may
 		t.Fatal(err)
@@ -1125,7 +1126,7 @@ func TestUnixBindAndRename(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a bound socket is not renamed there")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	leaveDeadSocket(t, path)
 	for _, mode := range []fs.FileMode{0o600, 0o777} {
 		lock, err := lockPath(path)
@@ -1162,7 +1163,7 @@ func TestUnixPrivateDirectory(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there are no modes there")
 	}
-	dir := filepath.Dir(tempSocket(t))
+	dir := filepath.Dir(testutil.TempSocket(t))
 	seen := map[string]bool{}
 	for range 10 {
 		name, err := privateDirectory(dir)
@@ -1197,7 +1198,7 @@ func noError(t *testing.T, err error) {
 // way, and the server's own address is not known by it.
 func TestUnixLinkOfTheUser(t *testing.T) {
 	t.Parallel()
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	dir := filepath.Dir(path)
 	l := mustListenAt(t, path)
 	if err := errors.Join(os.Symlink(path, path+"1"), os.Symlink("s1", path+"2"), os.Symlink(dir, filepath.Join(dir, "d")),
@@ -1219,7 +1220,7 @@ func TestServerCheckByOwner(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("nothing is checked there")
 	}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	bindAt(t, path)
 	unknown := Peer{UID: -1, GID: -1, PID: -1}
 	route := routeTo(path)

@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"sync"
@@ -53,23 +52,6 @@ func openFDs(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-// tempSocket returns a path for a socket in a directory of its own. It is
-// short: t.TempDir has the test's name in it, and a socket's path has little
-// more than a hundred bytes.
-func tempSocket(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "g")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return filepath.Join(dir, "s")
 }
 
 // bubble runs f where the clock is not the real one. The approved random source
@@ -739,7 +721,7 @@ func TestFaultConnSeed(t *testing.T) {
 // and closing it ends both sides of it.
 func TestFaultConnOnSocket(t *testing.T) {
 	t.Parallel()
-	l := bindAt(t, tempSocket(t))
+	l := bindAt(t, testutil.TempSocket(t))
 	for _, faults := range []*connFaults{nil, {piece: 3}, {cut: 100}} {
 		conn, err := net.Dial("unix", l.Addr().String())
 		if err != nil {

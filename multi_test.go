@@ -57,7 +57,7 @@ func gather(t *testing.T, server ServerConfig, client ClientConfig) *crowd {
 	server.MultiClient = true
 	if server.Listener == nil && server.Network != "tcp" {
 		server.Network, client.Network = "unix", "unix"
-		server.Address = tempSocket(t)
+		server.Address = testutil.TempSocket(t)
 		client.Address = server.Address
 	}
 	s, err := StartServer(&server)

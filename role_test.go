@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/gipc/internal/testutil"
 	"example.com/gipc/internal/transport"
 )
 
@@ -308,7 +309,7 @@ func TestBackgroundReaderAndReaders(t *testing.T) {
 // socketEnds returns a server and a client that are connected by a unix socket.
 func socketEnds(t testing.TB, server ServerConfig, client ClientConfig) (*Server, *Client) {
 	t.Helper()
-	server.Name, server.Network, server.Address = "test", "unix", tempSocket(t)
+	server.Name, server.Network, server.Address = "test", "unix", testutil.TempSocket(t)
 	client.Name, client.Network, client.Address = "test", "unix", server.Address
 	s, err := StartServer(&server)
 	if err != nil {
@@ -360,7 +361,7 @@ func TestWaitConnectedAfterAFailedWrite(t *testing.T) {
 
 // A read that was interrupted before it began leaves nothing borrowed.
 func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
-	listener, err := net.Listen("unix", tempSocket(t))
+	listener, err := net.Listen("unix", testutil.TempSocket(t))
 	if err != nil {
 		t.Fatal(err)
 	}

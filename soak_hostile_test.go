@@ -476,7 +476,7 @@ func soakHostile(t *testing.T, d time.Duration) (rows []*tally) {
 		t.Run(mode+" unix", func(t *testing.T) {
 			before, start := holds(t), time.Now()
 			var kept keeper
-			path := tempSocket(t)
+			path := testutil.TempSocket(t)
 			sc.Listener = kept.listen(t, path)
 			most := hang
 			if d >= time.Minute {

@@ -235,7 +235,7 @@ type holdings struct {
 }
 
 func holds(t *testing.T) holdings {
-	bindAt(t, tempSocket(t)).Close() // what is made once for the process is not counted
+	bindAt(t, testutil.TempSocket(t)).Close() // what is made once for the process is not counted
 	h := holdings{goroutines: testutil.Goroutines(nil)}
 	if runtime.GOOS == "linux" {
 		h.files = openFDs(t)
@@ -536,7 +536,7 @@ func soakSockets(t *testing.T, n int) (rows []*tally) {
 			}
 			return out, in
 		}
-		path := tempSocket(t)
+		path := testutil.TempSocket(t)
 		ln, err := net.Listen("unix", path)
 		if err != nil {
 			t.Fatal(err)
@@ -658,7 +658,7 @@ func soakChild() {
 func soakKills(t *testing.T, n int) []*tally {
 	const clients = 4
 	y := &tally{what: fmt.Sprintf("server killed and restarted under %d writing clients", clients)}
-	path := tempSocket(t)
+	path := testutil.TempSocket(t)
 	seed := seedOf(t, fmt.Sprintf("GIPC_SOAK=kills=%d go test -run '^TestSoak$' .", n))
 	r := dice(seed)
 	before, start := holds(t), time.Now()
@@ -800,7 +800,7 @@ func soakCloses(t *testing.T, n int) (rows []*tally) {
 			atOnce(t, func(t *testing.T, _ int) {
 				path := ""
 				if unix {
-					path = tempSocket(t)
+					path = testutil.TempSocket(t)
 				}
 				for nils.Load() < int64(max(1, n/4)) && errs.Load() <= int64(10+n/4) {
 					own := seed + uint64(next.Add(1)-1)

@@ -20,7 +20,7 @@ const queued, queuedSize = 60, 1000
 func queueAll(t *testing.T, e endpoint) {
 	t.Helper()
 	for i := range queued {
-		Must(t, e.Queue(1, payload(i+1, queuedSize)))
+		Must(t, e.Queue(1, Payload(i+1, queuedSize)))
 	}
 }
 
@@ -63,7 +63,7 @@ func TestWriteContextLeavesOtherMessagesAlone(t *testing.T) {
 			due := map[int]bool{} // numbers above queued, and whether they must arrive or must not
 			write := func(number int, ctx context.Context) {
 				t.Helper()
-				err := Do(t, "WriteContext", func() error { return client.WriteContext(ctx, 1, payload(number, queuedSize)) })
+				err := Do(t, "WriteContext", func() error { return client.WriteContext(ctx, 1, Payload(number, queuedSize)) })
 				if err == nil {
 					t.Errorf("message %d was written, and the peer does not read", number)
 				}
@@ -92,7 +92,7 @@ func TestWriteContextLeavesOtherMessagesAlone(t *testing.T) {
 			for i := range 5 {
 				number := queued + 100 + i
 				due[number] = true
-				writers = append(writers, Go(func() error { return client.Write(1, payload(number, queuedSize)) }))
+				writers = append(writers, Go(func() error { return client.Write(1, Payload(number, queuedSize)) }))
 			}
 			if s := client.StatusCode(); s != gipc.Connected {
 				t.Errorf("status %v, want Connected", s)
@@ -103,7 +103,7 @@ func TestWriteContextLeavesOtherMessagesAlone(t *testing.T) {
 			}
 			last := queued + 200
 			due[last] = true
-			WantErr(t, "Write after it all", Do(t, "Write", func() error { return client.Write(1, payload(last, queuedSize)) }))
+			WantErr(t, "Write after it all", Do(t, "Write", func() error { return client.Write(1, Payload(last, queuedSize)) }))
 			WantErr(t, "Flush after it all", Do(t, "Flush", client.Flush))
 			if id := client.ID(); id != 1 {
 				t.Errorf("connection %d, want the first", id)
@@ -154,7 +154,7 @@ func TestCloseLetsFlushFinish(t *testing.T) {
 				}))
 				var blocked []<-chan error
 				for i := range writers {
-					blocked = append(blocked, Go(func() error { return client.Write(1, payload(queued+1+i, queuedSize)) }))
+					blocked = append(blocked, Go(func() error { return client.Write(1, Payload(queued+1+i, queuedSize)) }))
 				}
 				closed := Go(client.Close)
 				// The blocked calls return at once: nobody has read meanwhile.
@@ -237,7 +237,7 @@ func fillAndRead(t *testing.T, size int, reader, client endpoint, write func(int
 	t.Helper()
 	var due []int
 	for number, failed := 1, 0; failed < 4 && number < 10_000; number++ {
-		err := Do(t, "a write", func() error { return write(1, payload(number, size)) })
+		err := Do(t, "a write", func() error { return write(1, Payload(number, size)) })
 		if err != nil {
 			failed++
 		}
@@ -251,15 +251,15 @@ func fillAndRead(t *testing.T, size int, reader, client endpoint, write func(int
 	later := Go(func() error {
 		for {
 			// Room comes back as the reader reads.
-			if err := write(2, payload(1000, 100)); err == nil || errors.Is(err, gipc.ErrUnconfirmed) || !errors.Is(err, context.DeadlineExceeded) {
+			if err := write(2, Payload(1000, 100)); err == nil || errors.Is(err, gipc.ErrUnconfirmed) || !errors.Is(err, context.DeadlineExceeded) {
 				return err
 			}
 		}
 	})
 	for _, n := range due {
-		wantMessage(t, reader, 1, payload(n, size))
+		wantMessage(t, reader, 1, Payload(n, size))
 	}
-	wantMessage(t, reader, 2, payload(1000, 100))
+	wantMessage(t, reader, 2, Payload(1000, 100))
 	if err := Await(t, "the write behind them", later); err != nil && !errors.Is(err, gipc.ErrUnconfirmed) {
 		t.Errorf("the write behind them: %v", err)
 	}

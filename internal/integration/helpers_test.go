@@ -164,18 +164,6 @@ func wantStatus(t testing.TB, e endpoint, want gipc.Status) *gipc.Message {
 	return got
 }
 
-// payload is the data of message i.
-func payload(i, size int) []byte {
-	b := make([]byte, size)
-	for j := range b {
-		b[j] = byte(i + j + j>>8)
-	}
-	if size >= 8 {
-		binary.BigEndian.PutUint64(b, uint64(i))
-	}
-	return b
-}
-
 // numberOf is the number of the message that payload made.
 func numberOf(data []byte) int { return int(binary.BigEndian.Uint64(data)) }
 
@@ -208,7 +196,7 @@ func framesInOrder(t testing.TB, frames []Frame, n int, more ...int) {
 			t.Errorf("%d frames more than the %d that are due", len(frames)-len(more), len(more))
 			break
 		}
-		if len(f.Data) < 8 || numberOf(f.Data) != more[i] || !bytes.Equal(f.Data, payload(more[i], len(f.Data))) {
+		if len(f.Data) < 8 || numberOf(f.Data) != more[i] || !bytes.Equal(f.Data, Payload(more[i], len(f.Data))) {
 			t.Errorf("frame %d is not message %d, or has other bytes", i, more[i])
 			return
 		}

@@ -177,7 +177,7 @@ func TestLimitsToldIsNotDelivered(t *testing.T) {
 
 func toldIsNotDelivered(t *testing.T, pair func() (net.Conn, net.Conn, error), c toldCase) {
 	s := takeSeat(t, c.role, pair)
-	write := Go(func() error { return s.conn.Write(1, payload(1, 100)) })
+	write := Go(func() error { return s.conn.Write(1, Payload(1, 100)) })
 	frames := 1
 	if !c.crosses { // the peer takes it before it closes
 		f, err := s.peer.ReadFrame()
@@ -366,7 +366,7 @@ func sendOn(p *RawPeer) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for range tick.C {
-		if _, err := p.Write(User(1, payload(1, 100))); err != nil {
+		if _, err := p.Write(User(1, Payload(1, 100))); err != nil {
 			return
 		}
 	}
@@ -423,11 +423,11 @@ func shutdownOfHardPeers(t *testing.T, pair func() (net.Conn, net.Conn, error)) 
 							var write <-chan error
 							switch sent {
 							case "a message": // Close writes it
-								if err := s.conn.Queue(1, payload(1, 100)); err != nil && !lost {
+								if err := s.conn.Queue(1, Payload(1, 100)); err != nil && !lost {
 									t.Error(err)
 								}
 							case "a large message":
-								write = Go(func() error { return s.conn.Write(1, payload(1, 200_000)) })
+								write = Go(func() error { return s.conn.Write(1, Payload(1, 200_000)) })
 								synctest.Wait()
 							}
 							err := within(t, closing.name, closing.limit, func() error { return closing.call(s.e) })
@@ -822,7 +822,7 @@ func TestLimitsWhileUserCodeHangs(t *testing.T) {
 						v = openClient(t, p, visit)
 					} else {
 						v = openServer(t, p, role == "multi-client server", visit)
-						Must(t, v.conn.Queue(2, payload(1, 100))) // which Close writes
+						Must(t, v.conn.Queue(2, Payload(1, 100))) // which Close writes
 					}
 					t.Cleanup(h.letGo) // before the endpoint is closed at the end
 					v.armed.Store(true)
@@ -835,7 +835,7 @@ func TestLimitsWhileUserCodeHangs(t *testing.T) {
 					if way.limit > 0 && !errors.Is(err, context.Canceled) {
 						WantErr(t, way.name, err)
 						if role != "client" {
-							wantMessage(t, v.client, 2, payload(1, 100))
+							wantMessage(t, v.client, 2, Payload(1, 100))
 						}
 					}
 					h.letGo()
@@ -1001,7 +1001,7 @@ func TestLimitsSecondShutdown(t *testing.T) {
 				Bubble(t, func(t *testing.T) {
 					s := takeSeat(t, role, PipePair)
 					behaved := Go(func() error { behave(s.peer); return nil })
-					Must(t, s.conn.Queue(1, payload(1, 100)))
+					Must(t, s.conn.Queue(1, Payload(1, 100)))
 					start := time.Now()
 					first := Go(s.e.Close)
 					<-time.After(time.Second) // it waits
@@ -1224,7 +1224,7 @@ func TestLimitsAcceptReturnsNothing(t *testing.T) {
 				l.calls.Store(3)
 				server := startServer(t, &gipc.ServerConfig{Name: "test", MultiClient: many, Listener: l})
 				client := startClient(t, &gipc.ClientConfig{Name: "test", Dial: network.Dial})
-				Must(t, Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
+				Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(1, 100)) }))
 				if n := server.Stats().Refused; n != 3 {
 					t.Errorf("%d refused, want 3", n)
 				}
@@ -1319,7 +1319,7 @@ type tally struct {
 // writeOn writes and queues until that fails.
 func (n *tally) writeOn(e endpoint, seed int) error {
 	for i := 0; ; i++ {
-		data := payload(i, 10+(i*37+seed)%500)
+		data := Payload(i, 10+(i*37+seed)%500)
 		write := e.Write
 		if i%3 > 0 {
 			write = e.Queue
@@ -1378,7 +1378,7 @@ func TestLimitsStatsCountWhatCloseSends(t *testing.T) {
 				var writes []<-chan error
 				for s := range server.Connections.All() {
 					for i := range queued {
-						Must(t, s.Queue(1, payload(i, 100)))
+						Must(t, s.Queue(1, Payload(i, 100)))
 						n.sent.Add(1)
 						n.bytes.Add(100)
 					}
@@ -1788,7 +1788,7 @@ func panicLosesNothing(t *testing.T, many bool, at int, exit bool, one, next poo
 		client := startClient(t, cc)
 		ends = append(ends, client)
 		for i := range each {
-			Must(t, Do(t, "Write", func() error { return client.Write(1, payload(i, 100)) }))
+			Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(i, 100)) }))
 		}
 	}
 	Eventually(t, "the clients", func() bool { return server.Connections.Len() == clients })
@@ -1876,8 +1876,8 @@ func TestLimitsPanicWithoutMessage(t *testing.T) {
 			}
 		}
 		read("a callback without a message", gipc.TimeoutMessage, nil)
-		Must(t, Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
-		wantMessage(t, theClient(t, server), 1, payload(1, 100))
+		Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(1, 100)) }))
+		wantMessage(t, theClient(t, server), 1, Payload(1, 100))
 		WantErr(t, "Close", Do(t, "Close", server.Close))
 		Do(t, "what is left", func() error {
 			for range server.Connections.Messages(context.Background()) {

@@ -22,11 +22,11 @@ func loseConnection(t *testing.T, e endpoint, peer *RawPeer) {
 
 // nextSends are the calls that report queued messages that were lost.
 var nextSends = map[string]func(e endpoint, number int) error{
-	"Write": func(e endpoint, number int) error { return e.Write(1, payload(number, 100)) },
+	"Write": func(e endpoint, number int) error { return e.Write(1, Payload(number, 100)) },
 	"WriteContext": func(e endpoint, number int) error {
-		return e.WriteContext(context.Background(), 1, payload(number, 100))
+		return e.WriteContext(context.Background(), 1, Payload(number, 100))
 	},
-	"Queue": func(e endpoint, number int) error { return e.Queue(1, payload(number, 100)) },
+	"Queue": func(e endpoint, number int) error { return e.Queue(1, Payload(number, 100)) },
 	"Flush": func(e endpoint, number int) error { return e.Flush() },
 }
 
@@ -43,7 +43,7 @@ func TestLostQueuedMessagesAreReportedOnce(t *testing.T) {
 					raw := ListenRaw(t, 1, PipePair)
 					client, peer := startPlainClient(t, raw)
 					for i := range lost {
-						Must(t, client.Queue(1, payload(i, 100)))
+						Must(t, client.Queue(1, Payload(i, 100)))
 					}
 					loseConnection(t, client, peer)
 					var ending <-chan Ending
@@ -100,7 +100,7 @@ func TestLostQueuedMessagesAreReportedByClose(t *testing.T) {
 				raw := ListenRaw(t, 1, PipePair)
 				client, peer := startPlainClient(t, raw)
 				for i := range 7 {
-					Must(t, client.Queue(1, payload(i, 100)))
+					Must(t, client.Queue(1, Payload(i, 100)))
 				}
 				loseConnection(t, client, peer)
 				if reconnected {
@@ -130,10 +130,10 @@ func TestLostQueuedMessagesThatMayHaveArrived(t *testing.T) {
 				client, peer := startPlainClient(t, raw)
 				const lost = 5
 				for i := range lost {
-					Must(t, client.Queue(1, payload(i, 100)))
+					Must(t, client.Queue(1, Payload(i, 100)))
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				flush := Go(func() error { return client.WriteContext(ctx, 1, payload(50, 100)) })
+				flush := Go(func() error { return client.WriteContext(ctx, 1, Payload(50, 100)) })
 				peer.ReadPart(5) // of the first one
 				synctest.Wait()
 				cancel()
@@ -146,7 +146,7 @@ func TestLostQueuedMessagesThatMayHaveArrived(t *testing.T) {
 				if n := lossNumber(err); n != lost {
 					t.Errorf("%s reports %d lost messages, want %d: %v", name, n, lost, err)
 				}
-				WantErr(t, "Write after the report", Do(t, "Write", func() error { return client.Write(1, payload(200, 100)) }))
+				WantErr(t, "Write after the report", Do(t, "Write", func() error { return client.Write(1, Payload(200, 100)) }))
 				WantErr(t, "Close", Do(t, "Close", client.Close))
 				if e := Await(t, "the end", ending); len(e.Frames) != 1 || numberOf(e.Frames[0].Data) != 200 {
 					t.Errorf("%d messages arrived, want the last one alone", len(e.Frames))
@@ -169,7 +169,7 @@ func TestCloseReportsEarlierLosses(t *testing.T) {
 	}{
 		"lost, nobody reads": {unconfirmed: true},
 		"lost, and more is written": {unconfirmed: true, after: func(t *testing.T, client *gipc.Client) {
-			Must(t, Do(t, "Write", func() error { return client.Write(1, payload(9, 100)) }))
+			Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(9, 100)) }))
 		}},
 		"nothing was written": {quiet: true},
 		"a reader took the status": {after: func(t *testing.T, client *gipc.Client) {
@@ -190,7 +190,7 @@ func TestCloseReportsEarlierLosses(t *testing.T) {
 			WantErr(t, "Messages", Await(t, "Messages", loop), context.Canceled)
 		}},
 		"a call failed": {before: func(t *testing.T, client *gipc.Client) {
-			err := Do(t, "Write", func() error { return client.Write(1, payload(9, 100)) })
+			err := Do(t, "Write", func() error { return client.Write(1, Payload(9, 100)) })
 			WantErr(t, "Write while there is no connection", err, gipc.ErrNotConnected)
 		}},
 		"WriteOn failed": {after: func(t *testing.T, client *gipc.Client) {
@@ -216,7 +216,7 @@ func TestCloseReportsEarlierLosses(t *testing.T) {
 				if !c.quiet {
 					for i := range 3 {
 						read := Go(func() error { _, err := peer.ReadFrame(); return err })
-						Must(t, Do(t, "Write", func() error { return client.Write(1, payload(i, 100)) }))
+						Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(i, 100)) }))
 						Must(t, Await(t, "the frame", read))
 					}
 				}
@@ -288,7 +288,7 @@ func TestFailedCallsReportTheirOwnLoss(t *testing.T) {
 					c.after(t, client)
 				}
 				read := Go(func() error { _, err := peer.ReadFrame(); return err })
-				Must(t, Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
+				Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(1, 100)) }))
 				Must(t, Await(t, "the frame", read))
 				loseConnection(t, client, peer)
 				raw.Allow()
@@ -313,7 +313,7 @@ func TestCloseAfterLossIsUnconfirmed(t *testing.T) {
 					client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
 					if how != "nothing was written" {
 						read := Go(func() error { _, err := peer.ReadFrame(); return err })
-						Must(t, Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
+						Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(1, 100)) }))
 						Must(t, Await(t, "the frame", read))
 					}
 					switch how {
@@ -352,7 +352,7 @@ func TestCloseCrossesClose(t *testing.T) {
 			t.Parallel()
 			Bubble(t, func(t *testing.T) {
 				client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
-				Must(t, client.Queue(1, payload(1, 100)))
+				Must(t, client.Queue(1, Payload(1, 100)))
 				closed := Go(client.Close)
 				synctest.Wait() // it writes, and the peer has not read yet
 				peer.SendClose()
@@ -387,7 +387,7 @@ func TestServerCloseReportsEarlierLosses(t *testing.T) {
 				first := dialRaw(t, network)
 				waitConnected(t, server)
 				frame := Go(func() error { _, err := first.ReadFrame(); return err })
-				Must(t, Do(t, "Write", func() error { return server.Write(1, payload(1, 100)) }))
+				Must(t, Do(t, "Write", func() error { return server.Write(1, Payload(1, 100)) }))
 				Must(t, Await(t, "the frame", frame))
 				loseConnection(t, server, first)
 				synctest.Wait()

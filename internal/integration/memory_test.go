@@ -95,7 +95,7 @@ func childPair() (*gipc.Client, *RawPeer, *net.UnixConn, error) {
 
 // flood writes messages until the connection ends.
 func flood(p *RawPeer, size int, sent *atomic.Int64) <-chan error {
-	frame := User(1, payload(0, size))
+	frame := User(1, Payload(0, size))
 	return Go(func() error {
 		for {
 			n, err := p.Write(frame)
@@ -125,7 +125,7 @@ func memoryFailedWrite(args []string) error {
 	var sent atomic.Int64
 	done := flood(peer, size, &sent)
 	for err = nil; err == nil; {
-		err = client.Write(1, payload(1, 1000))
+		err = client.Write(1, Payload(1, 1000))
 	}
 	if !errors.Is(err, gipc.ErrUnconfirmed) && !errors.Is(err, gipc.ErrNotConnected) {
 		return fmt.Errorf("the write failed with %w", err)
@@ -159,7 +159,7 @@ func memoryContextInMidFrame(args []string) error {
 	if err != nil {
 		return err
 	}
-	data := payload(1, 3<<20)
+	data := Payload(1, 3<<20)
 	heap := WatchHeap()
 	var sent atomic.Int64
 	done := flood(peer, 1000, &sent)
@@ -192,7 +192,7 @@ func memoryBlockedWriters(args []string) error {
 	if err != nil {
 		return err
 	}
-	data := payload(1, 20_000)
+	data := Payload(1, 20_000)
 	heap := WatchHeap()
 	for range 2000 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
@@ -253,11 +253,11 @@ func memoryUnreadClients(args []string) error {
 			case <-stop:
 				return
 			case <-tick.C:
-				server.Write(1, payload(1, 10)) // fails while no client is connected
+				server.Write(1, Payload(1, 10)) // fails while no client is connected
 			}
 		}
 	}()
-	data := payload(1, 3<<20)
+	data := Payload(1, 3<<20)
 	heap := WatchHeap()
 	for i := range clients {
 		life := Go(func() error {
@@ -453,7 +453,7 @@ func spinFullTLS(args []string) error {
 	}
 	for ; ; last++ {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		err := write(ctx, 1, payload(last, size))
+		err := write(ctx, 1, Payload(last, size))
 		cancel()
 		if err != nil {
 			break
@@ -461,9 +461,9 @@ func spinFullTLS(args []string) error {
 	}
 	// Three seconds in which everything waits.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	write(ctx, 1, payload(last+1, size))
+	write(ctx, 1, Payload(last+1, size))
 	cancel()
-	behind := Go(func() error { return write(context.Background(), 2, payload(1, 10)) })
+	behind := Go(func() error { return write(context.Background(), 2, Payload(1, 10)) })
 	for {
 		m, err := nextMessage(reader)
 		if err != nil {

@@ -61,7 +61,7 @@ func TestLoggerMayUseItsEndpoint(t *testing.T) {
 		client := startClient(t, &gipc.ClientConfig{Name: "test", Dial: network.Dial, Logger: slog.New(clientLog)})
 		clientLog.set(client)
 		waitConnected(t, server)
-		WantErr(t, "Write of the client", Do(t, "Write", func() error { return client.Write(1, payload(1, 100)) }))
+		WantErr(t, "Write of the client", Do(t, "Write", func() error { return client.Write(1, Payload(1, 100)) }))
 		Must(t, Do(t, "the message", func() error {
 			for {
 				if m, err := nextMessage(server); err != nil || m.MsgType == 1 {
@@ -133,15 +133,15 @@ func TestLoggerMayBlock(t *testing.T) {
 		})
 		for i := range 5 {
 			client := startClient(t, &gipc.ClientConfig{Name: "test", Dial: network.Dial})
-			Must(t, Do(t, fmt.Sprintf("Write of client %d", i), func() error { return client.Write(1, payload(i, 100)) }))
-			wantMessage(t, client, 2, payload(i, 100))
+			Must(t, Do(t, fmt.Sprintf("Write of client %d", i), func() error { return client.Write(1, Payload(i, 100)) }))
+			wantMessage(t, client, 2, Payload(i, 100))
 			if i%2 == 0 {
 				WantErr(t, "Close of a client", Do(t, "Close of a client", client.Close))
 			}
 			Do(t, "Stats of the server", func() error { server.Stats(); server.StatusCode(); return nil })
 		}
 		// A client that has closed may still be in the pool, so the result is open.
-		Do(t, "Broadcast", func() error { return server.Connections.Broadcast(context.Background(), 3, payload(1, 10)) })
+		Do(t, "Broadcast", func() error { return server.Connections.Broadcast(context.Background(), 3, Payload(1, 10)) })
 		Await(t, "a call of the handler", log.blocked)
 		Do(t, "Close of the server", server.Close)
 		log.unblock()
@@ -218,7 +218,7 @@ func TestPanicsLeaveNoLock(t *testing.T) {
 					e, other = other, e
 				}
 				wantStatus(t, e, gipc.Connected)
-				Must(t, Do(t, "a message for it", func() error { return other.Write(1, payload(1, 100)) }))
+				Must(t, Do(t, "a message for it", func() error { return other.Write(1, Payload(1, 100)) }))
 				err := Do(t, name, func() error {
 					err, panicked := recovered(bad(e, server.Connections)[name])
 					if err == nil && panicked == nil {
@@ -275,12 +275,12 @@ func usable(t *testing.T, e, other endpoint) {
 		e.Done()
 		return nil
 	}))
-	Must(t, Do(t, "Write", func() error { return e.Write(2, payload(2, 100)) }))
-	Must(t, Do(t, "Queue", func() error { return e.Queue(3, payload(3, 100)) }))
+	Must(t, Do(t, "Write", func() error { return e.Write(2, Payload(2, 100)) }))
+	Must(t, Do(t, "Queue", func() error { return e.Queue(3, Payload(3, 100)) }))
 	Must(t, Do(t, "Flush", e.Flush))
-	wantMessage(t, other, 2, payload(2, 100))
-	wantMessage(t, other, 3, payload(3, 100))
-	Must(t, Do(t, "Write of the peer", func() error { return other.Write(4, payload(4, 100)) }))
+	wantMessage(t, other, 2, Payload(2, 100))
+	wantMessage(t, other, 3, Payload(3, 100))
+	Must(t, Do(t, "Write of the peer", func() error { return other.Write(4, Payload(4, 100)) }))
 	Must(t, Do(t, "reading", func() error {
 		for {
 			m := new(gipc.Message)

@@ -62,28 +62,28 @@ const messageType = 7
 
 var sendCalls = []sendCall{
 	{name: "Write", size: 5000, call: func(_ context.Context, e endpoint, _ *gipc.ConnectionPool) error {
-		return e.Write(messageType, payload(1, 5000))
+		return e.Write(messageType, Payload(1, 5000))
 	}},
 	{name: "WriteContext", size: 5000, context: true, call: func(ctx context.Context, e endpoint, _ *gipc.ConnectionPool) error {
-		return e.WriteContext(ctx, messageType, payload(1, 5000))
+		return e.WriteContext(ctx, messageType, Payload(1, 5000))
 	}},
 	{name: "Write large", size: 50_000, call: func(_ context.Context, e endpoint, _ *gipc.ConnectionPool) error {
-		return e.Write(messageType, payload(1, 50_000))
+		return e.Write(messageType, Payload(1, 50_000))
 	}},
 	{name: "WriteContext large", size: 50_000, context: true, call: func(ctx context.Context, e endpoint, _ *gipc.ConnectionPool) error {
-		return e.WriteContext(ctx, messageType, payload(1, 50_000))
+		return e.WriteContext(ctx, messageType, Payload(1, 50_000))
 	}},
 	{name: "Queue", size: 100_000, call: func(_ context.Context, e endpoint, _ *gipc.ConnectionPool) error {
-		return e.Queue(messageType, payload(1, 100_000))
+		return e.Queue(messageType, Payload(1, 100_000))
 	}},
-	{name: "Flush", size: 5000, before: func(e endpoint) error { return e.Queue(messageType, payload(1, 5000)) },
+	{name: "Flush", size: 5000, before: func(e endpoint) error { return e.Queue(messageType, Payload(1, 5000)) },
 		call: func(_ context.Context, e endpoint, _ *gipc.ConnectionPool) error { return e.Flush() }},
 	{name: "Broadcast", size: 5000, many: true, context: true, call: func(ctx context.Context, _ endpoint, pool *gipc.ConnectionPool) error {
-		return pool.Broadcast(ctx, messageType, payload(1, 5000))
+		return pool.Broadcast(ctx, messageType, Payload(1, 5000))
 	}},
-	{name: "Close", size: 5000, before: func(e endpoint) error { return e.Queue(messageType, payload(1, 5000)) },
+	{name: "Close", size: 5000, before: func(e endpoint) error { return e.Queue(messageType, Payload(1, 5000)) },
 		call: func(_ context.Context, e endpoint, _ *gipc.ConnectionPool) error { return e.Close() }},
-	{name: "Shutdown", size: 5000, context: true, before: func(e endpoint) error { return e.Queue(messageType, payload(1, 5000)) },
+	{name: "Shutdown", size: 5000, context: true, before: func(e endpoint) error { return e.Queue(messageType, Payload(1, 5000)) },
 		call: func(ctx context.Context, e endpoint, _ *gipc.ConnectionPool) error { return e.Shutdown(ctx) }},
 }
 
@@ -140,9 +140,9 @@ func (s *stage) writer(size int) <-chan error {
 		if s.pool != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // longer than Broadcast's own limit
 			defer cancel()
-			return s.pool.Broadcast(ctx, 1, payload(1, size))
+			return s.pool.Broadcast(ctx, 1, Payload(1, size))
 		}
-		return s.e.Write(1, payload(1, size))
+		return s.e.Write(1, Payload(1, size))
 	})
 	s.read()
 	return err
@@ -248,7 +248,7 @@ var situations = []situation{
 		other := s.writer(5000)
 		var more []<-chan error
 		for range 2 { // one of them is accepted, and fills what may wait
-			more = append(more, Go(func() error { return s.e.Write(2, payload(2, 70_000)) }))
+			more = append(more, Go(func() error { return s.e.Write(2, Payload(2, 70_000)) }))
 			synctest.Wait()
 		}
 		err := s.start()
@@ -499,7 +499,7 @@ func TestSecondCloseWaits(t *testing.T) {
 	t.Parallel()
 	Bubble(t, func(t *testing.T) {
 		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
-		Must(t, client.Queue(1, payload(1, 100)))
+		Must(t, client.Queue(1, Payload(1, 100)))
 		start := time.Now()
 		first := Go(client.Close)
 		synctest.Wait()

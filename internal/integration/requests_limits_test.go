@@ -103,7 +103,7 @@ func TestRequestGivenUpTellsOfNoLoss(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]func(e *gipc.Client, ctx context.Context) error{
 		"Call":         func(e *gipc.Client, ctx context.Context) error { _, err := e.Call(ctx, 1, nil); return err },
-		"WriteContext": func(e *gipc.Client, ctx context.Context) error { return e.WriteContext(ctx, 1, payload(2, 100_000)) },
+		"WriteContext": func(e *gipc.Client, ctx context.Context) error { return e.WriteContext(ctx, 1, Payload(2, 100_000)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +120,7 @@ func TestRequestGivenUpTellsOfNoLoss(t *testing.T) {
 				}})
 				peer := raw.Peer()
 				read := Go(func() error { _, err := peer.ReadFrame(); return err })
-				Must(t, client.Write(9, payload(1, 100)))
+				Must(t, client.Write(9, Payload(1, 100)))
 				Must(t, Await(t, "the frame", read))
 				ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
 				defer cancel()
@@ -151,9 +151,9 @@ func TestRequestNotSentAtClose(t *testing.T) {
 			t.Parallel()
 			Bubble(t, func(t *testing.T) {
 				client, _ := startPlainClient(t, ListenRaw(t, 1, PipePair))
-				write := Go(func() error { return client.Write(9, payload(1, 100)) })
+				write := Go(func() error { return client.Write(9, Payload(1, 100)) })
 				synctest.Wait() // the peer does not read
-				call := goCall(client, t.Context(), 1, payload(7, 50))
+				call := goCall(client, t.Context(), 1, Payload(7, 50))
 				synctest.Wait()
 				ctx := t.Context()
 				if limit > 0 {
@@ -177,10 +177,10 @@ func TestRequestPatienceCountsOnce(t *testing.T) {
 	t.Parallel()
 	Bubble(t, func(t *testing.T) {
 		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
-		go peer.Send(User(1, payload(1, 40_000)), User(1, payload(2, 40_000)), User(1, payload(3, 40_000)))
+		go peer.Send(User(1, Payload(1, 40_000)), User(1, Payload(2, 40_000)), User(1, Payload(3, 40_000)))
 		<-time.After(5 * time.Second) // the background reader has filled the queue and stopped
 		begun := time.Now()
-		call := goCall(client, t.Context(), 1, payload(7, 100_000))
+		call := goCall(client, t.Context(), 1, Payload(7, 100_000))
 		peer.ReadPart(1000)
 		<-time.After(9 * time.Second)
 		go io.Copy(io.Discard, peer) // it takes the rest
@@ -196,9 +196,9 @@ func TestRequestReplyToUnsent(t *testing.T) {
 	t.Parallel()
 	Bubble(t, func(t *testing.T) {
 		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
-		write := Go(func() error { return client.Write(9, payload(1, 100)) })
+		write := Go(func() error { return client.Write(9, Payload(1, 100)) })
 		synctest.Wait() // the peer does not read
-		call := goCall(client, t.Context(), 1, payload(7, 50))
+		call := goCall(client, t.Context(), 1, Payload(7, 50))
 		synctest.Wait()
 		peer.Send(replyFrame(1, 3, []byte("guessed")))
 		stillOpen(t, "the call", call)

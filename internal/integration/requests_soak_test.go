@@ -29,7 +29,7 @@ func init() {
 }
 
 // answerOf is the reply to a request.
-func answerOf(request []byte) []byte { return payload(numberOf(request)+1_000_000, len(request)/2+8) }
+func answerOf(request []byte) []byte { return Payload(numberOf(request)+1_000_000, len(request)/2+8) }
 
 // A replier answers requests in random order, and knows which have come.
 type replier struct {
@@ -140,7 +140,7 @@ func (c *caller) call(i int) {
 			cancel()
 		}()
 	}
-	data := payload(i, 8+rand.IntN(1<<(3+rand.IntN(13)))) // up to 64 KiB
+	data := Payload(i, 8+rand.IntN(1<<(3+rand.IntN(13)))) // up to 64 KiB
 	reply, err := c.e.Call(ctx, 1, data)
 	cancel()
 	c.ended[i].Add(1)
@@ -265,7 +265,7 @@ func soakRequests(t *testing.T, tr transport, plain, cut bool, n int) {
 	// What a context has ended may still be on its way. The last call comes behind it.
 	if !cut {
 		for i, e := range []requester{client, server} {
-			Must(t, Do(t, "a last call", func() error { _, err := e.Call(context.Background(), 1, payload(n, 8)); return err }))
+			Must(t, Do(t, "a last call", func() error { _, err := e.Call(context.Background(), 1, Payload(n, 8)); return err }))
 			if s, d := e.Stats(), uint64(n); s.Dropped > d {
 				t.Errorf("%+v", s)
 			}
@@ -450,7 +450,7 @@ func memoryUnanswered(args []string) error {
 	}
 	peer.SetDeadline(time.Time{})
 	heap := WatchHeap()
-	data := payload(1, 20)
+	data := Payload(1, 20)
 	sent := floodFrames(peer, n, func(i int) []byte { return requestFrame(uint64(i)+1, 1, data) })
 	for came := 0; came < n; {
 		m, err := client.Read()
@@ -534,7 +534,7 @@ func memoryRepliesToNothing(args []string) error {
 		return err
 	}
 	const n = 100_000
-	data := payload(1, 100)
+	data := Payload(1, 100)
 	heap := WatchHeap()
 	if err := <-floodFrames(peer, n, func(i int) []byte { return replyFrame(uint64(i)+1, 1, data) }); err != nil {
 		return err
@@ -578,7 +578,7 @@ func TestSoakRequestBehindAStream(t *testing.T) {
 	progress := WatchProgress(t, "messages", func() { server.Shutdown(ended()); client.Shutdown(ended()) })
 	streamed := Go(func() error {
 		for i := range messages {
-			if err := server.Write(1, payload(i, size)); err != nil {
+			if err := server.Write(1, Payload(i, size)); err != nil {
 				return err
 			}
 		}
@@ -612,7 +612,7 @@ func TestSoakRequestBehindAStream(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if n := numberOf(m.Data); n != next || !bytes.Equal(m.Data, payload(n, size)) {
+			if n := numberOf(m.Data); n != next || !bytes.Equal(m.Data, Payload(n, size)) {
 				return fmt.Errorf("message %d instead of %d", n, next)
 			}
 			progress.Move()
@@ -623,7 +623,7 @@ func TestSoakRequestBehindAStream(t *testing.T) {
 		return errors.New("the client is closed")
 	})
 	for i := range 100 {
-		want := payload(i, 50)
+		want := Payload(i, 50)
 		reply, err := client.Call(t.Context(), 1, want)
 		if err != nil || !bytes.Equal(reply.Data, want) {
 			t.Fatalf("call %d behind a reader: %v, %v", i, reply, err)

@@ -370,14 +370,14 @@ func TestRequestInEveryWayToRead(t *testing.T) {
 					for i := range n {
 						move()
 						size := []int{8, 100, 20_000, 70_000}[i%4]
-						if err := caller.Write(2, payload(2*i, 10)); err != nil {
+						if err := caller.Write(2, Payload(2*i, 10)); err != nil {
 							return err
 						}
-						reply, err := caller.Call(context.Background(), 2*i+1, payload(2*i+1, size))
+						reply, err := caller.Call(context.Background(), 2*i+1, Payload(2*i+1, size))
 						if err != nil {
 							return err
 						}
-						if reply.MsgType != 2*i+101 || !bytes.Equal(reply.Data, payload(2*i+1, size)) {
+						if reply.MsgType != 2*i+101 || !bytes.Equal(reply.Data, Payload(2*i+1, size)) {
 							return fmt.Errorf("call %d: type %d and %d bytes", i, reply.MsgType, len(reply.Data))
 						}
 						if reply.IsRequest() || reply.Conn != caller.ID() || reply.Status != "" || reply.Err != nil {
@@ -397,11 +397,11 @@ func TestRequestInEveryWayToRead(t *testing.T) {
 				func(move func()) error {
 					for i := range n {
 						move()
-						reply, err := reader.Call(context.Background(), i+1, payload(i, 100))
+						reply, err := reader.Call(context.Background(), i+1, Payload(i, 100))
 						if err != nil {
 							return err
 						}
-						if reply.MsgType != i+2 || !bytes.Equal(reply.Data, payload(i, 100)) {
+						if reply.MsgType != i+2 || !bytes.Equal(reply.Data, Payload(i, 100)) {
 							return fmt.Errorf("call %d back: another reply", i)
 						}
 					}
@@ -454,9 +454,9 @@ func TestRequestThatCannotBeSent(t *testing.T) {
 		t.Errorf("after calls that sent nothing: %+v", s)
 	}
 	// The next one is the first that arrives, and the peer accepts it: no number is missing.
-	call := goCall(client, t.Context(), math.MaxInt32, payload(1, 2000))
+	call := goCall(client, t.Context(), math.MaxInt32, Payload(1, 2000))
 	m := nextRequest(t, server)
-	if m.MsgType != math.MaxInt32 || !bytes.Equal(m.Data, payload(1, 2000)) {
+	if m.MsgType != math.MaxInt32 || !bytes.Equal(m.Data, Payload(1, 2000)) {
 		t.Errorf("type %d and %d bytes arrived", m.MsgType, len(m.Data))
 	}
 	Must(t, m.Reply(math.MaxInt32, nil))
@@ -549,8 +549,8 @@ func TestRequestReplyThatCannotBeSent(t *testing.T) {
 		t.Errorf("too large: %v", err)
 	}
 	copied := *m
-	Must(t, copied.Reply(7, payload(1, 2000)))
-	wantReply(t, "the call", call, 7, payload(1, 2000))
+	Must(t, copied.Reply(7, Payload(1, 2000)))
+	wantReply(t, "the call", call, 7, Payload(1, 2000))
 	WantErr(t, "Reply again", m.Reply(7, nil), gipc.ErrReplied)
 
 	Must(t, client.Write(1, nil))
@@ -621,10 +621,10 @@ func TestRequestAnsweredLater(t *testing.T) {
 			var calls []<-chan callResult
 			var requests []*gipc.Message
 			for i := range n {
-				calls = append(calls, goCall(caller, t.Context(), 1, payload(i, 1000)))
+				calls = append(calls, goCall(caller, t.Context(), 1, Payload(i, 1000)))
 				requests = append(requests, nextRequest(t, replier))
-				Must(t, caller.Write(2, payload(i, 3000)))
-				wantMessage(t, replier, 2, payload(i, 3000))
+				Must(t, caller.Write(2, Payload(i, 3000)))
+				wantMessage(t, replier, 2, Payload(i, 3000))
 			}
 			var replies []func() error
 			for i := range n {
@@ -633,7 +633,7 @@ func TestRequestAnsweredLater(t *testing.T) {
 			}
 			Together(t, replies...)
 			for i := range calls {
-				wantReply(t, fmt.Sprint("call ", i), calls[i], 3, append(payload(i, 1000), 'r'))
+				wantReply(t, fmt.Sprint("call ", i), calls[i], 3, append(Payload(i, 1000), 'r'))
 			}
 		}
 	})
@@ -645,7 +645,7 @@ func TestRequestOfThreeMiB(t *testing.T) {
 		server, client := tr.connect(t, plain)
 		echo(t, server)
 		echo(t, client)
-		data := payload(5, 3<<20)
+		data := Payload(5, 3<<20)
 		call := func(e requester) func(func()) error {
 			return func(move func()) error {
 				for range 2 {
@@ -710,7 +710,7 @@ func TestRequestAndContext(t *testing.T) {
 	}
 	reason := errors.New("the reason")
 	inBubble("before it was sent", func(t *testing.T, client *gipc.Client, peer *RawPeer) {
-		write := Go(func() error { return client.Write(9, payload(1, 100)) })
+		write := Go(func() error { return client.Write(9, Payload(1, 100)) })
 		synctest.Wait() // the peer does not read
 		ctx, cancel := context.WithCancelCause(t.Context())
 		call := goCall(client, ctx, 1, []byte("never"))
@@ -766,7 +766,7 @@ func TestRequestAndContext(t *testing.T) {
 	inBubble("inside its frame", func(t *testing.T, client *gipc.Client, peer *RawPeer) {
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 		defer cancel()
-		call := goCall(client, ctx, 1, payload(1, 100_000))
+		call := goCall(client, ctx, 1, Payload(1, 100_000))
 		part := peer.ReadPart(1000)
 		stillOpen(t, "the call", call)
 		begun := time.Now()
@@ -775,9 +775,9 @@ func TestRequestAndContext(t *testing.T) {
 		if d := time.Since(begun); d != 15*time.Second {
 			t.Errorf("it ended after %v", d)
 		}
-		write := Go(func() error { return client.Write(2, payload(2, 10)) })
+		write := Go(func() error { return client.Write(2, Payload(2, 10)) })
 		frames, _ := ParseFrames(append(part, peer.ReadPart(16+100_000-1000)...))
-		if len(frames) != 1 || frames[0].ID != 1 || !bytes.Equal(frames[0].Data, payload(1, 100_000)) {
+		if len(frames) != 1 || frames[0].ID != 1 || !bytes.Equal(frames[0].Data, Payload(1, 100_000)) {
 			t.Errorf("the frame did not go out whole")
 		}
 		f, err := peer.ReadFrame()
@@ -815,7 +815,7 @@ func TestRequestLost(t *testing.T) {
 			"the stream ends":   {func(p *RawPeer) { p.Close() }, []error{gipc.ErrTruncated, io.ErrUnexpectedEOF}},
 			"inside a frame":    {func(p *RawPeer) { p.Send([]byte{0, 0, 1}); p.Close() }, []error{gipc.ErrTruncated, io.ErrUnexpectedEOF}},
 			"malformed bytes":   {func(p *RawPeer) { p.Send([]byte{0, 0, 0, 1}) }, []error{gipc.ErrMalformed}},
-			"inside its reply":  {func(p *RawPeer) { p.Send(replyFrame(1, 1, payload(1, 50_000))[:40_000]); p.Close() }, []error{gipc.ErrTruncated}},
+			"inside its reply":  {func(p *RawPeer) { p.Send(replyFrame(1, 1, Payload(1, 50_000))[:40_000]); p.Close() }, []error{gipc.ErrTruncated}},
 			"a reply to call 0": {func(p *RawPeer) { p.Send(replyFrame(0, 1, nil)) }, []error{gipc.ErrMalformed}},
 		} {
 			t.Run(reader+", "+name, func(t *testing.T) {
@@ -891,11 +891,11 @@ func TestRequestNotSentAtTheEnd(t *testing.T) {
 				client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
 				sent := goCall(client, t.Context(), 1, nil)
 				wantRequest(t, peer, 1)
-				write := Go(func() error { return client.Write(9, payload(1, 100)) })
+				write := Go(func() error { return client.Write(9, Payload(1, 100)) })
 				synctest.Wait() // the peer does not read
 				var calls []<-chan callResult
 				for range 3 {
-					calls = append(calls, goCall(client, t.Context(), 1, payload(7, 50)))
+					calls = append(calls, goCall(client, t.Context(), 1, Payload(7, 50)))
 					synctest.Wait()
 				}
 				ending := c.end(t, client, peer)
@@ -1020,7 +1020,7 @@ func TestRequestBehindAFullQueue(t *testing.T) {
 				<-frames // the first request
 			}
 			for i := range messages {
-				if _, err := r.peer.Write(User(1, payload(i, size))); err != nil {
+				if _, err := r.peer.Write(User(1, Payload(i, size))); err != nil {
 					return err
 				}
 			}
@@ -1043,7 +1043,7 @@ func TestRequestBehindAFullQueue(t *testing.T) {
 	readAll := func(t *testing.T, e endpoint) {
 		t.Helper()
 		for i := range messages {
-			wantMessage(t, e, 1, payload(i, size))
+			wantMessage(t, e, 1, Payload(i, size))
 		}
 	}
 	for _, before := range []bool{true, false} { // it is full before the call, or becomes full during it
@@ -1154,7 +1154,7 @@ func TestRequestBehindAFullQueueOfAPool(t *testing.T) {
 		const messages = 4           // three fill the queue, and the larger one of the pool
 		sent := Go(func() error {
 			for i := range messages {
-				if _, err := peer.Write(User(1, payload(i, 30_000))); err != nil {
+				if _, err := peer.Write(User(1, Payload(i, 30_000))); err != nil {
 					return err
 				}
 			}
@@ -1186,10 +1186,10 @@ func TestRequestStuckBehindAFullQueue(t *testing.T) {
 				client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
 				go func() { // more than the queue, and than the larger one of a blocked write
 					for i := range 6 {
-						peer.Write(User(1, payload(i, 30_000)))
+						peer.Write(User(1, Payload(i, 30_000)))
 					}
 				}()
-				write := Go(func() error { return client.Write(9, payload(1, 10)) })
+				write := Go(func() error { return client.Write(9, Payload(1, 10)) })
 				if read > 0 {
 					if f, err := peer.ReadFrame(); err != nil || f.Type != 9 {
 						t.Errorf("%v, %v", f, err)
@@ -1197,7 +1197,7 @@ func TestRequestStuckBehindAFullQueue(t *testing.T) {
 				}
 				<-time.After(time.Second) // the queue is full
 				begun := time.Now()
-				call := goCall(client, t.Context(), 1, payload(1, 1000))
+				call := goCall(client, t.Context(), 1, Payload(1, 1000))
 				for read > 0 { // pings go out while the queue is full
 					head := peer.ReadPart(8)
 					if len(head) < 8 || head[4]&0x80 != 0 {
@@ -1227,7 +1227,7 @@ func TestRequestInMidFrameAtThePeersClose(t *testing.T) {
 	t.Parallel()
 	Bubble(t, func(t *testing.T) {
 		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePair))
-		call := goCall(client, t.Context(), 1, payload(1, 100_000))
+		call := goCall(client, t.Context(), 1, Payload(1, 100_000))
 		peer.ReadPart(1000)
 		synctest.Wait()
 		begun := time.Now()
@@ -1247,8 +1247,8 @@ func TestRequestWithoutAReader(t *testing.T) {
 	server, client := transportNamed("unix").connect(t, false)
 	echo(t, server)
 	for i := range 300 {
-		reply, err := client.Call(patience(t), 1, payload(i, 10_000))
-		if err != nil || !bytes.Equal(reply.Data, payload(i, 10_000)) {
+		reply, err := client.Call(patience(t), 1, Payload(i, 10_000))
+		if err != nil || !bytes.Equal(reply.Data, Payload(i, 10_000)) {
 			t.Fatalf("call %d: %v", i, err)
 		}
 	}
@@ -1302,7 +1302,7 @@ func TestRequestReplyAfterTheConnection(t *testing.T) {
 		err = late.Reply(2, nil)
 		WantErr(t, "Reply on the next connection", err, gipc.ErrNotConnected)
 		RejectErr(t, "Reply on the next connection", err, gipc.ErrUnconfirmed)
-		Must(t, client.Write(3, payload(1, 10)))
+		Must(t, client.Write(3, Payload(1, 10)))
 		Do(t, "Close", client.Close)
 		framesInOrder(t, Await(t, "the end", ending).Frames, 1)
 	})
@@ -1357,7 +1357,7 @@ func TestRequestReplyThatReportsALoss(t *testing.T) {
 		raw := ListenRaw(t, 2, PipePair)
 		client, first := startPlainClient(t, raw)
 		for i := range 3 {
-			Must(t, client.Queue(1, payload(i, 10)))
+			Must(t, client.Queue(1, Payload(i, 10)))
 		}
 		first.Close()
 		second := raw.Peer()
@@ -1380,7 +1380,7 @@ func TestRequestReplyThatReportsALoss(t *testing.T) {
 	Bubble(t, func(t *testing.T) { // Call reports it as well
 		raw := ListenRaw(t, 2, PipePair)
 		client, first := startPlainClient(t, raw)
-		Must(t, client.Queue(1, payload(1, 10)))
+		Must(t, client.Queue(1, Payload(1, 10)))
 		first.Close()
 		second := raw.Peer()
 		wantStatus(t, client, gipc.ReConnecting)
@@ -1432,11 +1432,11 @@ func TestRequestFromWhatReads(t *testing.T) {
 			})
 			echo(t, caller)
 			call := func(i int) error {
-				reply, err := caller.Call(context.Background(), 1, payload(i, 50))
+				reply, err := caller.Call(context.Background(), 1, Payload(i, 50))
 				if err != nil {
 					return fmt.Errorf("call %d: %w", i, err)
 				}
-				if reply.MsgType != 7 || !bytes.Equal(reply.Data, payload(i, 50)) {
+				if reply.MsgType != 7 || !bytes.Equal(reply.Data, Payload(i, 50)) {
 					return fmt.Errorf("call %d: another reply", i)
 				}
 				progress.Move()
@@ -1487,7 +1487,7 @@ func TestRequestAmongMessages(t *testing.T) {
 		wantRequest(t, peer, 1)
 		var batch []byte
 		for i := range 10 {
-			batch = append(batch, User(1, payload(i, 100))...)
+			batch = append(batch, User(1, Payload(i, 100))...)
 			if i == 5 {
 				batch = append(batch, replyFrame(1, 2, []byte("reply"))...)
 			}
@@ -1495,7 +1495,7 @@ func TestRequestAmongMessages(t *testing.T) {
 		peer.Send(batch)
 		wantReply(t, "the call", call, 2, []byte("reply"))
 		for i := range 10 {
-			wantMessage(t, client, 1, payload(i, 100))
+			wantMessage(t, client, 1, Payload(i, 100))
 		}
 	})
 	t.Run("the only reader", func(t *testing.T) {
@@ -1509,7 +1509,7 @@ func TestRequestAmongMessages(t *testing.T) {
 					return err
 				}
 				for range 4 {
-					if err := server.Write(1, payload(written, 50)); err != nil {
+					if err := server.Write(1, Payload(written, 50)); err != nil {
 						return err
 					}
 					written++
@@ -1524,13 +1524,13 @@ func TestRequestAmongMessages(t *testing.T) {
 			return nil
 		})
 		for i := range n / 4 {
-			if _, err := client.Call(patience(t), 1, payload(i, 20)); err != nil {
+			if _, err := client.Call(patience(t), 1, Payload(i, 20)); err != nil {
 				t.Fatalf("call %d: %v", i, err)
 			}
 		}
 		Must(t, Await(t, "the other side", answered))
 		for i := range n {
-			wantMessage(t, client, 1, payload(i, 50))
+			wantMessage(t, client, 1, Payload(i, 50))
 		}
 	})
 	t.Run("concurrent readers", func(t *testing.T) {
@@ -1545,7 +1545,7 @@ func TestRequestAmongMessages(t *testing.T) {
 							return err
 						}
 						for end := min(next+7, n); next < end; next++ {
-							if err := server.Write(1, payload(next, []int{10, 100, 20_000}[next%3])); err != nil {
+							if err := server.Write(1, Payload(next, []int{10, 100, 20_000}[next%3])); err != nil {
 								return err
 							}
 						}
@@ -1560,7 +1560,7 @@ func TestRequestAmongMessages(t *testing.T) {
 				},
 				func(move func()) error {
 					for i := range (n + 6) / 7 {
-						reply, err := client.Call(context.Background(), 1, payload(i, 30))
+						reply, err := client.Call(context.Background(), 1, Payload(i, 30))
 						if err != nil {
 							return err
 						}
@@ -1588,7 +1588,7 @@ func TestRequestAmongMessages(t *testing.T) {
 						case m.MsgType == 2:
 							return errors.New("a reply came to a reader")
 						case m.MsgType == 1:
-							if numberOf(m.Data) != i || !bytes.Equal(m.Data, payload(i, len(m.Data))) {
+							if numberOf(m.Data) != i || !bytes.Equal(m.Data, Payload(i, len(m.Data))) {
 								return fmt.Errorf("got message %d, want message %d", numberOf(m.Data), i)
 							}
 							i++
@@ -1678,14 +1678,14 @@ func TestRequestStats(t *testing.T) {
 				}
 			}
 			for i := range 3 { // three requests of 10 bytes, answered with 1000
-				call := goCall(client, t.Context(), 1, payload(i, 10))
+				call := goCall(client, t.Context(), 1, Payload(i, 10))
 				m := nextRequest(t, end)
-				Must(t, m.Reply(2, payload(i, 1000)))
-				wantReply(t, "the call", call, 2, payload(i, 1000))
+				Must(t, m.Reply(2, Payload(i, 1000)))
+				wantReply(t, "the call", call, 2, Payload(i, 1000))
 			}
-			Must(t, client.Write(1, payload(1, 100)))
-			wantMessage(t, end, 1, payload(1, 100))
-			call := goCall(end, t.Context(), 3, payload(1, 9)) // and one back, answered with nothing
+			Must(t, client.Write(1, Payload(1, 100)))
+			wantMessage(t, end, 1, Payload(1, 100))
+			call := goCall(end, t.Context(), 3, Payload(1, 9)) // and one back, answered with nothing
 			Must(t, nextRequest(t, client).Reply(4, nil))
 			wantReply(t, "the call back", call, 4, nil)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -1724,13 +1724,13 @@ func TestRequestHostilePeer(t *testing.T) {
 	}{
 		"a reply to nothing":              {replyFrame(5, 1, nil), nil, 1},
 		"a reply of the largest number":   {replyFrame(1<<63-1, 1, nil), nil, 1},
-		"three replies to nothing":        {bytes.Join([][]byte{replyFrame(7, 1, nil), replyFrame(7, 1, nil), replyFrame(2, 1, payload(1, 100_000))}, nil), nil, 3},
+		"three replies to nothing":        {bytes.Join([][]byte{replyFrame(7, 1, nil), replyFrame(7, 1, nil), replyFrame(2, 1, Payload(1, 100_000))}, nil), nil, 3},
 		"a reply to request 0":            {replyFrame(0, 1, nil), gipc.ErrMalformed, 0},
 		"request 0":                       {requestFrame(0, 1, nil), gipc.ErrMalformed, 0},
 		"request 2 first":                 {requestFrame(2, 1, nil), gipc.ErrMalformed, 0},
 		"request 1 twice":                 {append(requestFrame(1, 1, nil), requestFrame(1, 1, nil)...), gipc.ErrMalformed, 0},
 		"request 1, then 3":               {append(requestFrame(1, 1, nil), requestFrame(3, 1, nil)...), gipc.ErrMalformed, 0},
-		"a large request with a gap":      {requestFrame(2, 1, payload(1, 50_000)), gipc.ErrMalformed, 0},
+		"a large request with a gap":      {requestFrame(2, 1, Payload(1, 50_000)), gipc.ErrMalformed, 0},
 		"type 0 with an id":               {requestFrame(1, 0, nil), gipc.ErrMalformed, 0},
 		"a request without room for a id": {[]byte{0, 0, 0, 11, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1}, gipc.ErrMalformed, 0},
 	} {

@@ -52,7 +52,7 @@ func soakCloses(t *testing.T, encryption gipc.Encryption, clients int) {
 						t.Errorf("client %d: %v", i, err)
 						return
 					}
-					if err := client.Write(1, payload(i, 8+rand.IntN(8000))); err != nil {
+					if err := client.Write(1, Payload(i, 8+rand.IntN(8000))); err != nil {
 						t.Errorf("client %d: Write: %v", i, err)
 					}
 					switch err := client.Close(); {
@@ -79,7 +79,7 @@ func soakCloses(t *testing.T, encryption gipc.Encryption, clients int) {
 		switch {
 		case m.MsgType == 1:
 			n := numberOf(m.Data)
-			if string(m.Data) != string(payload(n, len(m.Data))) {
+			if string(m.Data) != string(Payload(n, len(m.Data))) {
 				t.Fatalf("message %d: other bytes", n)
 			}
 			arrived[n]++

@@ -81,7 +81,7 @@ func soakWrites(t *testing.T, tr transport, plain bool, total int) {
 			case m.MsgType == 1:
 				progress.Move()
 				n := numberOf(m.Data)
-				if string(m.Data) != string(payload(n, len(m.Data))) {
+				if string(m.Data) != string(Payload(n, len(m.Data))) {
 					return fmt.Errorf("message %d: other bytes", n)
 				}
 				got = append(got, n)
@@ -151,11 +151,11 @@ func soakWrite(e endpoint, random *rand.Rand, number int) written {
 	w := written{number: number}
 	switch random.IntN(8) {
 	case 0:
-		w.err = e.Write(1, payload(number, size))
+		w.err = e.Write(1, Payload(number, size))
 	case 1:
-		w.err = e.Queue(1, payload(number, min(size, 5000)))
+		w.err = e.Queue(1, Payload(number, min(size, 5000)))
 	case 2:
-		if w.err = e.Queue(1, payload(number, min(size, 5000))); w.err == nil {
+		if w.err = e.Queue(1, Payload(number, min(size, 5000))); w.err == nil {
 			w.err = e.Flush()
 		}
 	case 3:
@@ -167,11 +167,11 @@ func soakWrite(e endpoint, random *rand.Rand, number int) written {
 			}
 			cancel()
 		}()
-		w.err = e.WriteContext(ctx, 1, payload(number, size))
+		w.err = e.WriteContext(ctx, 1, Payload(number, size))
 		cancel()
 	default:
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.IntN(1<<(3+random.IntN(9))))*time.Microsecond)
-		w.err = e.WriteContext(ctx, 1, payload(number, size))
+		w.err = e.WriteContext(ctx, 1, Payload(number, size))
 		cancel()
 	}
 	w.arrives = w.err == nil || errors.Is(w.err, gipc.ErrUnconfirmed)

@@ -67,8 +67,8 @@ func TestNoDeadlinesReadsTimeOut(t *testing.T) {
 				t.Errorf("both took %v", d)
 			}
 			for i := range 3 {
-				Must(t, Do(t, "Write", func() error { return from.Write(1, payload(i, 40_000)) }))
-				wantMessage(t, to, 1, payload(i, 40_000))
+				Must(t, Do(t, "Write", func() error { return from.Write(1, Payload(i, 40_000)) }))
+				wantMessage(t, to, 1, Payload(i, 40_000))
 			}
 		}
 	})
@@ -82,13 +82,13 @@ func TestNoDeadlinesMidMessage(t *testing.T) {
 		client, peer := startPlainClient(t, ListenRaw(t, 1, PipePairWithoutDeadlines))
 		wantStatus(t, client, gipc.Connected)
 		for i, size := range []int{10, 1000, 100_000} {
-			frame := User(1, payload(i, size))
+			frame := User(1, Payload(i, size))
 			for cut := 1; cut < len(frame); cut += 1 + len(frame)/3 {
 				part := Go(func() error { _, err := peer.Write(frame[:cut]); return err })
 				readNothing(t, client, time.Second, time.Second)
 				Must(t, Await(t, "the first part", part))
 				rest := Go(func() error { _, err := peer.Write(frame[cut:]); return err })
-				wantMessage(t, client, 1, payload(i, size))
+				wantMessage(t, client, 1, Payload(i, size))
 				Must(t, Await(t, "the rest", rest))
 			}
 		}
@@ -132,7 +132,7 @@ func TestNoDeadlinesShutdownEndsAtOnce(t *testing.T) {
 							}
 						}
 					case "writing":
-						return client.Write(1, payload(1, 100_000))
+						return client.Write(1, Payload(1, 100_000))
 					}
 					return gipc.ErrClosed
 				})
@@ -228,11 +228,11 @@ func TestNoDeadlinesCloseIsConfirmed(t *testing.T) {
 	Bubble(t, func(t *testing.T) {
 		server, client := withoutDeadlines(t, nil)
 		for i := range 20 {
-			Must(t, client.Queue(1, payload(i, 1000)))
+			Must(t, client.Queue(1, Payload(i, 1000)))
 		}
 		closed := Go(client.Close)
 		for i := range 20 {
-			wantMessage(t, server, 1, payload(i, 1000))
+			wantMessage(t, server, 1, Payload(i, 1000))
 		}
 		WantErr(t, "Close", Await(t, "Close", closed))
 		if m := wantStatus(t, server, gipc.Disconnected); m.Err != nil {
@@ -241,7 +241,7 @@ func TestNoDeadlinesCloseIsConfirmed(t *testing.T) {
 
 		raw, peer := startPlainClient(t, ListenRaw(t, 1, PipePairWithoutDeadlines))
 		ending := peer.FinishWithoutAck()
-		Must(t, raw.Write(1, payload(1, 100)))
+		Must(t, raw.Write(1, Payload(1, 100)))
 		WantErr(t, "Close without a close-ack", Do(t, "Close", raw.Close), gipc.ErrUnconfirmed)
 		Await(t, "the end", ending)
 	})

@@ -116,8 +116,8 @@ func TestTransportsEcho(t *testing.T) {
 			}
 		}()
 		for i, size := range []int{0, 1, 7, 8, 100, 4095, 4096, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 131_072, 300 << 10} {
-			Must(t, Do(t, fmt.Sprintf("Write of %d bytes", size), func() error { return client.Write(2*i+1, payload(i, size)) }))
-			wantMessage(t, client, 2*i+2, payload(i, size))
+			Must(t, Do(t, fmt.Sprintf("Write of %d bytes", size), func() error { return client.Write(2*i+1, Payload(i, size)) }))
+			wantMessage(t, client, 2*i+2, Payload(i, size))
 		}
 	})
 }
@@ -130,11 +130,11 @@ func TestTransportsWriteBeforeRead(t *testing.T) {
 		both := func(e endpoint) func() error {
 			return func() error {
 				for i := range 20 {
-					if err := e.Write(1, payload(i, 1000)); err != nil {
+					if err := e.Write(1, Payload(i, 1000)); err != nil {
 						return err
 					}
 				}
-				if err := e.Write(1, payload(20, 300<<10)); err != nil {
+				if err := e.Write(1, Payload(20, 300<<10)); err != nil {
 					return err
 				}
 				for i := range 21 {
@@ -142,7 +142,7 @@ func TestTransportsWriteBeforeRead(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					if numberOf(m.Data) != i || string(m.Data) != string(payload(i, len(m.Data))) {
+					if numberOf(m.Data) != i || string(m.Data) != string(Payload(i, len(m.Data))) {
 						return fmt.Errorf("message %d: other bytes", i)
 					}
 				}
@@ -168,7 +168,7 @@ func TestTransportsReadInterrupted(t *testing.T) {
 						if i%10 == 0 {
 							<-interrupted // the reader is ahead: a read has found nothing
 						}
-						if err := from.Write(1, payload(i, size(i))); err != nil {
+						if err := from.Write(1, Payload(i, size(i))); err != nil {
 							return err
 						}
 					}
@@ -200,7 +200,7 @@ func TestTransportsReadInterrupted(t *testing.T) {
 							default:
 							}
 						case m.MsgType == 1:
-							if want := payload(i, size(i)); string(m.Data) != string(want) {
+							if want := Payload(i, size(i)); string(m.Data) != string(want) {
 								return fmt.Errorf("message %d: %d other bytes", i, len(m.Data))
 							}
 							i++
@@ -233,7 +233,7 @@ func TestTransportsClose(t *testing.T) {
 							if i%3 > 0 {
 								write = from.Queue
 							}
-							if err := write(1, payload(i, i*50)); err != nil {
+							if err := write(1, Payload(i, i*50)); err != nil {
 								return err
 							}
 						}
@@ -247,7 +247,7 @@ func TestTransportsClose(t *testing.T) {
 							case err != nil:
 								return err
 							case m.MsgType == 1:
-								if string(m.Data) != string(payload(next, next*50)) {
+								if string(m.Data) != string(Payload(next, next*50)) {
 									return fmt.Errorf("message %d: other bytes", next)
 								}
 								next++
@@ -276,8 +276,8 @@ func TestTransportsCloseWithBothSides(t *testing.T) {
 	onTransports(t, func(t *testing.T, tr transport, plain bool) {
 		server, client := tr.connect(t, plain)
 		for i := range 5 {
-			Must(t, client.Write(1, payload(i, 100)))
-			Must(t, server.Write(1, payload(i, 100)))
+			Must(t, client.Write(1, Payload(i, 100)))
+			Must(t, server.Write(1, Payload(i, 100)))
 		}
 		clientClosed, serverClosed := Go(client.Close), Go(server.Close)
 		results := map[endpoint]error{client: Await(t, "Close of the client", clientClosed), server: Await(t, "Close of the server", serverClosed)}
@@ -314,8 +314,8 @@ func TestTransportsReconnect(t *testing.T) {
 	onTransports(t, func(t *testing.T, tr transport, plain bool) {
 		if tr.once {
 			server, client := tr.connect(t, plain)
-			Must(t, client.Write(1, payload(1, 100)))
-			wantMessage(t, server, 1, payload(1, 100))
+			Must(t, client.Write(1, Payload(1, 100)))
+			wantMessage(t, server, 1, Payload(1, 100))
 			WantErr(t, "Close of the client", Do(t, "Close", client.Close))
 			wantDone(t, "a server whose one connection is over", server)
 			WantErr(t, "its Err", server.Err(), gipc.ErrClosed)
@@ -342,8 +342,8 @@ func TestTransportsReconnect(t *testing.T) {
 		client := startClient(t, cc)
 		wantStatus(t, client, gipc.Connected)
 		for id := uint64(1); id <= 3; id++ {
-			Must(t, Do(t, "Write", func() error { return client.Write(1, payload(int(id), 1000)) }))
-			wantMessage(t, client, 2, payload(int(id), 1000))
+			Must(t, Do(t, "Write", func() error { return client.Write(1, Payload(int(id), 1000)) }))
+			wantMessage(t, client, 2, Payload(int(id), 1000))
 			if client.ID() != id {
 				t.Errorf("connection %d, want %d", client.ID(), id)
 			}

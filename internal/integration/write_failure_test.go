@@ -228,15 +228,15 @@ func writeSome(e endpoint, r *rand.Rand, from, n, size, kind, pace int) []attemp
 		a := attempt{number: i}
 		switch {
 		case kind == 0 || kind == 3 && r.IntN(2) == 0:
-			a.err = e.Write(1, payload(i, size))
+			a.err = e.Write(1, Payload(i, size))
 			a.promise = a.err == nil
 		case kind == 1:
 			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.IntN(2000))*time.Microsecond)
-			a.err = e.WriteContext(ctx, 1, payload(i, size))
+			a.err = e.WriteContext(ctx, 1, Payload(i, size))
 			a.promise = a.err == nil
 			cancel()
 		default:
-			a.err = e.Queue(1, payload(i, size))
+			a.err = e.Queue(1, Payload(i, size))
 		}
 		if a.err != nil && !errors.Is(a.err, gipc.ErrUnconfirmed) {
 			a.unsent = a.err

@@ -5,7 +5,6 @@ package repotest
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,27 +78,4 @@ func next(t testing.TB, e endpoint) *gipc.Message {
 			return m
 		}
 	}
-}
-
-// count is how often a test does what it does, full or short.
-func count(full, short int) int {
-	switch {
-	case testing.Short():
-		return short
-	case testutil.RaceEnabled:
-		return max(short, full/4)
-	}
-	return full
-}
-
-// payload is the data of message i, size bytes.
-func payload(i, size int) []byte {
-	b := make([]byte, size)
-	for j := range b {
-		b[j] = byte(i + j + j>>8)
-	}
-	if size >= 8 {
-		binary.BigEndian.PutUint64(b, uint64(i))
-	}
-	return b
 }

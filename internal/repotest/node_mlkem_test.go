@@ -91,7 +91,7 @@ func startNodeMLKEM(t *testing.T) func(mlkemRequest) mlkemResponse {
 func TestNodeMLKEM(t *testing.T) {
 	t.Parallel()
 	send := startNodeMLKEM(t)
-	for range testutil.EnvInt(t, "GIPC_MLKEM", count(100, 30)) {
+	for range testutil.EnvInt(t, "GIPC_MLKEM", testutil.Count(100, 30)) {
 		seed, m := randomBytes(mlkem.SeedSize), randomBytes(32)
 		dk, err := mlkem.NewDecapsulationKey1024(seed)
 		testutil.Must(t, err)

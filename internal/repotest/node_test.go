@@ -232,13 +232,13 @@ func TestNodeExchange(t *testing.T) {
 		}
 		go func() {
 			for i, size := range sizes {
-				if err := s.Write(100+i, payload(i, size)); err != nil {
+				if err := s.Write(100+i, testutil.Payload(i, size)); err != nil {
 					t.Errorf("message %d: %v", i, err)
 				}
 			}
 		}()
 		for i, size := range sizes {
-			if m := nodeRead(t, s, ""); m.MsgType != 100+i || !bytes.Equal(m.Data, payload(i, size)) {
+			if m := nodeRead(t, s, ""); m.MsgType != 100+i || !bytes.Equal(m.Data, testutil.Payload(i, size)) {
 				t.Fatalf("message %d came back with type %d and %d bytes", i, m.MsgType, len(m.Data))
 			}
 		}
@@ -309,7 +309,7 @@ func TestNodeGoodbyeOfServer(t *testing.T) {
 		n.says("Connected -")
 		nodeRead(t, s, "Connected")
 		for i := range 1999 {
-			testutil.Must(t, s.Write(1, payload(i, i)))
+			testutil.Must(t, s.Write(1, testutil.Payload(i, i)))
 		}
 		testutil.Must(t, s.Write(99, nil))
 		testutil.Must(t, s.Close())
@@ -454,7 +454,7 @@ func TestNodeServes(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 300 {
 			wg.Go(func() {
-				data := payload(i, i*91%20000)
+				data := testutil.Payload(i, i*91%20000)
 				m, err := s.Call(t.Context(), 5+i%3, data)
 				if err != nil || m.MsgType != 6+i%3 || !bytes.Equal(m.Data, append(data, '!')) {
 					t.Errorf("call %d: %v, %v", i, m, err)

@@ -20,19 +20,12 @@ func NeedFiles(t testing.TB, n uint64) {
 	if uint64(limit.Cur) >= n {
 		return
 	}
-	raised := limit
-	raise(&raised, n)
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err != nil {
+	set(&limit.Cur, n)
+	set(&limit.Max, max(uint64(limit.Max), n))
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Skipf("needs %d descriptors in one process: raise the limit with ulimit -n: %v", n, err)
 	}
 }
 
-// raise sets both limits, whose types differ by system.
-func raise(limit *syscall.Rlimit, n uint64) {
-	set(&limit.Cur, n)
-	if uint64(limit.Max) < n {
-		set(&limit.Max, n)
-	}
-}
-
+// set sets a limit, whose type differs by system.
 func set[T int64 | uint64](limit *T, n uint64) { *limit = T(n) }

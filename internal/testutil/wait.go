@@ -4,6 +4,7 @@ package testutil
 
 import (
 	"crypto/fips140"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -207,4 +208,29 @@ func TempSocket(t testing.TB) string {
 		}
 	})
 	return filepath.Join(dir, "s")
+}
+
+// Count is how often a test does what it does: full, short with -short, and a quarter of
+// full under the race detector, but no less than short.
+func Count(full, short int) int {
+	switch {
+	case testing.Short():
+		return short
+	case RaceEnabled:
+		return max(short, full/4)
+	}
+	return full
+}
+
+// Payload returns the data of message i. Data of 8 bytes or more begins with i, and the
+// rest differs from message to message.
+func Payload(i, size int) []byte {
+	b := make([]byte, size)
+	for j := range b {
+		b[j] = byte(i + j + j>>8)
+	}
+	if size >= 8 {
+		binary.BigEndian.PutUint64(b, uint64(i))
+	}
+	return b
 }

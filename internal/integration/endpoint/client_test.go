@@ -108,7 +108,7 @@ func TestStartTakesTheLimitsOfConfigs(t *testing.T) {
 		sc, cc := configs(t, "unix")
 		edit(sc, cc)
 		server, client := startServer(t, sc), startClient(t, cc)
-		must(t, client.Write(1, []byte("x")))
+		testutil.Must(t, client.Write(1, []byte("x")))
 		wantUser(t, server, 1, "x")
 	}
 }
@@ -129,9 +129,9 @@ func TestStartCopiesTheConfig(t *testing.T) {
 	clear(cc.Secret)
 	address := sc.Address
 	*sc, *cc = gipc.ServerConfig{}, gipc.ClientConfig{}
-	must(t, client.Write(1, nil))
+	testutil.Must(t, client.Write(1, nil))
 	wantUser(t, server, 1, "")
-	must(t, server.Close())
+	testutil.Must(t, server.Close())
 	startServer(t, &gipc.ServerConfig{Name: "test", Network: "unix", Address: address, Secret: secret})
 	wantInternal(t, client, gipc.Connecting)
 	wantInternal(t, client, gipc.Connected)
@@ -164,10 +164,10 @@ func TestClientBeforeTheServer(t *testing.T) {
 		}()
 		await(t, tried)
 		server := startServer(t, sc)
-		must(t, await(t, started))
+		testutil.Must(t, await(t, started))
 		t.Cleanup(func() { cut(client) })
 		wantStatus(t, client, gipc.Connected)
-		must(t, client.Write(1, nil))
+		testutil.Must(t, client.Write(1, nil))
 		wantUser(t, server, 1, "")
 	})
 	t.Run("without Dial", func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestClientBeforeTheServer(t *testing.T) {
 		server := startServer(t, sc)
 		client := await(t, started)
 		t.Cleanup(func() { cut(client) })
-		must(t, client.Write(1, nil))
+		testutil.Must(t, client.Write(1, nil))
 		wantUser(t, server, 1, "")
 	})
 }
@@ -275,9 +275,9 @@ func TestClientBackOffAfterShortConnections(t *testing.T) {
 		if last := dials[len(dials)-1]; last != lost {
 			t.Errorf("lost at %v, dialled at %v", lost, last)
 		}
-		must(t, client.WaitConnected(t.Context()))
+		testutil.Must(t, client.WaitConnected(t.Context()))
 		peer.farewell()
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 	})
 }
 
@@ -329,7 +329,7 @@ func TestClientTimeout(t *testing.T) {
 			cc.Timeout = 30 * time.Second
 			server, client := startServer(t, sc), startClient(t, cc)
 			pass(time.Hour) // Timeout is not about a connection that is there
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			lost := time.Now()
 			<-client.Done()
 			if d := time.Since(lost); d != 30*time.Second {
@@ -346,7 +346,7 @@ func TestClientTimeout(t *testing.T) {
 			if client.Status() != "Timeout" {
 				t.Errorf("status %q", client.Status())
 			}
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 		})
 	})
 	t.Run("comes back in time", func(t *testing.T) {
@@ -356,14 +356,14 @@ func TestClientTimeout(t *testing.T) {
 			server := startServer(t, sc)
 			client := startClient(t, &gipc.ClientConfig{Name: "test", Timeout: 30 * time.Second, Dial: p.dial})
 			for range 5 {
-				must(t, server.Close())
+				testutil.Must(t, server.Close())
 				pass(28 * time.Second)
 				sc.Listener = p.listen()
 				server = startServer(t, sc)
-				must(t, server.WaitConnected(t.Context()))
-				must(t, client.WaitConnected(t.Context()))
+				testutil.Must(t, server.WaitConnected(t.Context()))
+				testutil.Must(t, client.WaitConnected(t.Context()))
 			}
-			must(t, client.Write(1, nil))
+			testutil.Must(t, client.Write(1, nil))
 			wantUser(t, server, 1, "")
 		})
 	})
@@ -425,14 +425,14 @@ func TestClientWithoutTimeout(t *testing.T) {
 			}
 			started <- client
 		}()
-		pass(time.Duration(count(24, 2)) * time.Hour)
+		pass(time.Duration(testutil.Count(24, 2)) * time.Hour)
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
 		client := <-started
-		must(t, server.Close())
-		pass(time.Duration(count(24, 2)) * time.Hour)
+		testutil.Must(t, server.Close())
+		pass(time.Duration(testutil.Count(24, 2)) * time.Hour)
 		server = startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
-		must(t, server.WaitConnected(t.Context()))
-		must(t, client.Close())
+		testutil.Must(t, server.WaitConnected(t.Context()))
+		testutil.Must(t, client.Close())
 	})
 }
 
@@ -473,15 +473,15 @@ func TestStartClientContext(t *testing.T) {
 		server := startServer(t, sc)
 		ctx, cancel := context.WithCancel(t.Context())
 		client, err := gipc.StartClientContext(ctx, cc)
-		must(t, err)
+		testutil.Must(t, err)
 		t.Cleanup(func() { cut(client) })
 		cancel()
-		must(t, client.Write(1, nil))
+		testutil.Must(t, client.Write(1, nil))
 		wantUser(t, server, 1, "")
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		server = startServer(t, sc)
-		must(t, server.WaitConnected(patience(t)))
-		must(t, server.Write(2, nil))
+		testutil.Must(t, server.WaitConnected(patience(t)))
+		testutil.Must(t, server.Write(2, nil))
 		wantUser(t, client, 2, "")
 	})
 }
@@ -562,7 +562,7 @@ func TestClientOfABusyServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		sc, cc := configs(t, "pipe")
 		server, first := startServer(t, sc), startClient(t, cc)
-		must(t, server.WaitConnected(t.Context()))
+		testutil.Must(t, server.WaitConnected(t.Context()))
 		cc.Timeout = time.Minute
 		start := time.Now()
 		client, err := gipc.StartClient(cc)
@@ -588,13 +588,13 @@ func TestClientOfABusyServer(t *testing.T) {
 		if len(started) != 0 {
 			t.Fatal("two clients at a time")
 		}
-		must(t, first.Write(1, []byte("still here")))
-		must(t, first.Close())
+		testutil.Must(t, first.Write(1, []byte("still here")))
+		testutil.Must(t, first.Close())
 		second := <-started
-		must(t, second.Write(2, nil))
+		testutil.Must(t, second.Write(2, nil))
 		wantUser(t, server, 1, "still here")
 		wantUser(t, server, 2, "")
-		must(t, second.Close())
+		testutil.Must(t, second.Close())
 	})
 }
 
@@ -606,16 +606,16 @@ func TestClientFatalErrorsAfterALoss(t *testing.T) {
 		p := &pipes{}
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
 		client := startClient(t, &gipc.ClientConfig{Name: "test", Timeout: time.Minute, Dial: p.dial})
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		wrong := startServer(t, &gipc.ServerConfig{Name: "test", Secret: secret, Listener: p.listen()})
 		pass(50 * time.Second)
 		wantStatus(t, client, gipc.ReConnecting)
-		must(t, wrong.Close())
+		testutil.Must(t, wrong.Close())
 		server = startServer(t, &gipc.ServerConfig{Name: "test", Listener: p.listen()})
-		must(t, server.WaitConnected(t.Context()))
-		must(t, client.WaitConnected(t.Context()))
+		testutil.Must(t, server.WaitConnected(t.Context()))
+		testutil.Must(t, client.WaitConnected(t.Context()))
 
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		lost := time.Now()
 		pass(10 * time.Second) // nobody is there, and then the wrong one is
 		wrong = startServer(t, &gipc.ServerConfig{Name: "test", Encryption: gipc.EncryptionOff, Listener: p.listen()})
@@ -663,7 +663,7 @@ func TestClientComesBack(t *testing.T) {
 // The error names the whole address and the system's reason.
 func TestClientErrorNamesTheAddress(t *testing.T) {
 	t.Parallel()
-	path := socketPath(t)
+	path := testutil.TempSocket(t)
 	_, err := gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "unix", Address: path, Timeout: time.Second / 2})
 	if !errors.Is(err, gipc.ErrTimeout) || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), path) {
 		t.Errorf("unix: %v", err)
@@ -672,7 +672,7 @@ func TestClientErrorNamesTheAddress(t *testing.T) {
 		return
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	testutil.Must(t, err)
 	address := ln.Addr().String()
 	ln.Close()
 	_, err = gipc.StartClient(&gipc.ClientConfig{Name: "test", Network: "tcp", Address: address, Timeout: time.Second / 2})
@@ -690,15 +690,15 @@ func TestClientOutlivesServers(t *testing.T) {
 			sc, cc := configs(t, link)
 			cc.RetryTimer = time.Millisecond
 			server, err := gipc.StartServer(sc)
-			must(t, err)
+			testutil.Must(t, err)
 			client, err := gipc.StartClient(cc)
-			must(t, err)
+			testutil.Must(t, err)
 			got := inbox(client)
-			must(t, server.WaitConnected(patience(t)))
-			must(t, server.Write(1, nil))
+			testutil.Must(t, server.WaitConnected(patience(t)))
+			testutil.Must(t, server.Write(1, nil))
 			nextOf(t, got)
 			before, files := runtime.NumGoroutine(), descriptors(t)
-			n := count(100, 20)
+			n := testutil.Count(100, 20)
 			for i := range n {
 				if i%3 == 0 {
 					cut(server)
@@ -706,13 +706,13 @@ func TestClientOutlivesServers(t *testing.T) {
 					t.Fatalf("round %d: %v", i, err)
 				}
 				server, err = gipc.StartServer(sc)
-				must(t, err)
-				must(t, server.WaitConnected(patience(t)))
-				must(t, server.Write(i+1, nil))
+				testutil.Must(t, err)
+				testutil.Must(t, server.WaitConnected(patience(t)))
+				testutil.Must(t, server.Write(i+1, nil))
 				if m := nextOf(t, got); m.MsgType != i+1 {
 					t.Fatalf("type %d where %d was due", m.MsgType, i+1)
 				}
-				must(t, client.Write(i+2, nil))
+				testutil.Must(t, client.Write(i+2, nil))
 				wantUser(t, server, i+2, "")
 			}
 			eventually(t, "the end of the last goroutine", func() bool { return runtime.NumGoroutine() <= before })
@@ -720,8 +720,8 @@ func TestClientOutlivesServers(t *testing.T) {
 			if s := client.Stats(); s.Reconnects != uint64(n) || client.ID() != uint64(n+1) {
 				t.Errorf("ID %d, %+v", client.ID(), s)
 			}
-			must(t, server.Close())
-			must(t, client.Close())
+			testutil.Must(t, server.Close())
+			testutil.Must(t, client.Close())
 		})
 	}
 }
@@ -744,8 +744,8 @@ func TestDialAndListenerFromOutside(t *testing.T) {
 	together(t,
 		func() error { return send(client, 100, 1000) },
 		func() error { return receive(server, 100, 1000) })
-	must(t, client.Close())
-	must(t, server.Close())
+	testutil.Must(t, client.Close())
+	testutil.Must(t, server.Close())
 	if len(conns) != 1 || !conns[0].closed.Load() {
 		t.Errorf("%d connections, or one not closed", len(conns))
 	}
@@ -757,13 +757,13 @@ func TestDialAndListenerFromOutside(t *testing.T) {
 	t.Run("a socket file stays", func(t *testing.T) {
 		sc, cc := configs(t, "unix")
 		ln, err := net.Listen("unix", sc.Address)
-		must(t, err)
+		testutil.Must(t, err)
 		ln.(*net.UnixListener).SetUnlinkOnClose(false)
 		sc.Listener = ln
 		server, client := startServer(t, sc), startClient(t, cc)
-		must(t, client.Write(1, nil))
+		testutil.Must(t, client.Write(1, nil))
 		wantUser(t, server, 1, "")
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		if _, err := os.Lstat(sc.Address); err != nil {
 			t.Error(err)
 		}
@@ -825,7 +825,7 @@ func TestHeartbeatKeepsIdle(t *testing.T) {
 				pass(time.Hour) // nobody reads on either side
 				wantStatus(t, client, gipc.Connected)
 				wantStatus(t, server, gipc.Connected)
-				must(t, client.Write(1, nil))
+				testutil.Must(t, client.Write(1, nil))
 				wantUser(t, server, 1, "")
 				if s := server.Stats(); s.Received != 1 || s.Reconnects != 0 {
 					t.Errorf("%+v", s)
@@ -890,7 +890,7 @@ func TestHeartbeatFindsTheLoss(t *testing.T) {
 				if len(pings) < 2 || len(pings) > 5 || pings[0] > 20*time.Second {
 					t.Errorf("pings at %v", pings)
 				}
-				must(t, client.Close())
+				testutil.Must(t, client.Close())
 			})
 		})
 	}

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // Write and Close at once: when Close returns nil, the peer's process holds the message.
@@ -34,13 +35,13 @@ func TestCloseDelivers(t *testing.T) {
 		link    string
 		size, n int
 	}{
-		{"unix", 64, count(1000, 50)},
-		{"unix", 1 << 20, count(1000, 50)},
-		{"unix plain", 64, count(500, 20)},
-		{"unix plain", 1 << 20, count(500, 20)},
-		{"tcp secret", 64, count(100, 20)},
-		{"tcp secret", 1 << 20, count(100, 20)},
-		{"pipe", 64, count(100, 10)},
+		{"unix", 64, testutil.Count(1000, 50)},
+		{"unix", 1 << 20, testutil.Count(1000, 50)},
+		{"unix plain", 64, testutil.Count(500, 20)},
+		{"unix plain", 1 << 20, testutil.Count(500, 20)},
+		{"tcp secret", 64, testutil.Count(100, 20)},
+		{"tcp secret", 1 << 20, testutil.Count(100, 20)},
+		{"pipe", 64, testutil.Count(100, 10)},
 	} {
 		t.Run(fmt.Sprintf("%s/%d", c.link, c.size), func(t *testing.T) {
 			t.Parallel()
@@ -48,16 +49,16 @@ func TestCloseDelivers(t *testing.T) {
 			cc.RetryTimer = time.Millisecond
 			server := startServer(t, sc)
 			got := inbox(server)
-			data := payload(0, c.size)
+			data := testutil.Payload(0, c.size)
 			for i := range c.n {
 				client, err := gipc.StartClient(cc)
-				must(t, err)
+				testutil.Must(t, err)
 				binary.BigEndian.PutUint64(data, uint64(i))
 				put := client.Write
 				if i%4 == 0 {
 					put = client.Queue
 				}
-				must(t, put(1, data))
+				testutil.Must(t, put(1, data))
 				if err := client.Close(); err != nil {
 					t.Fatalf("Close %d: %v", i, err)
 				}
@@ -76,17 +77,17 @@ func TestCloseOfTheServerDelivers(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			t.Parallel()
 			sc, cc := configs(t, "unix")
-			for i := range count(200, 20) {
+			for i := range testutil.Count(200, 20) {
 				server, err := gipc.StartServer(sc)
-				must(t, err)
+				testutil.Must(t, err)
 				client, err := gipc.StartClient(cc)
-				must(t, err)
+				testutil.Must(t, err)
 				got := inbox(client)
-				must(t, server.Write(1, payload(i, size)))
+				testutil.Must(t, server.Write(1, testutil.Payload(i, size)))
 				if err := server.Close(); err != nil {
 					t.Fatalf("Close %d: %v", i, err)
 				}
-				if m := nextOf(t, got); !bytes.Equal(m.Data, payload(i, size)) {
+				if m := nextOf(t, got); !bytes.Equal(m.Data, testutil.Payload(i, size)) {
 					t.Fatalf("message %d: other bytes", i)
 				}
 				cut(client)
@@ -104,12 +105,12 @@ func TestCloseDeliversWithoutAReader(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", link, size), func(t *testing.T) {
 				t.Parallel()
 				server, client := connect(t, link)
-				must(t, client.Write(1, payload(1, size)))
-				must(t, client.Close())
+				testutil.Must(t, client.Write(1, testutil.Payload(1, size)))
+				testutil.Must(t, client.Close())
 				for _, want := range []int{-1, 1, -1} {
 					m, err := server.ReadTimed(0)
-					must(t, err)
-					if m == gipc.TimeoutMessage || m.MsgType != want || want == 1 && !bytes.Equal(m.Data, payload(1, size)) {
+					testutil.Must(t, err)
+					if m == gipc.TimeoutMessage || m.MsgType != want || want == 1 && !bytes.Equal(m.Data, testutil.Payload(1, size)) {
 						t.Fatalf("Close returned nil; got type %d, %v, %d bytes; want type %d", m.MsgType, m.Err, len(m.Data), want)
 					}
 				}
@@ -126,7 +127,7 @@ func TestCloseUnderLoad(t *testing.T) {
 			sc, cc := configs(t, link)
 			cc.RetryTimer = time.Millisecond
 			server := startServer(t, sc)
-			for range count(150, 20) {
+			for range testutil.Count(150, 20) {
 				client := startClient(t, cc)
 				var written, arrived atomic.Int64
 				var writers sync.WaitGroup
@@ -135,7 +136,7 @@ func TestCloseUnderLoad(t *testing.T) {
 				for w := range 3 {
 					writers.Go(func() {
 						for i := range each {
-							if err := client.Write(w+1, payload(i, 100)); err != nil {
+							if err := client.Write(w+1, testutil.Payload(i, 100)); err != nil {
 								if !errors.Is(err, gipc.ErrClosed) {
 									t.Errorf("Write: %v", err)
 								}
@@ -160,7 +161,7 @@ func TestCloseUnderLoad(t *testing.T) {
 					}
 				}
 				writers.Wait()
-				must(t, await(t, closed))
+				testutil.Must(t, await(t, closed))
 				if w, a := written.Load(), arrived.Load(); a < w || a > w+3 {
 					t.Fatalf("%d writes returned nil, %d messages arrived, and Close returned nil", w, a)
 				}
@@ -257,7 +258,7 @@ func TestCloseEndsBlockedCalls(t *testing.T) {
 	t.Run("client reconnecting", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			server, client := connect(t, "pipe")
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			wantInternal(t, client, gipc.Connecting)
 			wantInternal(t, client, gipc.Connected)
 			wantInternal(t, client, gipc.ReConnecting)
@@ -273,7 +274,7 @@ func TestCloseEndsReadersOfASocket(t *testing.T) {
 	t.Parallel()
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
-			for i := range count(50, 10) {
+			for i := range testutil.Count(50, 10) {
 				server, client := connect(t, link)
 				e := []end{server, client}[i%2]
 				var closed atomic.Int64
@@ -313,13 +314,13 @@ func TestCloseKeepsWhatIsHere(t *testing.T) {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
 			for i := range 5 {
-				must(t, server.Write(i+1, payload(i, 100)))
+				testutil.Must(t, server.Write(i+1, testutil.Payload(i, 100)))
 			}
 			eventually(t, "the arrival", func() bool { return client.Stats().Received == 5 })
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 			wantStatus(t, client, gipc.Closed)
 			for i := range 5 {
-				if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, payload(i, 100)) {
+				if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, testutil.Payload(i, 100)) {
 					t.Fatalf("type %d where %d was due", m.MsgType, i+1)
 				}
 			}
@@ -350,7 +351,7 @@ func TestCloseOfTheOtherSide(t *testing.T) {
 				}
 				got <- m
 			}()
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 			if m := await(t, got); m == nil || m.Status != "Disconnected" || m.Err != nil {
 				t.Errorf("got %+v", m)
 			}
@@ -435,8 +436,8 @@ func TestCloseTellsALoss(t *testing.T) {
 					again = func() end { return startClient(t, cc) }
 				}
 				connected := func() {
-					must(t, near.WaitConnected(patience(t)))
-					must(t, far.WaitConnected(patience(t)))
+					testutil.Must(t, near.WaitConnected(patience(t)))
+					testutil.Must(t, far.WaitConnected(patience(t)))
 				}
 				lost := func() {
 					eventually(t, "the end is noticed", func() bool {
@@ -446,7 +447,7 @@ func TestCloseTellsALoss(t *testing.T) {
 				}
 				connected()
 				if c.before {
-					must(t, near.Write(1, []byte("before")))
+					testutil.Must(t, near.Write(1, []byte("before")))
 					cut(far)
 					lost()
 					far = again()
@@ -461,7 +462,7 @@ func TestCloseTellsALoss(t *testing.T) {
 					}()
 				}
 				if c.write {
-					must(t, near.Write(1, []byte("x")))
+					testutil.Must(t, near.Write(1, []byte("x")))
 				}
 				if c.received {
 					wantUser(t, far, 1, "x")
@@ -495,7 +496,7 @@ func TestCloseTellsALoss(t *testing.T) {
 				if !errors.Is(err, want) {
 					t.Errorf("Close says %v, want %v", err, want)
 				}
-				must(t, near.Close())
+				testutil.Must(t, near.Close())
 			})
 		}
 	}
@@ -516,8 +517,8 @@ func TestCloseTwice(t *testing.T) {
 					}
 				}
 				together(t, fs...)
-				must(t, e.Close())
-				must(t, e.Shutdown(context.Background()))
+				testutil.Must(t, e.Close())
+				testutil.Must(t, e.Shutdown(context.Background()))
 				wantStatus(t, e, gipc.Closed)
 			}
 		})
@@ -526,7 +527,7 @@ func TestCloseTwice(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			raw := listenRaw(t)
 			client, peer := raw.connect(&gipc.ClientConfig{})
-			must(t, client.Queue(1, nil)) // without a message Close waits for a second only
+			testutil.Must(t, client.Queue(1, nil)) // without a message Close waits for a second only
 			first, second := make(chan error, 1), make(chan error, 1)
 			start := time.Now()
 			go func() { first <- client.Close() }()
@@ -538,8 +539,8 @@ func TestCloseTwice(t *testing.T) {
 				t.Error("a Close has returned before the peer answered")
 			}
 			await(t, peer.farewell())
-			must(t, await(t, first))
-			must(t, await(t, second))
+			testutil.Must(t, await(t, first))
+			testutil.Must(t, await(t, second))
 			if d := time.Since(start); d != 3*time.Second {
 				t.Errorf("after %v", d)
 			}
@@ -578,7 +579,7 @@ func TestCloseGivesUp(t *testing.T) {
 					}
 					wantInternal(t, client, gipc.Connecting)
 					wantInternal(t, client, gipc.Connected)
-					must(t, client.Queue(1, nil))
+					testutil.Must(t, client.Queue(1, nil))
 					reader := make(chan time.Time, 1)
 					go func() {
 						if m, err := client.Read(); err != nil || m.Status != "Closed" {
@@ -612,7 +613,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		raw := listenRaw(t)
 		client, peer := raw.connect(&gipc.ClientConfig{})
-		must(t, client.Queue(3, []byte("queued")))
+		testutil.Must(t, client.Queue(3, []byte("queued")))
 		start := time.Now()
 		time.AfterFunc(4*time.Second, func() {
 			n, data := peer.next()
@@ -628,7 +629,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 		if d := time.Since(start); d != 4*time.Second {
 			t.Errorf("took %v", d)
 		}
@@ -652,7 +653,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 					peer.Write(slices.Concat(goodbye, said))
 					peer.Close()
 				}()
-				must(t, client.Write(1, nil))
+				testutil.Must(t, client.Write(1, nil))
 				start := time.Now()
 				if err := client.Close(); err == nil {
 					t.Error("nil, and the peer does not hold everything")
@@ -669,7 +670,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 // socket closed, and the peer's is read all the same.
 func TestCloseWithAPeerThatHangsUp(t *testing.T) {
 	t.Parallel()
-	for range count(200, 50) {
+	for range testutil.Count(200, 50) {
 		raw := listenRaw(t)
 		raw.dial = func(ctx context.Context) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, "unix", raw.ln.Addr().String())
@@ -690,8 +691,8 @@ func TestCloseWithAPeerThatHangsUp(t *testing.T) {
 				}
 			}
 		}()
-		must(t, client.Write(1, []byte("x")))
-		must(t, client.Close())
+		testutil.Must(t, client.Write(1, []byte("x")))
+		testutil.Must(t, client.Close())
 	}
 }
 
@@ -746,7 +747,7 @@ func TestCloseDuringAStuckWrite(t *testing.T) {
 			synctest.Wait()
 			got := make(chan []rawFrame, 1)
 			time.AfterFunc(40*time.Millisecond, func() { got <- <-peer.farewell() })
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 			wantErr(t, await(t, stuck), gipc.ErrUnconfirmed) // and yet it gets through
 			if f := await(t, got); len(f) != 1 || len(f[0].data) != 1<<20 {
 				t.Errorf("%d frames", len(f))
@@ -831,12 +832,12 @@ func TestCloseWaitsForASlowReader(t *testing.T) {
 			t.Parallel()
 			server, client := connect(t, link)
 			const n, size = 80, 1000
-			must(t, send(server, n, size)) // more than the queue, less than the kernel
+			testutil.Must(t, send(server, n, size)) // more than the queue, less than the kernel
 			closed := make(chan error, 1)
 			go func() { closed <- server.Close() }()
 			eventually(t, "Closing", func() bool { return server.StatusCode() != gipc.Connected })
-			must(t, receive(client, n, size))
-			must(t, await(t, closed))
+			testutil.Must(t, receive(client, n, size))
+			testutil.Must(t, await(t, closed))
 			if m := wantInternal(t, client, gipc.ReConnecting); m.Err != nil {
 				t.Errorf("lost with %v", m.Err)
 			}
@@ -861,7 +862,7 @@ func TestCloseCrossing(t *testing.T) {
 	})
 	for _, link := range []string{"unix", "unix plain", "tcp secret"} {
 		t.Run(link, func(t *testing.T) {
-			for range count(100, 20) {
+			for range testutil.Count(100, 20) {
 				server, client := connect(t, link)
 				start := time.Now()
 				together(t, patiently(server), patiently(client))
@@ -879,7 +880,7 @@ func TestCloseCrossingWithMessages(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			var nils, errs int
-			for i := range count(100, 20) {
+			for i := range testutil.Count(100, 20) {
 				server, client := connect(t, link)
 				ends := []end{server, client}
 				var result [2]error
@@ -887,7 +888,7 @@ func TestCloseCrossingWithMessages(t *testing.T) {
 				start := time.Now()
 				for j, e := range ends {
 					wg.Go(func() {
-						if err := e.Write(j+1, payload(i, 500)); err != nil {
+						if err := e.Write(j+1, testutil.Payload(i, 500)); err != nil {
 							if !errors.Is(err, gipc.ErrNotConnected) && !errors.Is(err, gipc.ErrUnconfirmed) { // the other was faster
 								t.Error(err)
 							}
@@ -906,7 +907,7 @@ func TestCloseCrossingWithMessages(t *testing.T) {
 				for j, e := range ends {
 					for m, err := e.ReadTimed(0); err == nil && m != gipc.TimeoutMessage; m, err = e.ReadTimed(0) {
 						lost[j] = lost[j] || m.Status == "Reconnecting" || m.Status == "Disconnected"
-						got[j] = got[j] || m.MsgType == 2-j && bytes.Equal(m.Data, payload(i, 500))
+						got[j] = got[j] || m.MsgType == 2-j && bytes.Equal(m.Data, testutil.Payload(i, 500))
 					}
 				}
 				for j, err := range result {
@@ -936,7 +937,7 @@ func TestCloseFromTheReader(t *testing.T) {
 	}()
 	n := 0
 	for _, err := range client.Messages(t.Context()) {
-		must(t, err)
+		testutil.Must(t, err)
 		if n++; n == 50 {
 			go client.Close()
 		}
@@ -963,12 +964,12 @@ func TestCloseDuringHandshakes(t *testing.T) {
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: pipes.listen()})
 		for range 5 {
 			c, err := pipes.dial(t.Context())
-			must(t, err)
+			testutil.Must(t, err)
 			defer c.Close()
 		}
 		synctest.Wait()
 		start := time.Now()
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("took %v", d)
 		}
@@ -980,13 +981,13 @@ func TestCloseDuringHandshakes(t *testing.T) {
 			sc.Listener, cc.Dial = pipes.listen(), pipes.dial
 			server, client := startServer(t, sc), startClient(t, cc)
 			l := pipes.listen()
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			c, err := l.Accept() // and say nothing
-			must(t, err)
+			testutil.Must(t, err)
 			defer c.Close()
 			synctest.Wait()
 			start := time.Now()
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 			if d := time.Since(start); d != 0 {
 				t.Errorf("took %v", d)
 			}
@@ -1021,7 +1022,7 @@ func TestServerWhoseListenerIsClosed(t *testing.T) {
 				t.Fatalf("%+v", m)
 			}
 		}
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 	})
 }
 
@@ -1034,7 +1035,7 @@ func TestServerOutlivesErrorsOfAccept(t *testing.T) {
 		l.errs.Store(20)
 		server := startServer(t, &gipc.ServerConfig{Name: "test", Listener: l})
 		client := startClient(t, &gipc.ClientConfig{Name: "test", Dial: p.dial})
-		must(t, client.Write(1, nil))
+		testutil.Must(t, client.Write(1, nil))
 		wantUser(t, server, 1, "")
 		if n := l.errs.Load(); n > 0 {
 			t.Errorf("%d errors are left", n)
@@ -1062,13 +1063,13 @@ func TestCloseLeavesNothing(t *testing.T) {
 			round := func(i int) {
 				sc, cc := configs(t, link)
 				server, err := gipc.StartServer(sc)
-				must(t, err)
+				testutil.Must(t, err)
 				client, err := gipc.StartClient(cc)
-				must(t, err)
-				must(t, client.Write(1, nil))
+				testutil.Must(t, err)
+				testutil.Must(t, client.Write(1, nil))
 				if i%3 == 0 {
 					wantUser(t, server, 1, "")
-					must(t, server.Write(2, nil))
+					testutil.Must(t, server.Write(2, nil))
 				}
 				if m, err := client.ReadTimed(time.Duration(i) * time.Microsecond); err != nil {
 					t.Fatal(m, err)
@@ -1094,7 +1095,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 			round(1) // what is made once for the process
 			before, files := runtime.NumGoroutine(), descriptors(t)
-			for i := range count(100, 20) {
+			for i := range testutil.Count(100, 20) {
 				round(i)
 			}
 			eventually(t, "the end of the last goroutine", func() bool { return runtime.NumGoroutine() <= before })
@@ -1111,7 +1112,7 @@ func descriptors(t testing.TB) int {
 		return 0
 	}
 	entries, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	testutil.Must(t, err)
 	return len(entries)
 }
 
@@ -1133,7 +1134,7 @@ func TestCloseAtAnyMoment(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			t.Parallel()
-			for range count(100, 20) {
+			for range testutil.Count(100, 20) {
 				server, client := connect(t, link)
 				talk := func(e end) func() error {
 					return func() error {

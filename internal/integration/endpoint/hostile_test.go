@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // goodClient checks that the server serves: a client connects, is answered, and leaves.
@@ -53,7 +54,7 @@ func goodClient(t testing.TB, server *gipc.Server, cc *gipc.ClientConfig) {
 			break
 		}
 	}
-	must(t, await(t, closed))
+	testutil.Must(t, await(t, closed))
 }
 
 // What arrives instead of a ClientHello, from peers that stay until the server ends them.
@@ -209,12 +210,12 @@ func TestHostileByteAtATime(t *testing.T) {
 	sc, cc := configs(t, "unix plain")
 	server := startServer(t, sc)
 	p := dialBytes(t, sc)
-	for _, b := range slices.Concat([]byte{0, 0, 0x40, 0, 0, 0}, frame(1, []byte("first")), frame(2, payload(1, 300)), goodbye) {
+	for _, b := range slices.Concat([]byte{0, 0, 0x40, 0, 0, 0}, frame(1, []byte("first")), frame(2, testutil.Payload(1, 300)), goodbye) {
 		p.send([]byte{b})
 	}
 	wantInternal(t, server, gipc.Connected)
 	wantUser(t, server, 1, "first")
-	wantUser(t, server, 2, string(payload(1, 300)))
+	wantUser(t, server, 2, string(testutil.Payload(1, 300)))
 	if m := wantInternal(t, server, gipc.Disconnected); m.Err != nil {
 		t.Errorf("lost with %v", m.Err)
 	}
@@ -241,7 +242,7 @@ func TestHostileLengthCostsNothing(t *testing.T) {
 			server := startServer(t, sc)
 			for i := range 3 {
 				p := dialRaw(t, sc)
-				must(t, server.WaitConnected(patience(t)))
+				testutil.Must(t, server.WaitConnected(patience(t)))
 				ctx, cancel := context.WithCancel(t.Context())
 				read := make(chan error, 1)
 				switch how {
@@ -291,7 +292,7 @@ func TestHostileSilence(t *testing.T) {
 		ends := make(chan time.Duration, 3)
 		for i, n := range []int{0, 50, fullHello} { // bytes that it reads before it falls silent
 			c, err := cc.Dial(t.Context())
-			must(t, err)
+			testutil.Must(t, err)
 			defer c.Close()
 			go func() {
 				io.ReadFull(c, make([]byte, n))
@@ -330,7 +331,7 @@ func TestHostileCrowd(t *testing.T) {
 		if errors.Is(err, syscall.EMFILE) {
 			t.Skip("not enough descriptors")
 		}
-		must(t, err)
+		testutil.Must(t, err)
 		crowd[i] = newRaw(t, c)
 		if _, err := io.ReadFull(crowd[i], make([]byte, 6)); err != nil {
 			t.Fatalf("peer %d: %v", i, err)
@@ -352,7 +353,7 @@ func TestHostileBesideAGoodClient(t *testing.T) {
 		t.Run(link, func(t *testing.T) {
 			sc, cc := configs(t, link)
 			server, client := startServer(t, sc), startClient(t, cc)
-			n := count(3000, 300)
+			n := testutil.Count(3000, 300)
 			stop := make(chan struct{})
 			var hostile sync.WaitGroup
 			for range 3 {
@@ -385,7 +386,7 @@ func TestHostileBesideAGoodClient(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			inbox(server)
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 		})
 	}
 }
@@ -624,20 +625,20 @@ func TestHostileRelay(t *testing.T) {
 					if toClient {
 						from, to = to, from
 					}
-					must(t, server.WaitConnected(patience(t)))
+					testutil.Must(t, server.WaitConnected(patience(t)))
 					if c.conn == 1 { // one that goes well, and then a second
-						must(t, send(from, n, 100))
-						must(t, receive(to, n, 100))
-						must(t, server.Close())
+						testutil.Must(t, send(from, n, 100))
+						testutil.Must(t, receive(to, n, 100))
+						testutil.Must(t, server.Close())
 						server = startServer(t, sc)
 						if toClient {
 							from = server
 						} else {
 							to = server
 						}
-						must(t, server.WaitConnected(patience(t)))
+						testutil.Must(t, server.WaitConnected(patience(t)))
 						eventually(t, "the reconnect", func() bool { return client.Stats().Reconnects == 1 })
-						must(t, client.WaitConnected(patience(t)))
+						testutil.Must(t, client.WaitConnected(patience(t)))
 						if toClient {
 							for m := read(t, client); m.Status != "Reconnecting"; m = read(t, client) {
 							}
@@ -658,7 +659,7 @@ func TestHostileRelay(t *testing.T) {
 						for got := 0; ; {
 							m := read(t, to)
 							if m.MsgType != -1 {
-								if got == c.whole || !bytes.Equal(m.Data, payload(got, 100)) {
+								if got == c.whole || !bytes.Equal(m.Data, testutil.Payload(got, 100)) {
 									t.Fatalf("message %d: %d bytes that nobody sent", got, len(m.Data))
 								}
 								got++
@@ -677,9 +678,9 @@ func TestHostileRelay(t *testing.T) {
 					// Both go on, on a new connection.
 					eventually(t, "the reconnect", func() bool { return client.Stats().Reconnects == uint64(c.conn+1) })
 					for _, e := range []end{client, server} {
-						must(t, e.WaitConnected(patience(t)))
+						testutil.Must(t, e.WaitConnected(patience(t)))
 					}
-					must(t, from.Write(99, nil))
+					testutil.Must(t, from.Write(99, nil))
 					for next(t, to).MsgType != 99 {
 					}
 				})
@@ -703,7 +704,7 @@ func TestHostileRelayOfHandshakes(t *testing.T) {
 				sc.Secret, cc.Secret = key, key
 				cc.RetryTimer = time.Millisecond
 				server := startServer(t, sc)
-				step := max(1, size/151) * count(1, 9)
+				step := max(1, size/151) * testutil.Count(1, 9)
 				for i := 0; i < size; i += step {
 					ctx, cancel := context.WithCancel(patience(t))
 					dial := relayHandshake(t, sc, func(r *relayed) {
@@ -742,7 +743,7 @@ func TestHostileRelayOfHandshakes(t *testing.T) {
 func TestHostileRelayOfHybrid(t *testing.T) {
 	t.Parallel()
 	mine, err := mlkem.GenerateKey1024()
-	must(t, err)
+	testutil.Must(t, err)
 	clears := func(b []byte) []byte { b[1] &^= 4; return b }
 	for _, c := range []struct {
 		name, part string
@@ -792,7 +793,7 @@ func TestHostileRelayFlipsBits(t *testing.T) {
 	cc.RetryTimer = time.Millisecond
 	server := startServer(t, sc)
 	const n = 6
-	for range count(150, 20) {
+	for range testutil.Count(150, 20) {
 		at, bit := rand.IntN(n), 0
 		cc.Dial = relay(t, sc, func(r *relayed) {
 			if !r.toClient && r.n == at {
@@ -807,7 +808,7 @@ func TestHostileRelayFlipsBits(t *testing.T) {
 		for got := 0; ; {
 			m := read(t, server)
 			if m.MsgType != -1 {
-				if got >= at || !bytes.Equal(m.Data, payload(got, 50)) {
+				if got >= at || !bytes.Equal(m.Data, testutil.Payload(got, 50)) {
 					t.Fatalf("bit %d of frame %d: message %d came", bit, at, got)
 				}
 				got++
@@ -866,8 +867,8 @@ func relayHandshake(t testing.TB, sc *gipc.ServerConfig, f func(*relayed)) func(
 
 func startRelay(t testing.TB, network, address string, f func(*relayed)) func(context.Context) (net.Conn, error) {
 	t.Helper()
-	ln, err := net.Listen("unix", socketPath(t))
-	must(t, err)
+	ln, err := net.Listen("unix", testutil.TempSocket(t))
+	testutil.Must(t, err)
 	var running sync.WaitGroup
 	t.Cleanup(func() { ln.Close(); running.Wait() })
 	var conns atomic.Int64

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 // An editor stands between one client and the server: it changes one byte of
@@ -191,9 +192,9 @@ func TestManBetweenWithEndsOfHisOwn(t *testing.T) {
 					}
 				}
 				if client != nil && toServer != nil { // what no secret means
-					must(t, client.Write(5, []byte("for the server's eyes alone")))
+					testutil.Must(t, client.Write(5, []byte("for the server's eyes alone")))
 					m := next(t, his)
-					must(t, toServer.Write(m.MsgType, append(m.Data, '!')))
+					testutil.Must(t, toServer.Write(m.MsgType, append(m.Data, '!')))
 					wantUser(t, server, 5, "for the server's eyes alone!")
 				}
 				for _, e := range []end{server, his} {
@@ -259,9 +260,9 @@ func TestManBetweenBringsTheWrongTwoTogether(t *testing.T) {
 					servers, dials, clients = append(servers, startServer(t, sc)), append(dials, cc.Dial), append(clients, cc)
 				}
 				one, err := dials[0](t.Context())
-				must(t, err)
+				testutil.Must(t, err)
 				two, err := dials[1](t.Context())
-				must(t, err)
+				testutil.Must(t, err)
 				go func() { io.Copy(one, two); one.Close() }()
 				go func() { io.Copy(two, one); two.Close() }()
 				pass(time.Minute)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"example.com/gipc"
+	"example.com/gipc/internal/testutil"
 )
 
 func TestTimeoutMessage(t *testing.T) {
@@ -61,7 +62,7 @@ func TestReadTimedWaitsItsTime(t *testing.T) {
 			timed(e, 0, 0)
 			timed(e, -1, 0)
 		}
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 		wantInternal(t, server, gipc.Disconnected)
 		timed(server, time.Minute, time.Minute)
 	})
@@ -79,10 +80,10 @@ func TestReadTimedLooksAtTheSocket(t *testing.T) {
 						t.Fatalf("%+v, %v; want %v", m, err, want)
 					}
 				}
-				for i := range count(500, 100) {
-					must(t, server.Write(i+1, payload(i, i)))
+				for i := range testutil.Count(500, 100) {
+					testutil.Must(t, server.Write(i+1, testutil.Payload(i, i)))
 					m, err := client.ReadTimed(d)
-					if err != nil || m.MsgType != i+1 || !bytes.Equal(m.Data, payload(i, i)) {
+					if err != nil || m.MsgType != i+1 || !bytes.Equal(m.Data, testutil.Payload(i, i)) {
 						t.Fatalf("message %d is in the kernel; got %+v, %v", i, m, err)
 					}
 				}
@@ -94,13 +95,13 @@ func TestReadTimedLooksAtTheSocket(t *testing.T) {
 // The first reads of a program come when the watcher is at the socket already.
 func TestReadTimedLooksAtTheSocketFirst(t *testing.T) {
 	t.Parallel()
-	for range count(100, 20) {
+	for range testutil.Count(100, 20) {
 		server, client := connect(t, "unix plain")
-		must(t, server.Write(5, []byte("first")))
+		testutil.Must(t, server.Write(5, []byte("first")))
 		var types []int
 		for range 3 {
 			m, err := client.ReadTimed(0)
-			must(t, err)
+			testutil.Must(t, err)
 			if m == gipc.TimeoutMessage {
 				t.Fatalf("a timeout after %v, and the message is in the kernel", types)
 			}
@@ -120,7 +121,7 @@ func TestReadTimedUnderLoad(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(10_000, 2_000)
+			n := testutil.Count(10_000, 2_000)
 			more := make(chan bool, 1)
 			var timeouts int
 			together(t,
@@ -129,7 +130,7 @@ func TestReadTimedUnderLoad(t *testing.T) {
 						if i%500 == 250 {
 							<-more // the reader has seen a timeout, so it will go on with a passed deadline
 						}
-						if err := server.Write(1, payload(i, 8+i%3000)); err != nil {
+						if err := server.Write(1, testutil.Payload(i, 8+i%3000)); err != nil {
 							return err
 						}
 					}
@@ -148,7 +149,7 @@ func TestReadTimedUnderLoad(t *testing.T) {
 							default:
 							}
 						case m.MsgType == -1:
-						case !bytes.Equal(m.Data, payload(i, 8+i%3000)):
+						case !bytes.Equal(m.Data, testutil.Payload(i, 8+i%3000)):
 							return fmt.Errorf("%.16x where message %d was due", m.Data, i)
 						default:
 							i++
@@ -170,7 +171,7 @@ func TestReadConcurrently(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(10_000, 2_000)
+			n := testutil.Count(10_000, 2_000)
 			const readers = 8
 			var got [readers][]int
 			var taken atomic.Int64
@@ -203,7 +204,7 @@ func TestReadConcurrently(t *testing.T) {
 						return err
 					case now.MsgType == 1:
 						i := int(binary.BigEndian.Uint64(now.Data))
-						if !bytes.Equal(now.Data, payload(i, 8+i%2000)) {
+						if !bytes.Equal(now.Data, testutil.Payload(i, 8+i%2000)) {
 							return fmt.Errorf("message %d has other bytes", i)
 						}
 						got[r] = append(got[r], i)
@@ -214,7 +215,7 @@ func TestReadConcurrently(t *testing.T) {
 			}
 			fs := []func() error{func() error {
 				for i := range n {
-					if err := server.Write(1, payload(i, 8+i%2000)); err != nil {
+					if err := server.Write(1, testutil.Payload(i, 8+i%2000)); err != nil {
 						return err
 					}
 					if i%64 == 0 {
@@ -246,7 +247,7 @@ func TestReadConcurrently(t *testing.T) {
 func TestReadBlockedAmongLeaving(t *testing.T) {
 	t.Parallel()
 	server, client := connect(t, "unix")
-	n := count(5_000, 500)
+	n := testutil.Count(5_000, 500)
 	var seen sync.Map
 	var left atomic.Int64
 	left.Store(int64(n))
@@ -295,7 +296,7 @@ func TestReadBlockedAmongLeaving(t *testing.T) {
 		},
 		func() error {
 			for i := range n {
-				if err := server.Write(1, payload(i, 8)); err != nil {
+				if err := server.Write(1, testutil.Payload(i, 8)); err != nil {
 					return err
 				}
 			}
@@ -312,7 +313,7 @@ func TestReadContextEndsOneCallAlone(t *testing.T) {
 			wantInternal(t, client, gipc.Connecting)
 			wantInternal(t, client, gipc.Connected)
 			var m gipc.Message
-			for i := range count(200, 50) {
+			for i := range testutil.Count(200, 50) {
 				ctx, cancel := context.WithCancel(context.Background())
 				errs := make(chan error, 3)
 				go func() { _, err := client.ReadContext(ctx); errs <- err }()
@@ -350,7 +351,7 @@ func TestReadContextRacesWithTheMessage(t *testing.T) {
 	t.Parallel()
 	server, client := connect(t, "unix")
 	due := 0
-	for i := range count(2_000, 300) {
+	for i := range testutil.Count(2_000, 300) {
 		ctx, cancel := context.WithCancel(context.Background())
 		got := make(chan *gipc.Message, 1)
 		go func() {
@@ -362,7 +363,7 @@ func TestReadContextRacesWithTheMessage(t *testing.T) {
 		}()
 		var sent sync.WaitGroup
 		sent.Go(func() {
-			if err := server.Write(1, payload(i, 8)); err != nil {
+			if err := server.Write(1, testutil.Payload(i, 8)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -417,12 +418,12 @@ func TestReadEndsInsideAFrame(t *testing.T) {
 		},
 	}
 	for i := range 5 {
-		f := frame(uint32(i+1), payload(i, 60))
+		f := frame(uint32(i+1), testutil.Payload(i, 60))
 		for j := range f {
-			must(t, give[(i+j)%len(give)]())
+			testutil.Must(t, give[(i+j)%len(give)]())
 			peer.send(f[j : j+1])
 		}
-		wantUser(t, client, i+1, string(payload(i, 60)))
+		wantUser(t, client, i+1, string(testutil.Payload(i, 60)))
 	}
 }
 
@@ -437,7 +438,7 @@ func TestReadTimedOfPieces(t *testing.T) {
 				return &drip{c, 700}, err
 			}
 			server, client := startServer(t, sc), startClient(t, cc)
-			n := count(50, 10)
+			n := testutil.Count(50, 10)
 			var timeouts int
 			together(t,
 				func() error { return send(server, n, 200_000) },
@@ -450,7 +451,7 @@ func TestReadTimedOfPieces(t *testing.T) {
 						case m == gipc.TimeoutMessage:
 							timeouts++
 						case m.MsgType == -1:
-						case !bytes.Equal(m.Data, payload(i, 200_000)):
+						case !bytes.Equal(m.Data, testutil.Payload(i, 200_000)):
 							return fmt.Errorf("other bytes where message %d was due", i)
 						default:
 							i++
@@ -473,7 +474,7 @@ func TestReadAByteAtATime(t *testing.T) {
 				return &drip{c, 1}, err
 			}
 			ln, err := net.Listen("unix", sc.Address)
-			must(t, err)
+			testutil.Must(t, err)
 			sc.Listener = dripListener{ln}
 			server, client := startServer(t, sc), startClient(t, cc)
 			for i := range 60 {
@@ -481,15 +482,15 @@ func TestReadAByteAtATime(t *testing.T) {
 				if i == 30 {
 					size = 50_000
 				}
-				must(t, client.Queue(1, payload(i, size)))
-				must(t, client.Write(2, nil))
-				wantUser(t, server, 1, string(payload(i, size)))
+				testutil.Must(t, client.Queue(1, testutil.Payload(i, size)))
+				testutil.Must(t, client.Write(2, nil))
+				wantUser(t, server, 1, string(testutil.Payload(i, size)))
 				wantUser(t, server, 2, "")
-				must(t, server.Write(1, payload(i, size)))
-				wantUser(t, client, 1, string(payload(i, size)))
+				testutil.Must(t, server.Write(1, testutil.Payload(i, size)))
+				wantUser(t, client, 1, string(testutil.Payload(i, size)))
 			}
 			inbox(server)
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 		})
 	}
 }
@@ -502,7 +503,7 @@ func TestReadIntoReusesTheCapacity(t *testing.T) {
 			m := gipc.Message{Data: make([]byte, 0, 100_000)}
 			here := &m.Data[:1][0]
 			for _, want := range []gipc.Status{gipc.Connecting, gipc.Connected} {
-				must(t, client.ReadInto(t.Context(), &m))
+				testutil.Must(t, client.ReadInto(t.Context(), &m))
 				if m.MsgType != -1 || m.Status != want.String() || m.Err != nil || len(m.Data) != 0 {
 					t.Fatalf("got %+v, want %v", m, want)
 				}
@@ -510,9 +511,9 @@ func TestReadIntoReusesTheCapacity(t *testing.T) {
 			m.Err = io.EOF // must not survive
 			for i, size := range []int{10, 1000, 0, 70_000, 100_000, 5, 4096} {
 				together(t,
-					func() error { return server.Write(i+1, payload(i, size)) },
+					func() error { return server.Write(i+1, testutil.Payload(i, size)) },
 					func() error { return client.ReadInto(t.Context(), &m) })
-				if m.MsgType != i+1 || m.Status != "" || m.Err != nil || !bytes.Equal(m.Data, payload(i, size)) {
+				if m.MsgType != i+1 || m.Status != "" || m.Err != nil || !bytes.Equal(m.Data, testutil.Payload(i, size)) {
 					t.Fatalf("message %d: type %d, status %q, %v, or other bytes", i, m.MsgType, m.Status, m.Err)
 				}
 				if cap(m.Data) == 0 || &m.Data[:1][0] != here {
@@ -520,15 +521,15 @@ func TestReadIntoReusesTheCapacity(t *testing.T) {
 				}
 			}
 			together(t,
-				func() error { return server.Write(1, payload(9, 300_000)) },
+				func() error { return server.Write(1, testutil.Payload(9, 300_000)) },
 				func() error { return client.ReadInto(t.Context(), &m) })
-			if !bytes.Equal(m.Data, payload(9, 300_000)) {
+			if !bytes.Equal(m.Data, testutil.Payload(9, 300_000)) {
 				t.Fatal("other bytes in the larger message")
 			}
 			var zero gipc.Message
-			must(t, server.Write(1, payload(10, 50)))
-			must(t, client.ReadInto(t.Context(), &zero))
-			if !bytes.Equal(zero.Data, payload(10, 50)) {
+			testutil.Must(t, server.Write(1, testutil.Payload(10, 50)))
+			testutil.Must(t, client.ReadInto(t.Context(), &zero))
+			if !bytes.Equal(zero.Data, testutil.Payload(10, 50)) {
 				t.Fatal("other bytes in the zero message")
 			}
 		})
@@ -561,7 +562,7 @@ func TestReadIntoLeavesTheSliceAlone(t *testing.T) {
 						func() error { _, err := nextUser(client); return err })
 				}
 				sent := make(chan error, 1)
-				go func() { sent <- server.Write(1, payload(7, size)) }()
+				go func() { sent <- server.Write(1, testutil.Payload(7, size)) }()
 				m := gipc.Message{Data: make([]byte, 0, size+100)}
 				mine := m.Data[:cap(m.Data)]
 				ctx, cancel := context.Background(), func() {}
@@ -586,12 +587,12 @@ func TestReadIntoLeavesTheSliceAlone(t *testing.T) {
 					mine[i] = 0xEE
 				}
 				goOn <- true
-				must(t, await(t, sent))
+				testutil.Must(t, await(t, sent))
 				if how == "context" {
-					wantUser(t, client, 1, string(payload(7, size)))
+					wantUser(t, client, 1, string(testutil.Payload(7, size)))
 				} else {
 					inbox(server) // so that it sees the goodbye at once
-					must(t, await(t, closed))
+					testutil.Must(t, await(t, closed))
 				}
 				for i, b := range mine {
 					if b != 0xEE {
@@ -609,11 +610,11 @@ func TestReadGivesTheSliceAway(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(1_000, 200)
+			n := testutil.Count(1_000, 200)
 			size := func(i int) int { return i * 37 % 2000 }
 			together(t, func() error {
 				for i := range n {
-					if err := server.Queue(1, payload(i, size(i))); err != nil {
+					if err := server.Queue(1, testutil.Payload(i, size(i))); err != nil {
 						return err
 					}
 				}
@@ -634,7 +635,7 @@ func TestReadGivesTheSliceAway(t *testing.T) {
 					}
 				}
 				for i, b := range kept {
-					if i%3 != 0 && !bytes.Equal(b, payload(i, size(i))) {
+					if i%3 != 0 && !bytes.Equal(b, testutil.Payload(i, size(i))) {
 						return fmt.Errorf("message %d changed after it was read", i)
 					}
 				}
@@ -649,12 +650,12 @@ func TestMessages(t *testing.T) {
 	t.Run("user messages alone, and breaking off loses nothing", func(t *testing.T) {
 		server, client := connect(t, "unix")
 		for i := range 10 {
-			must(t, server.Write(i+1, nil))
+			testutil.Must(t, server.Write(i+1, nil))
 		}
 		want := 1
 		for want <= 10 {
 			for m, err := range client.Messages(t.Context()) {
-				must(t, err)
+				testutil.Must(t, err)
 				if m.MsgType != want {
 					t.Fatalf("type %d where %d was due", m.MsgType, want)
 				}
@@ -682,7 +683,7 @@ func TestMessages(t *testing.T) {
 		}()
 		want := 1
 		for m, err := range client.Messages(t.Context()) {
-			must(t, err)
+			testutil.Must(t, err)
 			if m.MsgType != want {
 				t.Fatalf("type %d where %d was due", m.MsgType, want)
 			}
@@ -693,14 +694,14 @@ func TestMessages(t *testing.T) {
 	})
 	t.Run("ends silently on Close", func(t *testing.T) {
 		server, client := connect(t, "unix")
-		must(t, server.Write(1, nil))
+		testutil.Must(t, server.Write(1, nil))
 		n := 0
 		for m, err := range client.Messages(t.Context()) {
 			if err != nil || m.MsgType != 1 {
 				t.Fatalf("%+v, %v", m, err)
 			}
 			n++
-			must(t, client.Close())
+			testutil.Must(t, client.Close())
 		}
 		if n != 1 {
 			t.Errorf("%d steps", n)
@@ -726,7 +727,7 @@ func TestMessages(t *testing.T) {
 			if len(errs) != 1 || !errors.Is(errs[0], context.DeadlineExceeded) {
 				t.Errorf("errors %v", errs)
 			}
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			errs = nil
 			for m, err := range client.Messages(t.Context()) {
 				if m != nil {
@@ -758,9 +759,9 @@ func TestReadStatusOrder(t *testing.T) {
 			if s := client.Status(); s != "Connected" {
 				t.Errorf("status %q", s)
 			}
-			must(t, client.Write(1, nil))
-			must(t, client.Write(2, nil))
-			must(t, client.Close())
+			testutil.Must(t, client.Write(1, nil))
+			testutil.Must(t, client.Write(2, nil))
+			testutil.Must(t, client.Close())
 			wantInternal(t, server, gipc.Connected)
 			wantUser(t, server, 1, "")
 			wantUser(t, server, 2, "")
@@ -768,9 +769,9 @@ func TestReadStatusOrder(t *testing.T) {
 				t.Errorf("Disconnected with %v after a goodbye", m.Err)
 			}
 			client = startClient(t, cc)
-			must(t, server.WaitConnected(patience(t)))
-			must(t, server.Write(3, nil))
-			must(t, server.Close())
+			testutil.Must(t, server.WaitConnected(patience(t)))
+			testutil.Must(t, server.Write(3, nil))
+			testutil.Must(t, server.Close())
 			wantInternal(t, client, gipc.Connecting)
 			wantInternal(t, client, gipc.Connected)
 			wantUser(t, client, 3, "")
@@ -787,8 +788,8 @@ func TestReadLossReasons(t *testing.T) {
 	texts := make(map[string]string)
 	var mu sync.Mutex
 	lose := func(t *testing.T, network string, do func(*rawPeer), want ...error) {
-		ln, err := net.Listen(network, map[string]string{"unix": socketPath(t), "tcp": "127.0.0.1:0"}[network])
-		must(t, err)
+		ln, err := net.Listen(network, map[string]string{"unix": testutil.TempSocket(t), "tcp": "127.0.0.1:0"}[network])
+		testutil.Must(t, err)
 		raw := &rawServer{t: t, ln: ln, dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, ln.Addr().String())
 		}}
@@ -840,7 +841,7 @@ func TestReadLossReasons(t *testing.T) {
 	}
 	t.Run("reset", func(t *testing.T) {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
+		testutil.Must(t, err)
 		raw := &rawServer{t: t, ln: ln, dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", ln.Addr().String())
 		}}
@@ -884,7 +885,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		server, client := connect(t, "unix")
 		for _, e := range []end{client, server} {
-			must(t, e.Close())
+			testutil.Must(t, e.Close())
 			for {
 				if m := read(t, e); m.Status == "Closed" {
 					break
@@ -899,7 +900,7 @@ func TestReadAfterTheEnd(t *testing.T) {
 			sc, cc := configs(t, "pipe")
 			cc.Timeout = 30 * time.Second
 			server, client := startServer(t, sc), startClient(t, cc)
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			wantInternal(t, client, gipc.Connecting)
 			wantInternal(t, client, gipc.Connected)
 			wantInternal(t, client, gipc.ReConnecting)
@@ -920,8 +921,8 @@ func TestReadNobodyDoes(t *testing.T) {
 	const n = 20
 	for i := range n {
 		client := startClient(t, cc)
-		must(t, client.Write(i+1, []byte("kept")))
-		must(t, client.Close())
+		testutil.Must(t, client.Write(i+1, []byte("kept")))
+		testutil.Must(t, client.Close())
 		eventually(t, "the loss", func() bool { return server.StatusCode() == gipc.Disconnected })
 	}
 	if d := server.Stats().Dropped; d != 2*n-16 {
@@ -931,7 +932,7 @@ func TestReadNobodyDoes(t *testing.T) {
 	last := ""
 	for {
 		m, err := server.ReadTimed(0)
-		must(t, err)
+		testutil.Must(t, err)
 		if m == gipc.TimeoutMessage {
 			break
 		}
@@ -961,8 +962,8 @@ func TestReconnectWithoutReader(t *testing.T) {
 		peer.Close()
 		peer = raw.accept()
 		eventually(t, "the reconnect", func() bool { return client.Stats().Reconnects == uint64(i+1) })
-		must(t, client.WaitConnected(patience(t)))
-		must(t, client.Write(i+1, nil))
+		testutil.Must(t, client.WaitConnected(patience(t)))
+		testutil.Must(t, client.Write(i+1, nil))
 		if n, _ := peer.next(); int(n) != i+1 {
 			t.Fatalf("type %d", n)
 		}
@@ -977,7 +978,7 @@ func TestReadPushesBack(t *testing.T) {
 	peer.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 	var all []byte
 	for i := range 4000 {
-		all = append(all, frame(uint32(i+1), payload(i, 2000))...)
+		all = append(all, frame(uint32(i+1), testutil.Payload(i, 2000))...)
 	}
 	n, err := peer.Write(all)
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n > 4<<20 {
@@ -986,7 +987,7 @@ func TestReadPushesBack(t *testing.T) {
 	peer.SetWriteDeadline(time.Time{})
 	go peer.Write(all[n:])
 	for i := range 4000 {
-		if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, payload(i, 2000)) {
+		if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, testutil.Payload(i, 2000)) {
 			t.Fatalf("type %d where %d was due, or other bytes", m.MsgType, i+1)
 		}
 	}
@@ -1003,12 +1004,12 @@ func TestReadAfterALoss(t *testing.T) {
 			raw.ln.Close()
 			const n = 40
 			for i := range n {
-				peer.send(frame(uint32(i+1), payload(i, 3000)))
+				peer.send(frame(uint32(i+1), testutil.Payload(i, 3000)))
 			}
 			peer.send(end)
 			peer.Close()
 			for i := range n {
-				if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, payload(i, 3000)) {
+				if m := next(t, client); m.MsgType != i+1 || !bytes.Equal(m.Data, testutil.Payload(i, 3000)) {
 					t.Fatalf("type %d where %d was due", m.MsgType, i+1)
 				}
 			}
@@ -1039,19 +1040,19 @@ func TestWaitConnected(t *testing.T) {
 		go func() { waiting <- server.WaitConnected(context.Background()) }()
 		synctest.Wait()
 		client := startClient(t, cc)
-		must(t, await(t, waiting))
-		must(t, client.WaitConnected(context.Background()))
+		testutil.Must(t, await(t, waiting))
+		testutil.Must(t, client.WaitConnected(context.Background()))
 
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		go func() { waiting <- client.WaitConnected(context.Background()) }()
 		pass(time.Minute)
 		wantStatus(t, client, gipc.ReConnecting)
 		sc.Listener = pipes.listen()
 		server = startServer(t, sc)
-		must(t, await(t, waiting))
+		testutil.Must(t, await(t, waiting))
 		wantStatus(t, client, gipc.Connected)
 
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		synctest.Wait()
 		go func() { waiting <- client.WaitConnected(context.Background()) }()
 		<-client.Done() // an hour later this end is finished
@@ -1077,14 +1078,14 @@ func TestDoneAndErr(t *testing.T) {
 	}
 	open(server)
 	open(client)
-	must(t, client.Close())
+	testutil.Must(t, client.Close())
 	<-client.Done()
 	wantErr(t, client.Err(), gipc.ErrClosed)
 	eventually(t, "the loss", func() bool { return server.StatusCode() == gipc.Disconnected })
 	open(server) // another client may come
 	waiting := make(chan struct{})
 	go func() { <-server.Done(); close(waiting) }()
-	must(t, server.Close())
+	testutil.Must(t, server.Close())
 	await(t, waiting)
 	wantErr(t, server.Err(), gipc.ErrClosed)
 	wantStatus(t, server, gipc.Closed)
@@ -1122,11 +1123,11 @@ func TestIDOfTheServer(t *testing.T) {
 	server := startServer(t, sc)
 	for i := range uint64(3) {
 		client := startClient(t, cc)
-		must(t, server.WaitConnected(patience(t)))
+		testutil.Must(t, server.WaitConnected(patience(t)))
 		if s, c := server.ID(), client.ID(); s != i+1 || c != 1 {
 			t.Errorf("connection %d: server %d, client %d", i+1, s, c)
 		}
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 		eventually(t, "the loss", func() bool { return server.StatusCode() == gipc.Disconnected })
 	}
 }
@@ -1138,18 +1139,18 @@ func TestBusyPoll(t *testing.T) {
 			sc, cc := configs(t, link)
 			sc.BusyPoll, cc.BusyPoll = 50*time.Microsecond, 50*time.Microsecond
 			server, client := startServer(t, sc), startClient(t, cc)
-			for i := range count(300, 50) {
-				must(t, client.Write(1, payload(i, i)))
-				wantUser(t, server, 1, string(payload(i, i)))
-				must(t, server.Write(2, payload(i, i)))
-				wantUser(t, client, 2, string(payload(i, i)))
+			for i := range testutil.Count(300, 50) {
+				testutil.Must(t, client.Write(1, testutil.Payload(i, i)))
+				wantUser(t, server, 1, string(testutil.Payload(i, i)))
+				testutil.Must(t, server.Write(2, testutil.Payload(i, i)))
+				wantUser(t, client, 2, string(testutil.Payload(i, i)))
 			}
 			if m, err := client.ReadTimed(time.Millisecond); m != gipc.TimeoutMessage || err != nil {
 				t.Errorf("%+v, %v", m, err)
 			}
 			inbox(server)
-			must(t, client.Close())
-			must(t, server.Close())
+			testutil.Must(t, client.Close())
+			testutil.Must(t, server.Close())
 		})
 	}
 }

@@ -14,8 +14,6 @@ import (
 	"iter"
 	"math"
 	"net"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
@@ -33,9 +31,9 @@ func TestWriteKeepsOrder(t *testing.T) {
 	t.Parallel()
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
-			n := count(10_000, 2_000)
+			n := testutil.Count(10_000, 2_000)
 			if link == "unix" {
-				n = count(100_000, 10_000)
+				n = testutil.Count(100_000, 10_000)
 			}
 			server, client := connect(t, link)
 			together(t,
@@ -67,7 +65,7 @@ func TestWriteEverySize(t *testing.T) {
 							if i%3 == 0 {
 								put = from.Queue
 							}
-							if err := put(i+1, payload(i, size)); err != nil {
+							if err := put(i+1, testutil.Payload(i, size)); err != nil {
 								return fmt.Errorf("%d bytes: %w", size, err)
 							}
 						}
@@ -79,7 +77,7 @@ func TestWriteEverySize(t *testing.T) {
 							if err != nil {
 								return err
 							}
-							if m.MsgType != i+1 || !bytes.Equal(m.Data, payload(i, size)) {
+							if m.MsgType != i+1 || !bytes.Equal(m.Data, testutil.Payload(i, size)) {
 								return fmt.Errorf("message %d of %d bytes: got type %d and %d bytes, or other bytes", i, size, m.MsgType, len(m.Data))
 							}
 						}
@@ -100,7 +98,7 @@ func TestWriteKeepsNothingOfTheSlice(t *testing.T) {
 				func() error {
 					buf := make([]byte, size)
 					for i := range n {
-						copy(buf, payload(i, size))
+						copy(buf, testutil.Payload(i, size))
 						put := client.Write
 						if i%2 == 0 {
 							put = client.Queue
@@ -123,7 +121,7 @@ func TestWriteEmptyData(t *testing.T) {
 	t.Parallel()
 	server, client := connect(t, "unix")
 	for i, data := range [][]byte{nil, {}, nil} {
-		must(t, client.Write(i+1, data))
+		testutil.Must(t, client.Write(i+1, data))
 		if m := next(t, server); m.MsgType != i+1 || len(m.Data) != 0 || m.Err != nil {
 			t.Fatalf("got %+v", m)
 		}
@@ -150,8 +148,8 @@ func TestWriteWaitsForTheFirstPeer(t *testing.T) {
 				default:
 				}
 				client := startClient(t, cc)
-				must(t, await(t, done))
-				must(t, server.Flush())
+				testutil.Must(t, await(t, done))
+				testutil.Must(t, server.Flush())
 				wantUser(t, client, 7, "early")
 			})
 		})
@@ -175,7 +173,7 @@ func TestWriteContextEndsWhileNoPeerIsThere(t *testing.T) {
 		wantErr(t, server.WriteContext(ended, 1, []byte("gone")), context.Canceled)
 		wantStatus(t, server, gipc.Listening)
 		client := startClient(t, cc)
-		must(t, server.Write(2, []byte("later")))
+		testutil.Must(t, server.Write(2, []byte("later")))
 		wantUser(t, client, 2, "later")
 	})
 }
@@ -199,7 +197,7 @@ func TestWriteWithoutPeer(t *testing.T) {
 	}
 	t.Run("server Disconnected", func(t *testing.T) {
 		server, client := connect(t, "unix")
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 		wantInternal(t, server, gipc.Connected)
 		wantInternal(t, server, gipc.Disconnected)
 		wantStatus(t, server, gipc.Disconnected)
@@ -207,7 +205,7 @@ func TestWriteWithoutPeer(t *testing.T) {
 	})
 	t.Run("client Reconnecting", func(t *testing.T) {
 		server, client := connect(t, "unix")
-		must(t, server.Close())
+		testutil.Must(t, server.Close())
 		wantInternal(t, client, gipc.Connecting)
 		wantInternal(t, client, gipc.Connected)
 		wantInternal(t, client, gipc.ReConnecting)
@@ -215,8 +213,8 @@ func TestWriteWithoutPeer(t *testing.T) {
 	})
 	t.Run("closed", func(t *testing.T) {
 		server, client := connect(t, "unix")
-		must(t, client.Close())
-		must(t, server.Close())
+		testutil.Must(t, client.Close())
+		testutil.Must(t, server.Close())
 		for _, e := range []end{client, server} {
 			check(t, e, gipc.ErrClosed)
 			check(t, e, net.ErrClosed)
@@ -228,7 +226,7 @@ func TestWriteWithoutPeer(t *testing.T) {
 			sc, cc := configs(t, "pipe")
 			cc.Timeout = time.Minute
 			server, client := startServer(t, sc), startClient(t, cc)
-			must(t, server.Close())
+			testutil.Must(t, server.Close())
 			<-client.Done()
 			check(t, client, gipc.ErrTimeout)
 			wantErr(t, client.Flush(), gipc.ErrTimeout)
@@ -243,10 +241,10 @@ func TestWriteGoesToTheNextClient(t *testing.T) {
 	server := startServer(t, sc)
 	for i := range 3 {
 		client := startClient(t, cc)
-		must(t, server.WaitConnected(patience(t)))
-		must(t, server.Write(i+1, nil))
+		testutil.Must(t, server.WaitConnected(patience(t)))
+		testutil.Must(t, server.Write(i+1, nil))
 		wantUser(t, client, i+1, "")
-		must(t, client.Close())
+		testutil.Must(t, client.Close())
 		for wantInternal(t, server, gipc.Connected); ; {
 			if m := read(t, server); m.Status == gipc.Disconnected.String() {
 				break
@@ -270,13 +268,13 @@ func TestWriteReservedTypes(t *testing.T) {
 				wantErr(t, e.Queue(n, data), gipc.ErrReservedType)
 			}
 		}
-		must(t, e.Flush())
+		testutil.Must(t, e.Flush())
 	}
-	must(t, client.Write(1, []byte("a")))
-	must(t, client.Write(math.MaxInt32, []byte("b")))
+	testutil.Must(t, client.Write(1, []byte("a")))
+	testutil.Must(t, client.Write(math.MaxInt32, []byte("b")))
 	wantUser(t, server, 1, "a")
 	wantUser(t, server, math.MaxInt32, "b")
-	must(t, server.Write(math.MaxInt32, []byte("c")))
+	testutil.Must(t, server.Write(math.MaxInt32, []byte("c")))
 	wantUser(t, client, math.MaxInt32, "c")
 }
 
@@ -302,7 +300,7 @@ func TestWriteTooLarge(t *testing.T) {
 				tooLarge(way.from.Write(1, make([]byte, way.limit+1)), way.limit+1)
 				tooLarge(way.from.Queue(1, make([]byte, way.limit+1)), way.limit+1)
 				tooLarge(way.from.WriteContext(t.Context(), 1, make([]byte, 1<<22)), 1<<22)
-				must(t, way.from.Write(2, make([]byte, way.limit)))
+				testutil.Must(t, way.from.Write(2, make([]byte, way.limit)))
 				if m := next(t, way.to); m.MsgType != 2 || len(m.Data) != way.limit {
 					t.Fatalf("got type %d and %d bytes", m.MsgType, len(m.Data))
 				}
@@ -329,7 +327,7 @@ func TestWriteTooLarge(t *testing.T) {
 			synctest.Wait()
 			client := startClient(t, cc)
 			wantErr(t, await(t, done), gipc.ErrTooLarge)
-			must(t, server.Write(2, []byte("fits")))
+			testutil.Must(t, server.Write(2, []byte("fits")))
 			wantUser(t, client, 2, "fits")
 		})
 	})
@@ -350,11 +348,11 @@ func TestWriteAndQueueAtTheConnection(t *testing.T) {
 			}
 			server, client := startServer(t, sc), startClient(t, cc)
 			inbox(server) // so that there is always room
-			must(t, server.WaitConnected(patience(t)))
+			testutil.Must(t, server.WaitConnected(patience(t)))
 			given := func(f func() error) int64 {
 				t.Helper()
 				before := conn.written.Load()
-				must(t, f())
+				testutil.Must(t, f())
 				return conn.written.Load() - before
 			}
 			for _, size := range []int{0, 1, 1000, 50_000, 70_000, 1 << 20} {
@@ -419,20 +417,20 @@ func TestQueueStaysQueued(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		server, client := connect(t, "pipe")
 		wantInternal(t, server, gipc.Connected)
-		must(t, client.Queue(1, []byte("a")))
-		must(t, client.Queue(2, []byte("b")))
+		testutil.Must(t, client.Queue(1, []byte("a")))
+		testutil.Must(t, client.Queue(2, []byte("b")))
 		if m, err := server.ReadTimed(time.Hour); m != gipc.TimeoutMessage || err != nil {
 			t.Fatalf("%+v, %v: sent before Flush", m, err)
 		}
-		must(t, client.Flush())
+		testutil.Must(t, client.Flush())
 		wantUser(t, server, 1, "a")
 		wantUser(t, server, 2, "b")
-		must(t, client.Queue(3, []byte("c")))
-		must(t, client.Write(4, []byte("d")))
+		testutil.Must(t, client.Queue(3, []byte("c")))
+		testutil.Must(t, client.Write(4, []byte("d")))
 		wantUser(t, server, 3, "c")
 		wantUser(t, server, 4, "d")
-		must(t, client.Queue(5, []byte("e")))
-		must(t, client.Close())
+		testutil.Must(t, client.Queue(5, []byte("e")))
+		testutil.Must(t, client.Close())
 		wantUser(t, server, 5, "e")
 	})
 }
@@ -442,7 +440,7 @@ func TestQueueAndWriteKeepOrder(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(20_000, 2_000)
+			n := testutil.Count(20_000, 2_000)
 			together(t,
 				func() error {
 					buf := make([]byte, 100)
@@ -487,7 +485,7 @@ func TestQueueLost(t *testing.T) {
 				wantInternal(t, client, gipc.Connecting)
 				wantInternal(t, client, gipc.Connected)
 				for range 3 {
-					must(t, client.Queue(8, []byte("lost")))
+					testutil.Must(t, client.Queue(8, []byte("lost")))
 				}
 				if !back {
 					raw.ln.Close()
@@ -516,8 +514,8 @@ func TestQueueLost(t *testing.T) {
 				if !back || name == "Close" {
 					return
 				}
-				must(t, call(client)) // it was said once
-				must(t, client.Write(10, []byte("end")))
+				testutil.Must(t, call(client)) // it was said once
+				testutil.Must(t, client.Write(10, []byte("end")))
 				var got []uint32
 				for len(got) == 0 || got[len(got)-1] != 10 {
 					n, _ := peer.next()
@@ -539,7 +537,7 @@ func TestWriteConcurrently(t *testing.T) {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
 			const writers = 8
-			n := count(1000, 200)
+			n := testutil.Count(1000, 200)
 			fs := []func() error{func() error {
 				var seen [writers]int
 				for range writers * n {
@@ -548,7 +546,7 @@ func TestWriteConcurrently(t *testing.T) {
 						return err
 					}
 					w := m.MsgType - 1
-					if i := int(binary.BigEndian.Uint64(m.Data)); i != seen[w] || !bytes.Equal(m.Data, payload(i, len(m.Data))) {
+					if i := int(binary.BigEndian.Uint64(m.Data)); i != seen[w] || !bytes.Equal(m.Data, testutil.Payload(i, len(m.Data))) {
 						return fmt.Errorf("writer %d: message %d where %d was due, or other bytes", w, i, seen[w])
 					}
 					seen[w]++
@@ -562,7 +560,7 @@ func TestWriteConcurrently(t *testing.T) {
 						if (w+i)%2 == 0 {
 							put = client.Queue
 						}
-						if err := put(w+1, payload(i, 8+(i*w)%3000)); err != nil {
+						if err := put(w+1, testutil.Payload(i, 8+(i*w)%3000)); err != nil {
 							return err
 						}
 					}
@@ -589,7 +587,7 @@ func TestWriteContextAlreadyEnded(t *testing.T) {
 			wantErr(t, err, context.Canceled)
 		}
 	}
-	must(t, client.Write(100, nil))
+	testutil.Must(t, client.Write(100, nil))
 	want = append(want, 100)
 	for _, n := range want {
 		wantUser(t, server, n, "")
@@ -604,7 +602,7 @@ func TestWriteContextBehindAnotherWriter(t *testing.T) {
 		raw := listenRaw(t)
 		client, peer := raw.connect(&gipc.ClientConfig{})
 		first := make(chan error, 1)
-		go func() { first <- client.Write(1, payload(1, 1<<20)) }()
+		go func() { first <- client.Write(1, testutil.Payload(1, 1<<20)) }()
 		synctest.Wait() // stuck: the peer reads nothing
 		var behind []<-chan error
 		for i := range 4 {
@@ -632,7 +630,7 @@ func TestWriteContextBehindAnotherWriter(t *testing.T) {
 			}
 			last <- client.Write(100, []byte("end"))
 		}()
-		if n, data := peer.next(); n != 1 || !bytes.Equal(data, payload(1, 1<<20)) {
+		if n, data := peer.next(); n != 1 || !bytes.Equal(data, testutil.Payload(1, 1<<20)) {
 			t.Fatalf("got type %d and %d bytes", n, len(data))
 		}
 		seen := map[uint32]bool{}
@@ -646,7 +644,7 @@ func TestWriteContextBehindAnotherWriter(t *testing.T) {
 			}
 			seen[n] = true
 		}
-		must(t, await(t, last))
+		testutil.Must(t, await(t, last))
 	})
 }
 
@@ -659,7 +657,7 @@ func TestWriteContextPartlyInTheKernel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
-	data := payload(1, 3<<20)
+	data := testutil.Payload(1, 3<<20)
 	go func() { done <- client.WriteContext(ctx, 1, data) }()
 	got := make([]byte, 4096)
 	if _, err := io.ReadFull(peer, got); err != nil {
@@ -678,7 +676,7 @@ func TestWriteContextPartlyInTheKernel(t *testing.T) {
 	if !bytes.Equal(append(got, rest...), want) {
 		t.Error("the frame has other bytes")
 	}
-	must(t, client.Write(2, []byte("behind")))
+	testutil.Must(t, client.Write(2, []byte("behind")))
 	if n, data := peer.next(); n != 2 || string(data) != "behind" {
 		t.Errorf("got type %d, %q", n, data)
 	}
@@ -691,11 +689,11 @@ func TestWriteBeforeRead(t *testing.T) {
 	for _, link := range links {
 		t.Run(link, func(t *testing.T) {
 			server, client := connect(t, link)
-			n := count(20, 5)
+			n := testutil.Count(20, 5)
 			talk := func(e end) func() error {
 				return func() error {
 					for i := range n {
-						b := payload(i, 2<<20)
+						b := testutil.Payload(i, 2<<20)
 						if err := e.Write(1, b); err != nil {
 							return err
 						}
@@ -754,11 +752,11 @@ func TestWriteThatBlocksStartsTheWatcher(t *testing.T) {
 func TestWriteOnly(t *testing.T) {
 	t.Parallel()
 	server, client := connect(t, "unix")
-	n := count(2000, 200)
+	n := testutil.Count(2000, 200)
 	together(t,
 		func() error { return send(client, n, 5000) },
 		func() error { return receive(server, n, 5000) })
-	must(t, server.Close())
+	testutil.Must(t, server.Close())
 	eventually(t, "the loss", func() bool { return client.StatusCode() == gipc.ReConnecting })
 }
 
@@ -771,7 +769,7 @@ func TestStatsCount(t *testing.T) {
 			together(t,
 				func() error { return send(client, n, size) },
 				func() error { return receive(server, n, size) })
-			must(t, server.Write(1, []byte("back")))
+			testutil.Must(t, server.Write(1, []byte("back")))
 			next(t, client)
 			s, c := server.Stats(), client.Stats()
 			if c.Sent != n || s.Received != n || s.Sent != 1 || c.Received != 1 {
@@ -829,7 +827,7 @@ func configs(t testing.TB, link string) (*gipc.ServerConfig, *gipc.ClientConfig)
 	switch link {
 	case "unix", "unix plain":
 		sc.Network, cc.Network = "unix", "unix"
-		sc.Address = socketPath(t)
+		sc.Address = testutil.TempSocket(t)
 		cc.Address = sc.Address
 		if link == "unix plain" {
 			sc.Encryption, cc.Encryption = gipc.EncryptionOff, gipc.EncryptionOff
@@ -858,7 +856,7 @@ func connect(t testing.TB, link string) (*gipc.Server, *gipc.Client) {
 	t.Helper()
 	sc, cc := configs(t, link)
 	server, client := startServer(t, sc), startClient(t, cc)
-	must(t, server.WaitConnected(patience(t)))
+	testutil.Must(t, server.WaitConnected(patience(t)))
 	return server, client
 }
 
@@ -889,17 +887,6 @@ func cut(e end) {
 	e.Shutdown(ctx)
 }
 
-// socketPath is a path for a socket, short enough for every system.
-func socketPath(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "g")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "s")
-}
-
 // patience is the context of a call that must not take long.
 func patience(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -919,25 +906,6 @@ func bubble(t *testing.T, f func(*testing.T)) {
 // pass lets time go by in a bubble, where no timer may be due at once: see
 // TestTimersInBubbles.
 func pass(d time.Duration) { <-time.After(max(d, 1)) }
-
-// count is how often to do a thing: the full number, a quarter of it under the race
-// detector, which takes several times as long, or the number for -short.
-func count(full, short int) int {
-	switch {
-	case testing.Short():
-		return short
-	case testutil.RaceEnabled:
-		return max(short, full/4)
-	}
-	return full
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func wantErr(t testing.TB, err, want error) {
 	t.Helper()
@@ -1040,7 +1008,7 @@ func together(t testing.TB, fs ...func() error) {
 		go func() { errs <- f() }()
 	}
 	for range fs {
-		must(t, await(t, errs))
+		testutil.Must(t, await(t, errs))
 	}
 }
 
@@ -1070,21 +1038,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// payload is the data of message i: its number where there is room, and bytes that depend on it.
-func payload(i, size int) []byte {
-	b := make([]byte, size)
-	for j := range b {
-		b[j] = byte(i + j + j>>8)
-	}
-	if size >= 8 {
-		binary.BigEndian.PutUint64(b, uint64(i))
-	}
-	return b
-}
-
 func send(e end, n, size int) error {
 	for i := range n {
-		if err := e.Write(1, payload(i, size)); err != nil {
+		if err := e.Write(1, testutil.Payload(i, size)); err != nil {
 			return fmt.Errorf("message %d: %w", i, err)
 		}
 	}
@@ -1097,7 +1053,7 @@ func receive(e end, n, size int) error {
 		if err != nil {
 			return fmt.Errorf("message %d: %w", i, err)
 		}
-		if !bytes.Equal(m.Data, payload(i, size)) {
+		if !bytes.Equal(m.Data, testutil.Payload(i, size)) {
 			return fmt.Errorf("message %d: other bytes: %.16x", i, m.Data)
 		}
 	}
@@ -1203,20 +1159,17 @@ type rawServer struct {
 func listenRaw(t testing.TB) *rawServer {
 	t.Helper()
 	s := &rawServer{t: t}
-	if inBubble() {
+	if testutil.InBubble() {
 		p := &pipes{}
 		s.ln, s.dial = p.listen(), p.dial
 	} else {
-		ln, err := net.Listen("unix", socketPath(t))
-		must(t, err)
+		ln, err := net.Listen("unix", testutil.TempSocket(t))
+		testutil.Must(t, err)
 		s.ln = ln
 	}
 	t.Cleanup(func() { s.ln.Close() })
 	return s
 }
-
-// inBubble reports whether time is synctest's: it begins in 2000.
-func inBubble() bool { return time.Now().Year() < 2020 }
 
 // config completes cc so that it reaches s.
 func (s *rawServer) config(cc *gipc.ClientConfig) *gipc.ClientConfig {
@@ -1274,7 +1227,7 @@ type rawFrame struct {
 
 func newRaw(t testing.TB, c net.Conn) *rawPeer {
 	t.Cleanup(func() { c.Close() })
-	if !inBubble() {
+	if !testutil.InBubble() {
 		c.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return &rawPeer{c, t}
@@ -1299,7 +1252,7 @@ func dialRaw(t testing.TB, sc *gipc.ServerConfig) *rawPeer {
 func dialBytes(t testing.TB, sc *gipc.ServerConfig) *rawPeer {
 	t.Helper()
 	c, err := net.Dial("unix", sc.Address)
-	must(t, err)
+	testutil.Must(t, err)
 	return newRaw(t, c)
 }
 
