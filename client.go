@@ -153,12 +153,19 @@ func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 // withLastCause adds the error of the attempt before to a permanent error of Dial, which
 // does not have the cause of the last failure.
 func (c *Client) withLastCause(err error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.lifecycle.dialErr == nil {
+	last := c.lastDialErr()
+	if last == nil {
 		return err
 	}
-	return fmt.Errorf("%w; the attempt before: %w", err, c.lifecycle.dialErr)
+	return fmt.Errorf("%w; the attempt before: %w", err, last)
+}
+
+// lastDialErr returns the error of the latest failed attempt since the last connection,
+// or nil.
+func (c *Client) lastDialErr() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lifecycle.dialErr
 }
 
 // awaitRetryDelay waits for the delay between two attempts, with jitter.
@@ -177,9 +184,7 @@ func (c *Client) awaitRetryDelay(ctx context.Context) {
 // giveUpReason returns why no further attempt is made, wrapping the error of the last
 // one, or nil.
 func (c *Client) giveUpReason(ctx, limited context.Context) error {
-	c.mu.Lock()
-	last := c.lifecycle.dialErr
-	c.mu.Unlock()
+	last := c.lastDialErr()
 	switch timeout := c.settings.totalTimeout; {
 	case ctx.Err() != nil:
 		return newError(contextError("connect", ctx), last, "")

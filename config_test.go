@@ -422,7 +422,7 @@ func TestLibraryIsSilent(t *testing.T) {
 	for _, config := range []*ClientConfig{{Name: "many"}, {Name: "other"}, {Name: "many", Secret: testSecret}} {
 		config.Network, config.Address = "unix", path
 		if one, err := StartClient(config); err == nil {
-			one.Shutdown(past1(t)) // without a goodbye
+			one.Shutdown(past1(t)) // without a close
 		}
 	}
 	last, err := StartClient(&ClientConfig{Name: "many", Network: "unix", Address: path})
@@ -622,7 +622,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Write(payload) // in place of a hello
+	conn.Write(payload) // instead of a hello
 	conn.Close()
 	eventually(t, "the server has seen all of it", func() bool { return s.Stats().Refused >= 3 })
 	s.Close()

@@ -423,8 +423,8 @@ func ExampleClient_Close() {
 	// gipc: closed
 }
 
-// A program that is told to stop: Close frees the name and says goodbye to
-// whoever is connected.
+// A program that is told to stop: Close frees the name and closes the
+// connection of the client.
 func ExampleServer_Close() {
 	address, remove := socket()
 	defer remove()
@@ -469,7 +469,7 @@ func ExampleClient_Shutdown() {
 	// Closed
 }
 
-// A server's Shutdown says goodbye to all clients at once.
+// A server's Shutdown closes the connections of all clients at once.
 func ExampleServer_Shutdown() {
 	address, remove := socket()
 	defer remove()
@@ -620,7 +620,7 @@ func ExampleClient_Stats() {
 	// reconnects: 0 new keys: 0 status messages dropped: 0
 }
 
-// A server counts over all its clients, those that did not get in included.
+// A server counts over all its clients, including those that were refused.
 func ExampleServer_Stats() {
 	address, remove := socket()
 	defer remove()

@@ -22,7 +22,7 @@ func ExampleServerConfig_user() {
 		UnmaskPermissions: true, // let every user try
 		Authorize: func(peer gipc.Peer) error {
 			if !peer.Known || peer.UID != os.Geteuid() {
-				return fmt.Errorf("user %d is not the one who runs this server", peer.UID)
+				return fmt.Errorf("user %d does not run this server", peer.UID)
 			}
 			return nil
 		},

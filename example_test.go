@@ -623,7 +623,7 @@ func ExampleClient_ReadInto() {
 }
 
 // Range over the peer's messages until Close, or until a context ends. A server
-// with one client at a time goes on with whoever comes next.
+// with one client at a time continues with the next client.
 func ExampleServer_Messages() {
 	address, remove := socket()
 	defer remove()
@@ -686,9 +686,9 @@ func ExampleServer_ReadInto() {
 			sum += binary.BigEndian.Uint64(message.Data)
 		}
 	}
-	fmt.Println(count, "records, sum", sum, "and the client said goodbye:", message.Err == nil)
+	fmt.Println(count, "records, sum", sum, "and the client closed:", message.Err == nil)
 	// Output:
-	// 10000 records, sum 49995000 and the client said goodbye: true
+	// 10000 records, sum 49995000 and the client closed: true
 }
 
 // The loss of a connection is a message, whose Err says how the peer left. An
@@ -702,7 +702,7 @@ func ExampleMessage() {
 	}
 	defer mustClose(server)
 
-	// Two clients one after the other: the first says goodbye, the second one's
+	// Two clients one after the other: the first closes, the second one's
 	// connection is cut, as by a process that dies.
 	next := make(chan struct{})
 	ctx, cut := context.WithCancel(context.Background())
@@ -744,9 +744,9 @@ func ExampleMessage() {
 			fmt.Println(message.Status)
 			continue
 		case message.Err == nil:
-			fmt.Println(message.Status, "with a goodbye: everything has arrived")
+			fmt.Println(message.Status, "with a close: everything has arrived")
 		case errors.Is(message.Err, gipc.ErrTruncated):
-			fmt.Println(message.Status, "without a goodbye: the process has died, or the network is cut")
+			fmt.Println(message.Status, "without a close: the process has died, or the network is cut")
 		case errors.Is(message.Err, gipc.ErrTimeout):
 			fmt.Println(message.Status, "since the heartbeat found nobody")
 		case errors.Is(message.Err, gipc.ErrNotAuthentic), errors.Is(message.Err, gipc.ErrMalformed):
@@ -758,9 +758,9 @@ func ExampleMessage() {
 	<-next
 	// Output:
 	// Connected
-	// Disconnected with a goodbye: everything has arrived
+	// Disconnected with a close: everything has arrived
 	// Connected
-	// Disconnected without a goodbye: the process has died, or the network is cut
+	// Disconnected without a close: the process has died, or the network is cut
 }
 
 // A secret from a file that only its user can read. Over a network both sides
@@ -813,7 +813,7 @@ func ExampleServerConfig_secret() {
 }
 
 // Plaintext, for a socket that only one user can reach. The server decides; a
-// client refuses a server without encryption unless it is told to follow.
+// client refuses a server without encryption unless it is configured to follow.
 func ExampleServerConfig_encryption() {
 	address, remove := socket()
 	defer remove()

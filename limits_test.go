@@ -1,5 +1,5 @@
 // Whatever depends on the clock, in bubbles where it is not the real one:
-// heartbeats, pings of a side whose queue is full, the watcher, goodbyes to a
+// heartbeats, pings of a side whose queue is full, the watcher, closes of a
 // peer that does not answer.
 
 package gipc
@@ -323,21 +323,21 @@ func TestSilentHandshakeEnds(t *testing.T) {
 	})
 }
 
-// A peer that has said goodbye says with its answer to ours whether it has what
+// A peer that has closed reports by its close-ack whether it has received what
 // was written. An answer that comes before ours could be read is none.
 func TestCloseAckBehindPeersClose(t *testing.T) {
 	t.Parallel()
-	goodbye, held, discarded := ctl(kindClose, 0), ctl(kindCloseAck, 0), ctl(kindCloseAck, 1)
+	closeFrame, held, discarded := ctl(kindClose, 0), ctl(kindCloseAck, 0), ctl(kindCloseAck, 1)
 	for _, c := range []struct {
 		name         string
 		first, later []byte
 		want         error
 	}{
-		{"held", goodbye, held, nil},
-		{"discarded", goodbye, discarded, ErrUnconfirmed},
-		{"none", goodbye, nil, ErrUnconfirmed},
-		{"too early", slices.Concat(goodbye, held), nil, ErrUnconfirmed},
-		{"goodbye again and again", slices.Concat(goodbye, goodbye, goodbye), slices.Concat(goodbye, held), nil},
+		{"held", closeFrame, held, nil},
+		{"discarded", closeFrame, discarded, ErrUnconfirmed},
+		{"none", closeFrame, nil, ErrUnconfirmed},
+		{"too early", slices.Concat(closeFrame, held), nil, ErrUnconfirmed},
+		{"close again and again", slices.Concat(closeFrame, closeFrame, closeFrame), slices.Concat(closeFrame, held), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for range 50 { // the detector has to see a race
@@ -356,12 +356,12 @@ func TestCloseAckBehindPeersClose(t *testing.T) {
 					if _, err := near.Write(c.first); err != nil {
 						t.Fatal(err)
 					}
-					theirs := make([]byte, len(goodbye)+len(held))
+					theirs := make([]byte, len(closeFrame)+len(held))
 					if c.name == "too early" { // malformed: nothing more is written
 						if n, err := near.Read(theirs); n != 0 || err != io.EOF {
 							t.Fatalf("it writes %x, %v", theirs[:n], err)
 						}
-					} else if _, err := io.ReadFull(near, theirs); err != nil || !bytes.Equal(theirs, slices.Concat(goodbye, held)) {
+					} else if _, err := io.ReadFull(near, theirs); err != nil || !bytes.Equal(theirs, slices.Concat(closeFrame, held)) {
 						t.Fatalf("it writes %x, %v", theirs, err)
 					}
 					if len(c.later) > 0 {

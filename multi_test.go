@@ -1503,7 +1503,7 @@ func hostileAmongGood(t *testing.T, way func(context.Context, *ConnectionPool, f
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if err := c.s.Shutdown(ctx); !errors.As(err, new(*ClientError)) {
-		t.Errorf("%v, want a ClientError for each that does not answer a goodbye", err)
+		t.Errorf("%v, want a ClientError for each that does not acknowledge a close", err)
 	}
 	<-served
 	if s := c.s.Stats(); s.Dropped != 0 {
@@ -1664,7 +1664,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 		wg.Go(func() {
 			skipStatus(t, one, 2)
 			for {
-				one.Write(1, make([]byte, 1000)) // fails behind the goodbye, of which Read tells
+				one.Write(1, make([]byte, 1000)) // fails behind the close, which Read reports
 				m, err := one.Read()
 				if err != nil {
 					t.Errorf("client %d: %v", i, err)
@@ -1672,7 +1672,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 				}
 				if m.MsgType == statusType {
 					if m.Status != "Reconnecting" || m.Err != nil {
-						t.Errorf("client %d: %s, %v; want Reconnecting after a goodbye", i, m.Status, m.Err)
+						t.Errorf("client %d: %s, %v; want Reconnecting after a close", i, m.Status, m.Err)
 					}
 					return
 				}
@@ -1698,7 +1698,7 @@ func TestCloseWithManyBusyClients(t *testing.T) {
 	eventually(t, "descriptors return", func() bool { return openFDs(t) <= files })
 }
 
-// All that do not answer the goodbye are waited for together.
+// All that do not acknowledge the close are waited for together.
 func TestCloseTimeLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := gatherPipe(t, ServerConfig{})

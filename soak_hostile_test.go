@@ -30,7 +30,7 @@ type stranger struct {
 	dial    func(context.Context) (net.Conn, error)
 	server  *handshakeConfig
 	address string // of the server's socket; "" in memory
-	there   func() // it has done what it came for, but for staying
+	there   func() // it has done what it came for, except to stay
 	trouble error  // why it was not let in the last time
 	r       *rand.Rand
 	conns   []net.Conn
@@ -365,7 +365,7 @@ var strangers = map[string]func(h *stranger){
 		}
 		h.stay()
 	},
-	"says goodbye and talks on": func(h *stranger) {
+	"closes and talks on": func(h *stranger) {
 		h.enter(nil)
 		h.write(h.frame(controlType, []byte{kindClose, closedByUser}))
 		for n := range uint32(50) {

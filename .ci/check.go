@@ -65,7 +65,7 @@ func run(fset *token.FileSet, w *world, root, path string) error {
 	return errors.Join(errs...)
 }
 
-// directories returns this directory, and those under internal that have Go files, but for
+// directories returns this directory, and those under internal that have Go files, without
 // the tests of pages and layout, which are for the machine that runs them.
 func directories() ([]string, error) {
 	all := []string{"."}

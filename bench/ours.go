@@ -21,7 +21,7 @@ type ourTalker struct {
 		ReadInto(context.Context, *gipc.Message) error
 		Close() error
 	}
-	queue, read bool // Queue in place of Write, Read in place of ReadInto
+	queue, read bool // Queue instead of Write, Read instead of ReadInto
 	reply       bool // answers what ReadInto has read by Reply instead of Write
 	m           gipc.Message
 }

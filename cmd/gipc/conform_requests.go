@@ -37,7 +37,7 @@ func requestsClient(p *peer) {
 	for range count {
 		f := p.nextRequest("Q-1")
 		if p.err == nil && (f.msgType != 1 || !due[string(f.data)]) {
-			p.fail("Q-1", "the client sent %v, which is none of those that it had to send", f)
+			p.fail("Q-1", "the client sent %v, which is not one of the expected frames", f)
 		}
 		delete(due, string(f.data))
 		requests = append(requests, f)

@@ -195,7 +195,7 @@ func programsRun(t *testing.T, bin string) {
 	}
 }
 
-// programsEnd: a signal ends each role with a goodbye to its peer, which is this
+// programsEnd: a signal ends each role with a close, which is this
 // process.
 func programsEnd(t *testing.T, bin string, signal syscall.Signal) {
 	type ending struct {
@@ -268,7 +268,7 @@ func programsEnd(t *testing.T, bin string, signal syscall.Signal) {
 			}
 			if e.peer != nil {
 				if m := untilLost(t, e.peer); m.Err != nil {
-					t.Errorf("no goodbye: the connection is lost with %v", m.Err)
+					t.Errorf("no close: the connection is lost with %v", m.Err)
 				}
 				e.peer.Close()
 			}

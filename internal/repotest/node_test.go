@@ -219,7 +219,7 @@ func nodeKinds(t *testing.T, f func(t *testing.T, o nodeOptions)) {
 	}
 }
 
-// Empty, small, large and many messages go both ways, and the server says goodbye to a client that then closes.
+// Empty, small, large and many messages go both ways, and the server closes, and then the client.
 func TestNodeExchange(t *testing.T) {
 	nodeKinds(t, func(t *testing.T, o nodeOptions) {
 		s := nodeServer(t, o)

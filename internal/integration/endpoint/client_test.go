@@ -631,11 +631,11 @@ func TestClientFatalErrorsAfterALoss(t *testing.T) {
 	})
 }
 
-// A client redials after any loss and after either side's goodbye.
+// A client redials after any loss and after either side's close.
 func TestClientComesBack(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*rawPeer){
-		"goodbye":   func(p *rawPeer) { p.send(goodbye, answer); p.Close() },
+		"close":     func(p *rawPeer) { p.send(closeFrame, ackFrame); p.Close() },
 		"cut":       func(p *rawPeer) { p.Close() },
 		"malformed": func(p *rawPeer) { p.send([]byte{0, 0, 0, 1, 0}); p.Close() },
 		"type":      func(p *rawPeer) { p.send(frame(1<<31, nil)); p.Close() },

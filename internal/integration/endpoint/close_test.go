@@ -394,7 +394,7 @@ func TestCloseTellsALoss(t *testing.T) {
 	for _, c := range []struct {
 		name            string
 		write, received bool // by the other side's application
-		goodbye         bool
+		peerCloses      bool
 		read, messages  bool // of the status, before Close
 		before, after   bool // another connection, lost with something written, or alive
 		timeout         bool // has passed before Close
@@ -406,15 +406,15 @@ func TestCloseTellsALoss(t *testing.T) {
 		{name: "nothing written"},
 		{name: "another connection", write: true, after: true, want: gipc.ErrUnconfirmed},
 		{name: "another connection, read", write: true, read: true, after: true},
-		{name: "goodbye", write: true, received: true, goodbye: true},
-		{name: "goodbye, passed over by Messages", write: true, received: true, goodbye: true, messages: true},
-		{name: "goodbye, discarded", write: true, goodbye: true, want: gipc.ErrUnconfirmed},
-		{name: "goodbye, discarded, read", write: true, goodbye: true, read: true, want: gipc.ErrUnconfirmed},
-		{name: "goodbye behind a loss", before: true, write: true, received: true, goodbye: true, want: gipc.ErrUnconfirmed},
+		{name: "close", write: true, received: true, peerCloses: true},
+		{name: "close, passed over by Messages", write: true, received: true, peerCloses: true, messages: true},
+		{name: "close, discarded", write: true, peerCloses: true, want: gipc.ErrUnconfirmed},
+		{name: "close, discarded, read", write: true, peerCloses: true, read: true, want: gipc.ErrUnconfirmed},
+		{name: "close behind a loss", before: true, write: true, received: true, peerCloses: true, want: gipc.ErrUnconfirmed},
 		{name: "nothing written behind a loss", before: true, want: gipc.ErrUnconfirmed},
 		{name: "unread, then Timeout", write: true, timeout: true, want: gipc.ErrUnconfirmed},
 		{name: "read, then Timeout", write: true, read: true, timeout: true, want: gipc.ErrUnconfirmed},
-		{name: "goodbye, then Timeout", write: true, received: true, goodbye: true, timeout: true},
+		{name: "close, then Timeout", write: true, received: true, peerCloses: true, timeout: true},
 	} {
 		for _, role := range []string{"client", "server"} {
 			if c.timeout && role == "server" {
@@ -468,7 +468,7 @@ func TestCloseTellsALoss(t *testing.T) {
 					wantUser(t, far, 1, "x")
 				}
 				want := c.want
-				if c.goodbye {
+				if c.peerCloses {
 					far.Close() // which may have to tell that it discarded something
 					for !c.received {
 						m, err := far.Read()
@@ -622,9 +622,9 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 			}
 			n, data = peer.next()
 			if n != 0 || len(data) != 2 || data[0] != 3 {
-				t.Errorf("got type %d, %x; want a goodbye", n, data)
+				t.Errorf("got type %d, %x; want a close", n, data)
 			}
-			peer.Write(slices.Concat(goodbye, answer))
+			peer.Write(slices.Concat(closeFrame, ackFrame))
 			if _, err := io.ReadAll(peer); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 				t.Error(err)
 			}
@@ -650,7 +650,7 @@ func TestCloseWaitsForTheAnswer(t *testing.T) {
 							break
 						}
 					}
-					peer.Write(slices.Concat(goodbye, said))
+					peer.Write(slices.Concat(closeFrame, said))
 					peer.Close()
 				}()
 				testutil.Must(t, client.Write(1, nil))
@@ -674,7 +674,7 @@ func TestCloseWithAPeerThatHangsUp(t *testing.T) {
 		raw := listenRaw(t)
 		raw.dial = func(ctx context.Context) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, "unix", raw.ln.Addr().String())
-			return &drip{c, 1}, err // so that goodbye and answer do not come at once
+			return &drip{c, 1}, err // so that close and close-ack do not come at once
 		}
 		client, peer := raw.connect(&gipc.ClientConfig{})
 		go func() {
@@ -685,7 +685,7 @@ func TestCloseWithAPeerThatHangsUp(t *testing.T) {
 					return
 				}
 				if f.msgType == 0 {
-					peer.Write(slices.Concat(goodbye, answer))
+					peer.Write(slices.Concat(closeFrame, ackFrame))
 					peer.Close()
 					return
 				}
@@ -1082,7 +1082,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 					cut(first)
 					cut(second)
 				} else {
-					inbox(second) // so that it sees the goodbye at once
+					inbox(second) // so that it sees the close at once
 					first.Close()
 					second.Close()
 				}

@@ -165,8 +165,8 @@ func TestHostileFrames(t *testing.T) {
 		"control without a kind": {frame(0, nil), gipc.ErrMalformed},
 		"short ping":             {frame(0, []byte{1, 2}), gipc.ErrMalformed},
 		"long pong":              {frame(0, append([]byte{2}, make([]byte, 9)...)), gipc.ErrMalformed},
-		"bare goodbye":           {frame(0, []byte{3}), gipc.ErrMalformed},
-		"unasked answer":         {answer, gipc.ErrMalformed},
+		"bare close":             {frame(0, []byte{3}), gipc.ErrMalformed},
+		"unasked answer":         {ackFrame, gipc.ErrMalformed},
 		"kind 16":                {frame(0, []byte{16}), gipc.ErrMalformed},
 		"kind 255":               {frame(0, []byte{255, 1, 2, 3}), gipc.ErrMalformed},
 		"HTTP":                   {[]byte("GET / HTTP/1.1\r\n\r\n"), gipc.ErrMalformed},
@@ -194,8 +194,8 @@ func TestHostileFrames(t *testing.T) {
 				t.Errorf("lost with %v, want %v", m.Err, c.want)
 			}
 			if c.want == gipc.ErrMalformed {
-				if rest, err := io.ReadAll(p); err == nil && bytes.Contains(rest, goodbye) {
-					t.Error("a goodbye after malformed input")
+				if rest, err := io.ReadAll(p); err == nil && bytes.Contains(rest, closeFrame) {
+					t.Error("a close after malformed input")
 				}
 				p.Close()
 			}
@@ -210,7 +210,7 @@ func TestHostileByteAtATime(t *testing.T) {
 	sc, cc := configs(t, "unix plain")
 	server := startServer(t, sc)
 	p := dialBytes(t, sc)
-	for _, b := range slices.Concat([]byte{0, 0, 0x40, 0, 0, 0}, frame(1, []byte("first")), frame(2, testutil.Payload(1, 300)), goodbye) {
+	for _, b := range slices.Concat([]byte{0, 0, 0x40, 0, 0, 0}, frame(1, []byte("first")), frame(2, testutil.Payload(1, 300)), closeFrame) {
 		p.send([]byte{b})
 	}
 	wantInternal(t, server, gipc.Connected)
@@ -220,7 +220,7 @@ func TestHostileByteAtATime(t *testing.T) {
 		t.Errorf("lost with %v", m.Err)
 	}
 	all, err := io.ReadAll(p)
-	want := slices.Concat([]byte{3, 0, 0, 0x30, 0, 0, 0}, goodbye, answer)
+	want := slices.Concat([]byte{3, 0, 0, 0x30, 0, 0, 0}, closeFrame, ackFrame)
 	if err != nil || !bytes.Equal(all, want) {
 		t.Errorf("got %x, %v; want %x", all, err, want)
 	}

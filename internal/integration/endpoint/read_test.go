@@ -591,7 +591,7 @@ func TestReadIntoLeavesTheSliceAlone(t *testing.T) {
 				if how == "context" {
 					wantUser(t, client, 1, string(testutil.Payload(7, size)))
 				} else {
-					inbox(server) // so that it sees the goodbye at once
+					inbox(server) // so that it sees the close at once
 					testutil.Must(t, await(t, closed))
 				}
 				for i, b := range mine {
@@ -766,7 +766,7 @@ func TestReadStatusOrder(t *testing.T) {
 			wantUser(t, server, 1, "")
 			wantUser(t, server, 2, "")
 			if m := wantInternal(t, server, gipc.Disconnected); m.Err != nil {
-				t.Errorf("Disconnected with %v after a goodbye", m.Err)
+				t.Errorf("Disconnected with %v after a close", m.Err)
 			}
 			client = startClient(t, cc)
 			testutil.Must(t, server.WaitConnected(patience(t)))
@@ -776,13 +776,13 @@ func TestReadStatusOrder(t *testing.T) {
 			wantInternal(t, client, gipc.Connected)
 			wantUser(t, client, 3, "")
 			if m := wantInternal(t, client, gipc.ReConnecting); m.Err != nil {
-				t.Errorf("Reconnecting with %v after a goodbye", m.Err)
+				t.Errorf("Reconnecting with %v after a close", m.Err)
 			}
 		})
 	}
 }
 
-// Losses without a goodbye: the reason is in the message.
+// Losses without a close: the reason is in the message.
 func TestReadLossReasons(t *testing.T) {
 	t.Parallel()
 	texts := make(map[string]string)
@@ -808,7 +808,7 @@ func TestReadLossReasons(t *testing.T) {
 			}
 		}
 		if len(want) == 0 && m.Err != nil {
-			t.Errorf("lost with %v after a goodbye", m.Err)
+			t.Errorf("lost with %v after a close", m.Err)
 		}
 		if m.Err != nil {
 			mu.Lock()
@@ -830,8 +830,8 @@ func TestReadLossReasons(t *testing.T) {
 			t.Run("malformed", func(t *testing.T) {
 				lose(t, network, func(p *rawPeer) { p.send([]byte{0, 0, 0, 3, 1, 2, 3}) }, gipc.ErrMalformed)
 			})
-			t.Run("goodbye", func(t *testing.T) {
-				lose(t, network, func(p *rawPeer) { p.send(goodbye, answer); p.Close() })
+			t.Run("close", func(t *testing.T) {
+				lose(t, network, func(p *rawPeer) { p.send(closeFrame, ackFrame); p.Close() })
 			})
 			boundary, inside := texts[t.Name()+"/boundary"], texts[t.Name()+"/inside"]
 			if boundary == inside {
@@ -997,7 +997,7 @@ func TestReadPushesBack(t *testing.T) {
 // whether or not anybody reads.
 func TestReadAfterALoss(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string][]byte{"cut": nil, "goodbye": slices.Concat(goodbye, answer)} {
+	for name, end := range map[string][]byte{"cut": nil, "close": slices.Concat(closeFrame, ackFrame)} {
 		t.Run(name, func(t *testing.T) {
 			raw := listenRaw(t)
 			client, peer := raw.connect(&gipc.ClientConfig{RetryTimer: time.Hour})

@@ -234,7 +234,7 @@ func TestWriteWithoutPeer(t *testing.T) {
 	})
 }
 
-// A single-client server writes to whoever is connected now.
+// A single-client server writes to the client that is connected now.
 func TestWriteGoesToTheNextClient(t *testing.T) {
 	t.Parallel()
 	sc, cc := configs(t, "unix")
@@ -1098,7 +1098,7 @@ type pipeListener struct {
 	once  sync.Once
 }
 
-// listen starts anew: from now on dial goes here.
+// listen starts again: from now on dial goes here.
 func (p *pipes) listen() *pipeListener {
 	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	p.mu.Lock()
@@ -1292,7 +1292,7 @@ func (p *rawPeer) next() (uint32, []byte) {
 	return f.msgType, f.data
 }
 
-// farewell reads until the peer's goodbye and answers it. It sends the frames that came before.
+// farewell reads until the peer's close and acknowledges it. It sends the frames that came before.
 func (p *rawPeer) farewell() <-chan []rawFrame {
 	got := make(chan []rawFrame, 1)
 	go func() {
@@ -1300,11 +1300,11 @@ func (p *rawPeer) farewell() <-chan []rawFrame {
 		for {
 			f, err := p.frame()
 			if err != nil {
-				p.t.Errorf("raw peer, waiting for a goodbye: %v", err)
+				p.t.Errorf("raw peer, waiting for a close: %v", err)
 				break
 			}
 			if f.msgType == 0 && len(f.data) == 2 && f.data[0] == 3 {
-				p.Write(slices.Concat(goodbye, answer))
+				p.Write(slices.Concat(closeFrame, ackFrame))
 				break
 			}
 			before = append(before, f)
@@ -1316,6 +1316,6 @@ func (p *rawPeer) farewell() <-chan []rawFrame {
 }
 
 var (
-	goodbye = frame(0, []byte{3, 0})
-	answer  = frame(0, []byte{4, 0})
+	closeFrame = frame(0, []byte{3, 0})
+	ackFrame   = frame(0, []byte{4, 0})
 )

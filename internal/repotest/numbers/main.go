@@ -153,7 +153,7 @@ func branchesOf(f *ast.FuncDecl) (n int) {
 }
 
 // fieldsOf counts the fields of a struct, those of structs that it holds by value
-// counted in place of them.
+// counted instead of them.
 func fieldsOf(s *ast.StructType, structs map[string]*ast.StructType) (n int) {
 	for _, field := range s.Fields.List {
 		size := 1
