@@ -301,11 +301,12 @@ func (s *settings) addHolders(secrets map[string][]byte) error {
 		}
 		s.holders = append(s.holders, h)
 	}
+	own, err := newSecretHolder("", s.secret)
+	if err != nil {
+		return err
+	}
+	s.ownHolder = own
 	if s.secret != nil && len(s.holders) > 0 {
-		own, err := newSecretHolder("", s.secret)
-		if err != nil {
-			return err
-		}
 		s.holders = append(s.holders, own)
 	}
 	return nil

@@ -40,6 +40,7 @@ const (
 type handshakeConfig struct {
 	name        string
 	secret      []byte         // empty if there is none
+	ownHolder   secretHolder   // of secret, also without one; computed for each handshake if it is not set
 	holders     []secretHolder // of a server with Secrets: all holders, including that of Secret
 	encrypt     bool           // a server encrypts; a client requires encryption, otherwise it follows the server
 	hybrid      bool           // this side supports ML-KEM-1024; false only in tests
@@ -55,8 +56,16 @@ func (t *handshakeConfig) allHolders() ([]secretHolder, error) {
 	if len(t.holders) > 0 {
 		return t.holders, nil
 	}
-	own, err := newSecretHolder("", t.secret)
+	own, err := t.holderOfSecret()
 	return []secretHolder{own}, err
+}
+
+// holderOfSecret returns the holder of secret, or a holder without a secret.
+func (t *handshakeConfig) holderOfSecret() (secretHolder, error) {
+	if t.ownHolder.salt != nil {
+		return t.ownHolder, nil
+	}
+	return newSecretHolder("", t.secret)
 }
 
 // offeredFlags returns the flags of a ServerHello.
@@ -286,13 +295,9 @@ func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*se
 	}
 	s.peerMaxDataSize = limit
 	finish := []byte{0}
+	var k *sessionKeys
 	if point != nil {
-		k, identity, err := x.verifyProof(t, side.compute, private, point, hello)
-		if err != nil {
-			return nil, err
-		}
-		s.identity = identity
-		if s.receiveCipher, s.sendCipher, err = k.ciphers(); err != nil {
+		if k, s.identity, err = x.verifyProof(t, side.compute, private, point, hello); err != nil {
 			return nil, err
 		}
 		finish = append(finish, k.serverConfirmation(x.input[x.inputPos-hashLen:x.inputPos])...) // over the client's confirmation, which was read last
@@ -302,6 +307,11 @@ func serverHandshake(rw io.ReadWriter, t *handshakeConfig, side serverSide) (*se
 	}
 	if _, err := rw.Write(finish); err != nil {
 		return nil, x.ioError(err)
+	}
+	if k != nil { // after the write, so that the client does not wait for it
+		if s.receiveCipher, s.sendCipher, err = k.ciphers(); err != nil {
+			return nil, err
+		}
 	}
 	s.trailingBytes = bytes.Clone(x.input[x.inputPos:x.inputLen])
 	return s, nil
@@ -359,10 +369,8 @@ type clientSide struct {
 // messages.
 type clientState struct {
 	handshakeConn
-	peerMaxDataSize int
-	security        Security
-	keys            *sessionKeys // nil in plaintext
-	confirmation    []byte       // of this client
+	session
+	serverConfirmation []byte // what the server has to send; nil in plaintext
 }
 
 // clientHello reads ServerHello and writes ClientHello, or the reason of a refusal.
@@ -442,14 +450,25 @@ func (c *clientState) sendHello(t *handshakeConfig, side clientSide, flags byte,
 	if err != nil {
 		return err
 	}
-	if c.keys, err = newSessionKeys(t.secret, append(z, shared...), transcript(t.name, serverHello, hello)); err != nil {
+	own, err := t.holderOfSecret()
+	if err != nil {
 		return err
 	}
-	c.confirmation = c.keys.clientConfirmation()
-	if c.writeErr == nil {
-		_, c.writeErr = c.stream.Write(c.confirmation)
+	k, err := deriveConfirmKey(own.salt, append(z, shared...), transcript(t.name, serverHello, hello))
+	if err != nil {
+		return err
 	}
-	return nil
+	confirmation := k.clientConfirmation()
+	if c.writeErr == nil {
+		_, c.writeErr = c.stream.Write(confirmation)
+	}
+	// The rest is computed while the server checks the confirmation.
+	if err := k.deriveServerConfirmKey(); err != nil {
+		return err
+	}
+	c.serverConfirmation = k.serverConfirmation(confirmation)
+	c.sendCipher, c.receiveCipher, err = k.ciphers()
+	return err
 }
 
 // newSharedSecret returns a new ML-KEM secret and its ciphertext for the server.
@@ -480,23 +499,20 @@ func (c *clientState) readFinish() (*session, error) {
 	if err := c.readReply(); err != nil {
 		return nil, err
 	}
-	s := &session{peerMaxDataSize: c.peerMaxDataSize, security: c.security}
-	if c.keys != nil {
+	if c.serverConfirmation != nil {
 		confirmation, err := c.readN(hashLen)
 		if err != nil {
 			return nil, err
 		}
-		if !hmac.Equal(confirmation, c.keys.serverConfirmation(c.confirmation)) {
+		if !hmac.Equal(confirmation, c.serverConfirmation) {
 			// Like a refusal with reason 6, but nothing is written.
 			return nil, &refusal{newError(ErrSecret, nil, "the server did not prove that it has this client's Secret and Name: "+
 				"check that both configs are the same; otherwise this is a man in the middle"), reasonConfirmation, false}
 		}
-		if s.sendCipher, s.receiveCipher, err = c.keys.ciphers(); err != nil {
-			return nil, err
-		}
 	}
+	s := c.session // a copy: the rest of c is not needed any more
 	s.trailingBytes = bytes.Clone(c.input[c.inputPos:c.inputLen])
-	return s, nil
+	return &s, nil
 }
 
 // sendRefusal writes the reason of a refusal and returns it as an error. A write error

@@ -115,10 +115,11 @@ func findHolder(holders []secretHolder, z, th, confirmation []byte) (k *sessionK
 			return nil, "", err
 		}
 	}
-	return k, holders[proven].identity, k.deriveTrafficKeys()
+	return k, holders[proven].identity, k.deriveServerConfirmKey()
 }
 
-// sessionKeys holds the keys of one connection.
+// sessionKeys holds the keys of one connection. Each step of the key schedule is computed
+// when it is needed, so that a peer does not wait for the later ones.
 type sessionKeys struct {
 	transcriptHash                           []byte // th in the specification
 	masterSecret                             []byte
@@ -137,22 +138,9 @@ func transcript(name string, serverHello, clientHello []byte) []byte {
 	return th[:]
 }
 
-// newSessionKeys computes the whole key schedule. psk is empty without a secret. z is the
+// deriveConfirmKey computes the key schedule up to the client's confirmation. z is the
 // x-coordinate of the shared point, 48 bytes, followed in a hybrid handshake by the
 // shared secret of ML-KEM, 32 bytes.
-func newSessionKeys(psk, z, th []byte) (*sessionKeys, error) {
-	h, err := newSecretHolder("", psk)
-	if err != nil {
-		return nil, err
-	}
-	k, err := deriveConfirmKey(h.salt, z, th)
-	if err != nil {
-		return nil, err
-	}
-	return k, k.deriveTrafficKeys()
-}
-
-// deriveConfirmKey computes the key schedule up to the client's confirmation.
 func deriveConfirmKey(salt, z, th []byte) (*sessionKeys, error) {
 	var h kdf
 	k := &sessionKeys{transcriptHash: th, masterSecret: h.extract(salt, z)}
@@ -160,10 +148,16 @@ func deriveConfirmKey(salt, z, th []byte) (*sessionKeys, error) {
 	return k, h.firstError()
 }
 
-// deriveTrafficKeys computes the rest of the key schedule.
-func (k *sessionKeys) deriveTrafficKeys() error {
+// deriveServerConfirmKey computes the key of the server's confirmation.
+func (k *sessionKeys) deriveServerConfirmKey() error {
 	var h kdf
 	k.serverConfirmKey = h.expand(k.masterSecret, "gipc/3 server confirm"+string(k.transcriptHash), hashLen)
+	return h.firstError()
+}
+
+// deriveTrafficSecrets computes the rest of the key schedule.
+func (k *sessionKeys) deriveTrafficSecrets() error {
+	var h kdf
 	k.clientTrafficSecret = h.expand(k.masterSecret, "gipc/3 client traffic"+string(k.transcriptHash), hashLen)
 	k.serverTrafficSecret = h.expand(k.masterSecret, "gipc/3 server traffic"+string(k.transcriptHash), hashLen)
 	return h.firstError()
@@ -179,6 +173,9 @@ func (k *sessionKeys) serverConfirmation(clientConfirmation []byte) []byte {
 
 // ciphers returns the ciphers of both directions, named after the sending side.
 func (k *sessionKeys) ciphers() (client, server *recordCipher, err error) {
+	if err := k.deriveTrafficSecrets(); err != nil {
+		return nil, nil, err
+	}
 	client, cerr := newRecordCipher(k.clientTrafficSecret)
 	server, serr := newRecordCipher(k.serverTrafficSecret)
 	return client, server, errors.Join(cerr, serr)

@@ -563,6 +563,19 @@ func TestSecretsIdentity(t *testing.T) {
 	}
 }
 
+// newSessionKeys computes the whole key schedule. psk is empty without a secret.
+func newSessionKeys(psk, z, th []byte) (*sessionKeys, error) {
+	h, err := newSecretHolder("", psk)
+	if err != nil {
+		return nil, err
+	}
+	k, err := deriveConfirmKey(h.salt, z, th)
+	if err != nil {
+		return nil, err
+	}
+	return k, errors.Join(k.deriveServerConfirmKey(), k.deriveTrafficSecrets())
+}
+
 // TestSecretsTryEach: the keys are those of the holder whose confirmation it is.
 func TestSecretsTryEach(t *testing.T) {
 	t.Parallel()
@@ -585,7 +598,7 @@ func TestSecretsTryEach(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, identity, err := findHolder(holders, z, th, k.clientConfirmation())
-		if got == nil || err != nil || identity != fmt.Sprint(i) || !bytes.Equal(got.serverTrafficSecret, want.serverTrafficSecret) || !bytes.Equal(got.clientTrafficSecret, want.clientTrafficSecret) {
+		if got == nil || err != nil || identity != fmt.Sprint(i) || !bytes.Equal(got.masterSecret, want.masterSecret) || !bytes.Equal(got.serverConfirmKey, want.serverConfirmKey) {
 			t.Errorf("holder %d: %q, %v", i, identity, err)
 		}
 		others := slices.Delete(slices.Clone(holders), i, i+1)
