@@ -132,7 +132,7 @@ func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 			return err
 		}
 		c.retryDelay = min(max(2*c.retryDelay, firstRetryDelay), c.settings.maxRetryDelay)
-		made, err := c.connectOnce(limited)
+		made, err := c.connectUnlessAbsent(limited)
 		if err == nil {
 			if c.attachConnection(made) {
 				return nil
@@ -329,6 +329,18 @@ func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.C
 		return nil, fmt.Errorf(errorPrefix+"the config's Upgrade: %w", err)
 	}
 	return over, nil
+}
+
+// connectUnlessAbsent is like connectOnce, but after the first connection it fails at once
+// if there is no socket. Thousands of clients retry while their server restarts, and
+// looking at the path takes a fifth of the time of an attempt.
+func (c *Client) connectUnlessAbsent(ctx context.Context) (*connection, error) {
+	if c.connCount > 0 {
+		if err := c.settings.absentError(); err != nil {
+			return nil, err
+		}
+	}
+	return c.connectOnce(ctx)
 }
 
 // connectOnce makes one attempt: it opens a connection and performs the handshake.

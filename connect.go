@@ -140,6 +140,28 @@ func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	return nil, err
 }
 
+// absentError returns the error of connectUnix if no file exists at the socket paths, and
+// nil otherwise and for other networks.
+func (s *settings) absentError() error {
+	var failed []error
+	for _, place := range s.socketPlaces {
+		if _, err := os.Lstat(place.path); !errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		failed = append(failed, noSocketError(place.path))
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	last := len(failed) - 1
+	return &placesError{failed[:last], s.dialError(failed[last])}
+}
+
+// noSocketError returns the kernel's error for a connection to a path without a file.
+func noSocketError(path string) error {
+	return &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: os.NewSyscallError("connect", syscall.ENOENT)}
+}
+
 // isAbsent reports whether an attempt failed because no server listens at the path, or
 // because the path must not be used.
 func isAbsent(err error) bool {
@@ -212,12 +234,23 @@ func (s *settings) dialError(err error) error {
 		if s.network == "tcp" {
 			same = "Address, GIPC_NETWORK_HOST and GIPC_NETWORK_PORT"
 		}
-		return fmt.Errorf(errorPrefix+"%w: no server is listening there: start it, or check that %s are the same on both sides", err, same)
+		return &advisedError{err, "no server is listening there: start it, or check that " + same + " are the same on both sides"}
 	case errors.Is(err, fs.ErrPermission) && s.network == "unix":
-		return fmt.Errorf(errorPrefix+"%w: run as the server's user, or set UnmaskPermissions there", err)
+		return &advisedError{err, "run as the server's user, or set UnmaskPermissions there"}
 	}
 	return fmt.Errorf(errorPrefix+"%w", err)
 }
+
+// An advisedError is an error of the dialer with advice. Its text is made when it is
+// needed, because most attempts of a client that retries are not logged.
+type advisedError struct {
+	error
+	advice string
+}
+
+func (e *advisedError) Error() string { return errorPrefix + e.error.Error() + ": " + e.advice }
+
+func (e *advisedError) Unwrap() error { return e.error }
 
 // permissionDelay is the delay before a second attempt after a permission error. A server
 // that has just started sets the mode of its socket in less time.
@@ -234,6 +267,7 @@ type socketRoute struct {
 	target   string      // path without symbolic links, or path if it cannot be resolved
 	fileInfo os.FileInfo // of target, or nil
 	linkErr  error       // set if a symbolic link on the path is not trusted
+	absent   bool        // there is no file, so no server listens
 }
 
 // routeTo resolves the symbolic links of a path.
@@ -242,48 +276,51 @@ func routeTo(path string) *socketRoute {
 	if runtime.GOOS == "windows" {
 		return r
 	}
-	target, err := followLinks(path)
+	target, info, err := followLinks(path)
 	switch {
 	case err == nil:
-		r.target = target
-		r.fileInfo, _ = os.Lstat(target)
+		r.target, r.fileInfo = target, info
 	case errors.Is(err, ErrUntrustedServer):
 		r.linkErr = err
+	default:
+		r.absent = errors.Is(err, fs.ErrNotExist)
 	}
 	return r
 }
 
-// followLinks returns an absolute path without its symbolic links. Only links of this
-// user and of root are trusted, because a link's owner chooses the server.
-func followLinks(path string) (string, error) {
+// followLinks returns an absolute path without its symbolic links, and what is there.
+// Only links of this user and of root are trusted, because a link's owner chooses the
+// server.
+func followLinks(path string) (target string, info os.FileInfo, err error) {
 	done, links := string(filepath.Separator), 0
 	for rest := path; rest != ""; {
 		var name string
-		name, rest, _ = strings.Cut(rest, string(filepath.Separator))
+		if name, rest, _ = strings.Cut(rest, string(filepath.Separator)); name == "" {
+			continue
+		}
 		next := filepath.Join(done, name) // for ".." the parent, which is right because done has no links
-		info, err := os.Lstat(next)
-		if err != nil {
-			return "", err
+		if info, err = os.Lstat(next); err != nil {
+			return "", nil, err
 		}
 		if info.Mode()&os.ModeSymlink == 0 {
 			done = next
 			continue
 		}
 		if owner := sys.OwnerOf(info); !isTrusted(owner) {
-			return "", newError(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
+			return "", nil, newError(ErrUntrustedServer, nil, "%s on the way to unix %s is a link of user %d, and this client runs as user %d: remove the link, "+hintTrust, next, path, owner, os.Geteuid())
 		}
 		if links++; links > maxLinks {
-			return "", fmt.Errorf("%s has too many links", path)
+			return "", nil, fmt.Errorf("%s has too many links", path)
 		}
 		link, err := os.Readlink(next)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		if rest = link + string(filepath.Separator) + rest; filepath.IsAbs(link) {
 			done = string(filepath.Separator)
 		}
 	}
-	return done, nil
+	return done, info, nil
 }
 
 // isTrusted reports whether a client trusts servers and links of the user.
@@ -291,8 +328,12 @@ func isTrusted(user int) bool { return user == 0 || user >= 0 && user == os.Gete
 
 // dialTarget connects to the target, because the links of the path may have changed.
 // After a permission error it tries once more, because a server that has just started
-// may be about to set the mode of its socket.
+// may be about to set the mode of its socket. Without a file it returns the kernel's error
+// without a socket: thousands of clients retry while a server restarts.
 func (r *socketRoute) dialTarget(ctx context.Context) (net.Conn, error) {
+	if r.absent && ctx.Err() == nil {
+		return nil, noSocketError(r.path)
+	}
 	target := r.target
 	if len(target) > sys.MaxSocketPath {
 		target = r.path

@@ -796,6 +796,28 @@ func selfConnected(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// TestAbsentError: the error of an attempt that only looked at the paths is that of one
+// that was made.
+func TestAbsentError(t *testing.T) {
+	t.Parallel()
+	missing := testutil.TempSocket(t)
+	for _, config := range []*ClientConfig{{Network: "unix", Address: missing}, {Network: "unix", Name: "nobody-listens-here"}} {
+		s := clientSettings(t, config)
+		_, made := s.dialServer(t.Context())
+		looked := s.absentError()
+		if looked == nil || made == nil || looked.Error() != made.Error() || !errors.Is(looked, fs.ErrNotExist) || !isNoServer(looked) {
+			t.Errorf("looked: %v\nmade: %v", looked, made)
+		}
+	}
+	dead := testutil.TempSocket(t)
+	leaveDeadSocket(t, dead)
+	for _, config := range []*ClientConfig{{Network: "unix", Address: dead}, {Network: "tcp", Address: "127.0.0.1:1"}, {Dial: refuseToDial}} {
+		if err := clientSettings(t, config).absentError(); err != nil {
+			t.Errorf("%+v: %v", config, err)
+		}
+	}
+}
+
 func TestTCPConnectedToItself(t *testing.T) {
 	t.Parallel()
 	var made []net.Conn
