@@ -112,6 +112,7 @@ func (e *endpoint) stopReadingLocked(c *connection) {
 		c.heartbeat.scheduleCheck(fullQueuePing, func() { e.checkHeartbeat(c) })
 	}
 	c.preemptRequested.Store(false) // the caller that requested it has its message; otherwise callers would pass the role around forever
+	c.decoder.releaseUnused()
 	e.readRole.stopReading()
 }
 

@@ -12,7 +12,7 @@ import (
 type buffer struct{ data []byte }
 
 const (
-	smallestClass = 12                        // 4 KiB
+	smallestClass = 9                         // 512 bytes: a control frame, or a message of 64 bytes, and its record
 	largestClass  = 26 + 2*(bits.UintSize>>6) // 64 MiB, on 64-bit systems 256 MiB; larger buffers are allocated exactly and not pooled
 )
 
@@ -58,4 +58,22 @@ func (p *bufferPool) grow(b *buffer, n int) *buffer {
 	larger.data = append(larger.data, b.data...)
 	p.put(b)
 	return larger
+}
+
+// shrink returns the bytes of b from start on in a buffer of the smallest sufficient
+// size, or nil if there are none. The caller must not use b any more.
+func (p *bufferPool) shrink(b *buffer, start int) *buffer {
+	rest := b.data[start:]
+	if len(rest) == 0 {
+		p.put(b)
+		return nil
+	}
+	if cap(b.data) < 2*len(rest) || cap(b.data) <= 1<<smallestClass {
+		b.data = b.data[:copy(b.data, rest)]
+		return b
+	}
+	smaller := p.get(len(rest))
+	smaller.data = append(smaller.data, rest...)
+	p.put(b)
+	return smaller
 }

@@ -102,6 +102,7 @@ var preempted = &interruption{}
 // receive sets m to the peer's next message. The error is an *interruption,
 // errNeedRoom, errReplied, or the reason why the connection is over.
 func (c *connection) receive(call *readCall, m *Message) error {
+	c.decoder.readLimit = call.destination.readLimit()
 	for {
 		if !c.decoder.isIdle() { // decoding needs a large stack, which an idle reader does without
 			if err := c.decodeMessage(call, m); err != errNeedBytes {

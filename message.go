@@ -83,7 +83,7 @@ func (m *Message) Reply(msgType int, data []byte) error {
 
 const (
 	queueSize       = 64 << 10 // maximum bytes that are queued while nobody reads
-	messageOverhead = 64       // bytes that a queued message counts in addition to its data
+	messageOverhead = 128      // bytes that a queued message counts in addition to its data: 80 for Message, 16 for its place in the list, the rest for rounding
 	maxStatuses     = 16       // maximum number of queued status messages
 )
 

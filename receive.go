@@ -44,6 +44,7 @@ type decoder struct {
 	inputPos      int
 	inputNeed     int     // bytes of input, from inputPos on, that the next step needs
 	largeReads    bool    // a read has filled firstReadSize, so later ones request readSize
+	readLimit     int     // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
 	plaintext     *buffer // of the last record; bytes before plaintextPos are decoded
 	plaintextPos  int
 	largeFrame    largeFrame
@@ -242,6 +243,14 @@ func (to *destination) accepts(h frameHeader) bool {
 	return h.dataSize+messageOverhead <= to.maxSize || h.frameType == controlType || h.isReply()
 }
 
+// readLimit returns the readLimit of a decoder for messages that go to to.
+func (to *destination) readLimit() int {
+	if to.maxSize == unlimited {
+		return 0
+	}
+	return max(to.maxSize, 1)
+}
+
 // memoryFor returns the caller's memory, emptied, if it may be used for the data of a
 // frame, or nil. Replies are not for the caller.
 func (to *destination) memoryFor(h frameHeader) []byte {
@@ -338,7 +347,7 @@ func (d *decoder) Space() []byte {
 		return large.data[len(large.data):min(cap(large.data), large.header.dataSize)]
 	}
 	size := firstReadSize // allocating more would cost time for each connection that sends little
-	if d.largeReads {
+	if d.largeReads && (d.readLimit == 0 || d.readLimit >= readSize) {
 		size = readSize
 	}
 	if d.input == nil {
@@ -352,7 +361,11 @@ func (d *decoder) Space() []byte {
 	if cap(in.data) < size || len(in.data) == cap(in.data) {
 		d.input = d.buffers.grow(in, max(size, len(in.data)+1, d.nextInputSize(cap(in.data))))
 	}
-	return d.input.data[len(d.input.data):cap(d.input.data)]
+	space := d.input.data[len(d.input.data):cap(d.input.data)]
+	if d.readLimit > 0 {
+		space = space[:min(len(space), max(firstReadSize, d.readLimit, d.inputPos+d.inputNeed-len(d.input.data)))]
+	}
+	return space
 }
 
 // nextInputSize returns the size to which an input of size bytes may grow for the next
@@ -389,10 +402,18 @@ func (d *decoder) Release() {
 	if d.input == nil || len(have) > firstReadSize || len(have) > 0 && cap(d.input.data) < readSize {
 		return
 	}
-	large := d.input
-	d.input, d.inputPos = nil, 0
-	d.preload(have)
-	d.buffers.put(large)
+	d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos), 0
+}
+
+// releaseUnused releases the memory that the undecoded bytes do not need, before a
+// pause of unknown length.
+func (d *decoder) releaseUnused() {
+	if d.input != nil {
+		d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos), 0
+	}
+	if d.plaintext != nil {
+		d.plaintext, d.plaintextPos = d.buffers.shrink(d.plaintext, d.plaintextPos), 0
+	}
 }
 
 // releaseCallerMemory ends the use of the memory of a ReadInto that is about to return.

@@ -381,3 +381,37 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 		t.Error("a buffer is held")
 	}
 }
+
+// TestUnreadInputIsBounded: a side whose application does not read holds little beside
+// the queue, although the reads before were large and the peer sends what it can.
+func TestUnreadInputIsBounded(t *testing.T) {
+	t.Parallel()
+	c := gather(t, ServerConfig{}, ClientConfig{})
+	client, srv := c.member()
+	go func() {
+		for client.Write(1, make([]byte, 1000)) == nil {
+		}
+	}()
+	for range 1000 { // large reads
+		if _, err := srv.Read(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "reading stops", func() bool {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		return srv.readRole.state == roleStopped
+	})
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	d := srv.currentConn.Load().decoder
+	held := 0
+	for _, b := range []*buffer{d.input, d.plaintext} {
+		if b != nil {
+			held += cap(b.data)
+		}
+	}
+	if held > 16<<10 || srv.unreadQueue.queuedBytes > queueSize {
+		t.Errorf("the decoder holds %d bytes, the queue %d", held, srv.unreadQueue.queuedBytes)
+	}
+}

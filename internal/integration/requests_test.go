@@ -1501,7 +1501,7 @@ func TestRequestAmongMessages(t *testing.T) {
 	t.Run("the only reader", func(t *testing.T) {
 		t.Parallel()
 		server, client := transportNamed("unix").connect(t, false)
-		const n = 400 // with 64 bytes each beside their data they fit into the queue
+		const n = 320 // with 128 bytes each beside their data they fit into the queue
 		written := 0
 		answered := Go(func() error {
 			for m, err := range server.Messages(context.Background()) {
