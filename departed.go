@@ -107,3 +107,65 @@ func (c *departedClients) updateLimit() (resumed bool) {
 	}
 	return false
 }
+
+// noteDeparture records that a client has disconnected. The client's mu is held.
+func (p *ConnectionPool) noteDeparture(s *Server) {
+	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.poolMember.departure = &departure{server: s, connLost: lost}
+	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
+	p.evictExcessLocked()
+	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
+		go p.server.endAccepting(newError(ErrClosed, nil, "the only connection is over"))
+	}
+}
+
+// noteConsumed records that messages of a disconnected client were read. Once it is
+// read to the end it is removed. The client's mu is held.
+func (p *ConnectionPool) noteConsumed(s *Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch d := s.poolMember.departure; {
+	case !p.members[s]: // evicted before
+	case len(s.unreadQueue.messages) == 0:
+		p.removeClientLocked(s, false)
+	case d != nil:
+		p.departed.shrink(d, departureSize(s.unreadQueue))
+	}
+	p.evictExcessLocked()
+}
+
+// evictExcessLocked evicts disconnected clients beyond the limits. During Serve it
+// evicts none, because Serve reads each client to the end.
+func (p *ConnectionPool) evictExcessLocked() {
+	for d := p.departed.nextEviction(); d != nil && len(p.serveStarts) == 0; d = p.departed.nextEviction() {
+		p.endedTotals.Dropped++
+		p.server.settings.eventLog.Warn("client removed before its messages were read")
+		p.removeClientLocked(d.server, true)
+		if d.connEnded && d.unreported {
+			p.unreportedCount++
+		}
+	}
+	if p.departed.updateLimit() {
+		go p.resumeClients() // in a goroutine, because it acquires the locks of all clients
+	}
+}
+
+// noteConnectionEnd records that the teardown of a client's connection is complete,
+// so that its totals are final. The client's mu is held.
+func (p *ConnectionPool) noteConnectionEnd(s *Server) {
+	total, unreported := s.statsLocked(), s.deliveries.hasUnreported()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := s.poolMember.departure
+	if d == nil || d.connEnded {
+		return
+	}
+	d.connEnded, d.unreported = true, unreported
+	p.endedTotals.add(total)
+	if p.endingClients[s] && unreported {
+		p.unreportedCount++
+	}
+	delete(p.endingClients, s)
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -140,73 +141,11 @@ func (p *ConnectionPool) admitClient(opened *openedConn, agreed *session) {
 	}
 }
 
-// noteDeparture records that a client has disconnected. The client's mu is held.
-func (p *ConnectionPool) noteDeparture(s *Server) {
-	lost := !s.closing.Load() && !s.latestConn.closeHandshake.peerClosed
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.poolMember.departure = &departure{server: s, connLost: lost}
-	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
-	p.evictExcessLocked()
-	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
-		go p.server.endAccepting(newError(ErrClosed, nil, "the only connection is over"))
-	}
-}
-
-// noteConsumed records that messages of a disconnected client were read. Once it is
-// read to the end it is removed. The client's mu is held.
-func (p *ConnectionPool) noteConsumed(s *Server) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch d := s.poolMember.departure; {
-	case !p.members[s]: // evicted before
-	case len(s.unreadQueue.messages) == 0:
-		p.removeClientLocked(s, false)
-	case d != nil:
-		p.departed.shrink(d, departureSize(s.unreadQueue))
-	}
-	p.evictExcessLocked()
-}
-
-// evictExcessLocked evicts disconnected clients beyond the limits. During Serve it
-// evicts none, because Serve reads each client to the end.
-func (p *ConnectionPool) evictExcessLocked() {
-	for d := p.departed.nextEviction(); d != nil && len(p.serveStarts) == 0; d = p.departed.nextEviction() {
-		p.endedTotals.Dropped++
-		p.server.settings.eventLog.Warn("client removed before its messages were read")
-		p.removeClientLocked(d.server, true)
-		if d.connEnded && d.unreported {
-			p.unreportedCount++
-		}
-	}
-	if p.departed.updateLimit() {
-		go p.resumeClients() // in a goroutine, because it acquires the locks of all clients
-	}
-}
-
 // resumeClients restarts the background readers that were paused at the limit.
 func (p *ConnectionPool) resumeClients() {
 	for _, s := range p.readableClients() {
 		s.resumeReading()
 	}
-}
-
-// noteConnectionEnd records that the teardown of a client's connection is complete,
-// so that its totals are final. The client's mu is held.
-func (p *ConnectionPool) noteConnectionEnd(s *Server) {
-	total, unreported := s.statsLocked(), s.deliveries.hasUnreported()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d := s.poolMember.departure
-	if d == nil || d.connEnded {
-		return
-	}
-	d.connEnded, d.unreported = true, unreported
-	p.endedTotals.add(total)
-	if p.endingClients[s] && unreported {
-		p.unreportedCount++
-	}
-	delete(p.endingClients, s)
 }
 
 // removeClientLocked removes a client that was read to the end, or is evicted.
@@ -303,16 +242,20 @@ func (e *ClientError) Error() string {
 // Unwrap returns Err, so that errors.Is and errors.As match it.
 func (e *ClientError) Unwrap() error { return e.Err }
 
+// clientError returns a *ClientError for an error, and nil for nil.
+func clientError(s *Server, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ClientError{s, err}
+}
+
 // forEachClient calls f for the clients concurrently and joins the errors.
 func forEachClient(clients []*Server, f func(*Server) error) error {
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup
 	for i, s := range clients {
-		wg.Go(func() {
-			if err := f(s); err != nil {
-				errs[i] = &ClientError{s, err}
-			}
-		})
+		wg.Go(func() { errs[i] = clientError(s, f(s)) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -350,7 +293,39 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	}
 	ctx, cancel := withDefaultTimeout(ctx, broadcastTimeout)
 	defer cancel()
-	return forEachClient(slices.Collect(p.All()), func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+	clients := slices.Collect(p.All())
+	header := frameHeader{frameType: uint32(msgType), dataSize: len(data)}
+	if header.isLarge() || ctx.Err() != nil { // a write that does not wait would copy large data for each client whose kernel buffer is full
+		return forEachClient(clients, func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
+	}
+	return broadcastSmall(ctx, clients, header, data)
+}
+
+// broadcastShare is the number of clients from which on Broadcast writes with one more
+// goroutine, up to the number of processors.
+const broadcastShare = 64
+
+// broadcastSmall writes to all clients without waiting, and starts a goroutine only for
+// a client whose kernel buffer is full. A goroutine for every client costs as much as
+// sealing and writing 64 bytes, because its stack has to grow for that.
+func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, data []byte) error {
+	errs := make([]error, len(clients))
+	var wg sync.WaitGroup
+	workers := min(runtime.GOMAXPROCS(0), 1+len(clients)/broadcastShare)
+	for worker := range workers {
+		wg.Go(func() {
+			for i := worker; i < len(clients); i += workers {
+				s := clients[i]
+				rest, err := s.startWrite(header, data)
+				errs[i] = clientError(s, err)
+				if rest != nil {
+					wg.Go(func() { errs[i] = clientError(s, rest(ctx)) })
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // ReadTimed calls callback once for each client, concurrently, with the client's next

@@ -25,6 +25,7 @@ type sender struct {
 	cipher      *recordCipher // nil in plaintext
 	onFailure   func(error)   // called once, without a lock, when writing has failed
 	goroutines  *sync.WaitGroup
+	noWait      atomic.Bool // always set, for writes that must not wait
 
 	handoverRequested atomic.Bool // the flush in progress has to be handed over to the background
 	writeBlocked      atomic.Bool // the flush in progress waits for the peer
@@ -40,8 +41,10 @@ type sender struct {
 }
 
 func newSender(sink transport.Sink, maxDataSize int, buffers *bufferPool, cipher *recordCipher, goroutines *sync.WaitGroup, onFailure func(error)) *sender {
-	return &sender{sink: sink, maxDataSize: maxDataSize, cipher: cipher, goroutines: goroutines, onFailure: onFailure,
+	s := &sender{sink: sink, maxDataSize: maxDataSize, cipher: cipher, goroutines: goroutines, onFailure: onFailure,
 		sendQueue: sendQueue{buffers: buffers, callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}
+	s.noWait.Store(true)
+	return s
 }
 
 // writeFrame sends one frame. It returns nil when the sink has accepted all of it
@@ -68,6 +71,47 @@ func (s *sender) writeFrame(ctx context.Context, header frameHeader, data []byte
 	}
 	s.mu.Unlock()
 	return err
+}
+
+// A startedFrame is a frame whose rest is written in the background.
+type startedFrame struct {
+	batch  *batch
+	waiter *writeWaiter
+}
+
+// startFrame writes a small frame as far as the sink accepts it without waiting.
+// accepted is false if that is not possible: nothing was sent then, and writeFrame
+// returns the reason or waits. If rest is not nil the background writes the rest, and the
+// caller has to call awaitFrame.
+func (s *sender) startFrame(header frameHeader, data []byte) (rest *startedFrame, accepted bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(data) > s.maxDataSize || s.refusalErr != nil || s.flushing || len(s.roomWaiters) > 0 || !s.openBatch.fits(header, false) || !s.sink.Interruptible() {
+		return nil, false, nil
+	}
+	s.appendFrameLocked(header, data, false)
+	s.activateBatchLocked()
+	s.mu.Unlock()
+	err = s.writeActiveBatch(context.Background(), &s.noWait)
+	s.mu.Lock()
+	if err != transport.ErrInterrupted {
+		return nil, true, s.finishFlushLocked(err)
+	}
+	if s.backgroundOnly {
+		err = s.callResultLocked(context.Background(), err)
+	} else {
+		err, rest = nil, &startedFrame{s.activeBatch, s.newWaiter()}
+		rest.batch.waiters = append(rest.batch.waiters, rest.waiter)
+	}
+	s.handOverFlushLocked()
+	return rest, true, err
+}
+
+// awaitFrame waits for the rest of a frame. Its results are those of writeFrame.
+func (s *sender) awaitFrame(ctx context.Context, rest *startedFrame) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.callResultLocked(ctx, s.awaitWaiter(ctx, rest.waiter, rest.batch))
 }
 
 // writeRequest sends the request of a call. The request is numbered when it is
@@ -450,96 +494,6 @@ func (s *sender) queuePong(data []byte) {
 	defer s.mu.Unlock()
 	s.pendingPings.pong = append(s.pendingPings.pong[:0], data...)
 	s.scheduleFlushLocked()
-}
-
-// queueClose sends a control frame behind the accepted frames, refuses users' later
-// frames with reason, and ends all waiting calls. A frame whose data is not copied
-// is withdrawn. A call whose frame may still arrive returns ErrUnconfirmed, wrapping
-// reason. queueClose does not wait.
-func (s *sender) queueClose(reason error, control [2]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refuseNewFramesLocked(reason)
-	if !s.sendBroken {
-		s.appendControlsLocked(control)
-		s.releaseUserCallsLocked(reason)
-	}
-}
-
-// queueCloseAck sends control frames behind the accepted frames, and refuses users'
-// later frames with reason. Frames in the open batch are withdrawn if their data is
-// not copied or if they are requests, because the peer does not reply any more.
-// Calls that wait for other frames continue to wait, because the peer still receives
-// them. queueCloseAck does not wait.
-func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refuseNewFramesLocked(reason)
-	if s.sendBroken {
-		return
-	}
-	s.withdrawRequestsLocked(reason)
-	s.appendControlsLocked(controls...)
-	s.scheduleFlushLocked()
-}
-
-// releaseUserCalls ends the calls that still wait after queueCloseAck. They return
-// ErrUnconfirmed, wrapping cause.
-func (s *sender) releaseUserCalls(cause error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.releaseUserCallsLocked(cause)
-}
-
-// refuseNewFramesLocked refuses users' later frames with reason. A frame in the open
-// batch whose data is not copied is withdrawn.
-func (s *sender) refuseNewFramesLocked(reason error) {
-	if s.refusalErr == nil {
-		s.refusalErr = reason
-	}
-	if s.openBatch.largeData != nil {
-		s.withdrawLargeFrameLocked(reason)
-	}
-	s.wakeRoomWaitersLocked()
-}
-
-// releaseUserCallsLocked ends users' waiting calls with ErrUnconfirmed, wrapping
-// cause. Their frames are sent in the background.
-func (s *sender) releaseUserCallsLocked(cause error) {
-	s.endUserFlushesLocked()
-	s.refusalCause = cause
-	unconfirmed := newError(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
-	s.releaseWaitersLocked(s.activeBatch, unconfirmed, (*writeWaiter).isUserCall)
-	s.releaseWaitersLocked(s.openBatch, unconfirmed, (*writeWaiter).isUserCall)
-	s.openBatch.urgent = !s.openBatch.isEmpty()
-	s.sink.Interrupt()
-	s.scheduleFlushLocked()
-}
-
-// endUserFlushesLocked hands over the flush in progress, and all later ones, to the
-// background.
-func (s *sender) endUserFlushesLocked() {
-	s.backgroundOnly = true
-	s.handoverRequested.Store(true)
-}
-
-// abandonSending ends the sending half of a lost connection. Users' calls return
-// reason, or ErrUnconfirmed wrapping cause if some of their frame may have arrived.
-// It returns how many messages of Queue were lost.
-func (s *sender) abandonSending(reason, cause error) lostMessages {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endUserFlushesLocked()
-	if !s.sendBroken {
-		s.endSendingLocked(reason, cause)
-	}
-	s.releaseWaitersLocked(s.activeBatch, newError(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
-	s.sentTotals.lost.uncertain += s.activeBatch.queuedMessages
-	s.activeBatch.queuedMessages = 0
-	s.sink.Interrupt()
-	lost := s.sentTotals.lost
-	s.sentTotals.lost = lostMessages{}
-	return lost
 }
 
 // acceptedCount returns the number of accepted messages and replies.

@@ -84,6 +84,22 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	return e.noteFailure(c, err)
 }
 
+// startWrite is like WriteContext as far as that does not wait. If rest is not nil the
+// caller has to call it for the result. The data must be small.
+func (e *endpoint) startWrite(header frameHeader, data []byte) (rest func(context.Context) error, err error) {
+	c := e.currentConn.Load()
+	if c != nil && !e.deliveries.queuedLossPending.Load() {
+		started, accepted, err := c.sender.startFrame(header, data)
+		if accepted && started == nil {
+			return nil, e.noteFailure(c, err)
+		}
+		if accepted {
+			return func(ctx context.Context) error { return e.noteFailure(c, c.sender.awaitFrame(ctx, started)) }, nil
+		}
+	}
+	return func(ctx context.Context) error { return e.send(ctx, 0, int(header.frameType), data, false) }, nil
+}
+
 // noteFailure returns err. If err reports the loss of connection c, which may be
 // nil, it records that, so that Close does not report the loss again.
 func (e *endpoint) noteFailure(c *connection, err error) error {

@@ -231,6 +231,27 @@ func TestBroadcastOverTLS(t *testing.T) {
 	}
 }
 
+// TestBroadcastToFullSocket: a client whose kernel buffer is full gets what was accepted
+// later, whole and in order.
+func TestBroadcastToFullSocket(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1000, 10_000} { // less than large data, which Broadcast writes like WriteContext
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			address := TempSocket(t)
+			server := startServer(t, &gipc.ServerConfig{Name: "full", Network: "unix", Address: address, MultiClient: true})
+			client := startClient(t, &gipc.ClientConfig{Name: "full", Network: "unix", Address: address})
+			Eventually(t, "the client in the pool", func() bool { return server.Connections.Len() == 1 })
+			fillAndRead(t, size, client, client, func(msgType int, data []byte) error {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				return server.Connections.Broadcast(ctx, msgType, data)
+			})
+			WantErr(t, "Close of the server", Do(t, "Close", server.Close))
+		})
+	}
+}
+
 // fillAndRead writes until the connection is full, and a little more, and then
 // reads everything.
 func fillAndRead(t *testing.T, size int, reader, client endpoint, write func(int, []byte) error) {
