@@ -189,9 +189,13 @@ type socketSink struct {
 	onStall    func()
 	onProgress func() // nil if progress is not reported
 
-	stallTimer      *time.Timer           // runs while a write is blocked; nil before the first that is
-	rawWrite        func(fd uintptr) bool // writes rawInput, and waits
-	rawWriteOnce    func(fd uintptr) bool // writes rawInput without waiting
+	ctx        context.Context // of the write in progress
+	stopped    *atomic.Bool    // of the write in progress; may be nil
+	waiting    bool            // the write in progress waits, so stallTimer runs and ctx is watched
+	stallTimer *time.Timer     // nil before the first write that waits
+	stopWatch  func() bool     // stops watching ctx; nil if ctx is not watched
+
+	rawWrite        func(fd uintptr) bool // writes rawInput
 	rawInput        []byte
 	rawWritten      int
 	rawErr          error
@@ -208,29 +212,19 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 	if size := len(b) + len(tail); size >= GrowSendBufferFrom && !s.sendBufferGrown {
 		s.growSendBuffer()
 	}
-	if s.raw != nil && tail == nil {
-		if n, err = s.writeOnce(b); n == len(b) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, UnwrapOpError(err)
-		}
-	}
-	s.startTimer()
-	defer s.stallTimer.Stop()
-	if ctx.Done() != nil {
-		defer context.AfterFunc(ctx, s.Interrupt)()
+	s.ctx, s.stopped = ctx, stopped
+	defer s.endWaiting()
+	if (s.raw == nil || tail != nil) && !s.beginWaiting() { // net writes these, and waits by itself
+		return 0, ErrInterrupted
 	}
 	for {
-		// Interrupters set the reason before the deadline. Clear the deadline before
-		// checking the reasons, so that no interrupt is lost.
-		s.conn.SetWriteDeadline(time.Time{})
-		if ctx.Err() != nil || stopped != nil && stopped.Load() {
-			return n, ErrInterrupted
-		}
 		var more int
-		if n < len(b) && tail != nil {
+		switch {
+		case n < len(b) && tail != nil:
 			more, err = s.writeBoth(b[n:], tail)
-		} else if n < len(b) {
+		case n < len(b):
 			more, err = s.writeRest(b[n:])
-		} else {
+		default:
 			more, err = s.writeRest(tail[n-len(b):])
 		}
 		if n += more; n == len(b)+len(tail) {
@@ -242,42 +236,86 @@ func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []b
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, UnwrapOpError(err)
 		}
-	}
-}
-
-// writeOnce writes as much of b as the kernel accepts without waiting.
-func (s *socketSink) writeOnce(b []byte) (int, error) {
-	if s.rawWriteOnce == nil {
-		s.rawWriteOnce = func(fd uintptr) bool {
-			s.rawWritten, _, s.rawErr = sys.Write(fd, s.rawInput)
-			return true
+		// Interrupters set the reason before the deadline. Clear the deadline before
+		// checking the reasons, so that no interrupt is lost.
+		s.conn.SetWriteDeadline(time.Time{})
+		if s.isInterrupted() {
+			return n, ErrInterrupted
 		}
 	}
-	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
-	err := s.raw.Write(s.rawWriteOnce)
-	s.rawInput = nil
-	return s.rawWritten, errors.Join(err, s.rawErr)
 }
 
-// writeRest writes b, and waits until the kernel accepts it.
+// isInterrupted reports whether the write in progress has to stop.
+func (s *socketSink) isInterrupted() bool {
+	return s.ctx.Err() != nil || s.stopped != nil && s.stopped.Load()
+}
+
+// beginWaiting is called before the write in progress waits. It returns false if the
+// write has to stop.
+func (s *socketSink) beginWaiting() bool {
+	if s.waiting {
+		return true
+	}
+	if s.isInterrupted() {
+		return false
+	}
+	s.waiting = true
+	if s.stallTimer == nil {
+		s.stallTimer = time.AfterFunc(stallDelay, s.onStall)
+	} else {
+		s.stallTimer.Reset(stallDelay)
+	}
+	if s.ctx.Done() != nil {
+		s.stopWatch = context.AfterFunc(s.ctx, s.Interrupt)
+	}
+	return true
+}
+
+// endWaiting ends the write in progress.
+func (s *socketSink) endWaiting() {
+	s.ctx, s.stopped = nil, nil
+	if !s.waiting {
+		return
+	}
+	s.waiting = false
+	s.stallTimer.Stop()
+	if s.stopWatch != nil {
+		s.stopWatch()
+		s.stopWatch = nil
+	}
+}
+
+// writeRest writes b, and waits until the kernel accepts it. Without an error it returns
+// early only if the write has to stop.
 func (s *socketSink) writeRest(b []byte) (int, error) {
 	if s.raw == nil {
 		return s.conn.Write(b[:min(len(b), progressSize)])
 	}
 	if s.rawWrite == nil {
-		s.rawWrite = func(fd uintptr) bool {
-			n, wait, err := sys.Write(fd, s.rawInput[s.rawWritten:])
-			s.rawWritten, s.rawErr = s.rawWritten+n, err
-			if n > 0 && s.rawWritten < len(s.rawInput) && s.onProgress != nil {
-				s.onProgress()
-			}
-			return err != nil || !wait && s.rawWritten == len(s.rawInput)
-		}
+		s.rawWrite = s.writeRaw
 	}
 	s.rawInput, s.rawWritten, s.rawErr = b, 0, nil
 	err := s.raw.Write(s.rawWrite)
 	s.rawInput = nil
-	return s.rawWritten, errors.Join(err, s.rawErr)
+	if err == nil {
+		err = s.rawErr
+	}
+	return s.rawWritten, err
+}
+
+// writeRaw writes as much of rawInput as the kernel accepts now. It returns false if it
+// has to be called again once the kernel accepts more. Waiting in the first call that is
+// refused saves a second system call that is refused.
+func (s *socketSink) writeRaw(fd uintptr) (done bool) {
+	n, _, err := sys.Write(fd, s.rawInput[s.rawWritten:])
+	s.rawWritten, s.rawErr = s.rawWritten+n, err
+	if err != nil || s.rawWritten == len(s.rawInput) || !s.beginWaiting() {
+		return true
+	}
+	if n > 0 && s.onProgress != nil {
+		s.onProgress()
+	}
+	return false
 }
 
 // writeBoth writes b and at most SendBufferSize bytes of tail by one system call.
@@ -290,14 +328,6 @@ func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 	n, err := s.vectorRest.WriteTo(s.conn)
 	*s.vector, s.vectorRest = [2][]byte{}, nil
 	return int(n), err
-}
-
-func (s *socketSink) startTimer() {
-	if s.stallTimer == nil {
-		s.stallTimer = time.AfterFunc(stallDelay, s.onStall)
-	} else {
-		s.stallTimer.Reset(stallDelay)
-	}
 }
 
 // growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
