@@ -150,6 +150,13 @@ func (t *callTable) hasOpenCalls() bool {
 	return len(t.openCalls) > 0
 }
 
+// hasOtherCalls reports whether more than one call is open.
+func (t *callTable) hasOtherCalls() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.openCalls) > 1
+}
+
 // callCounts returns the numbers of sent requests and of replies that no call waited
 // for.
 func (t *callTable) callCounts() (calls, unclaimed uint64) {

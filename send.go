@@ -6,6 +6,7 @@ package gipc
 import (
 	"cmp"
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -136,8 +137,22 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 		return nil
 	case s.flushing:
 		return s.awaitLastFrame(ctx, start, header)
+	case s.openBatch.largeData == nil && s.callTable.hasOtherCalls():
+		s.yieldToCallers()
 	}
 	return s.callResultLocked(ctx, s.flushOpenBatch(ctx))
+}
+
+// yieldToCallers lets the callers that can run now add their requests to the open batch
+// before it is flushed: a record of replies wakes several callers at once. With 64 callers
+// that makes a fifth more calls. The request must not be large, since large data can be
+// withdrawn from the open batch only if its call waits. The caller holds mu, which is
+// released meanwhile.
+func (s *sender) yieldToCallers() {
+	s.flushing = true
+	s.mu.Unlock()
+	runtime.Gosched()
+	s.mu.Lock()
 }
 
 // withdrawRequest removes the request of a call from the open batch if it is the

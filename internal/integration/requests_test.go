@@ -1476,6 +1476,50 @@ func TestRequestFromWhatReads(t *testing.T) {
 	}
 }
 
+// TestLargeRequestsAtClose: callers with small and with large requests, whose data is
+// not copied, end while either side closes.
+func TestLargeRequestsAtClose(t *testing.T) {
+	t.Parallel()
+	for round := range 100 {
+		server, client := transportNamed("unix").connect(t, false)
+		go func() {
+			for m := range server.Messages(context.Background()) {
+				if m != nil {
+					m.Reply(2, nil)
+				}
+			}
+		}()
+		var wg sync.WaitGroup
+		started := make(chan bool, 1)
+		for caller := range 8 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					reply, err := client.Call(patience(t), 1, Payload(i, 10+40_000*((i+caller)%2)))
+					switch {
+					case err == nil && reply.MsgType == 2:
+					case errors.Is(err, gipc.ErrClosed), errors.Is(err, gipc.ErrNotConnected), errors.Is(err, gipc.ErrUnconfirmed):
+						return
+					default:
+						t.Errorf("a call: %v, %v", reply, err)
+						return
+					}
+					if i == round%7 {
+						select {
+						case started <- true:
+						default:
+						}
+					}
+				}
+			})
+		}
+		<-started
+		closers := []interface{ Close() error }{client, server}
+		Do(t, "Close", closers[round%2].Close)
+		Do(t, "the callers", func() error { wg.Wait(); return nil })
+		Do(t, "the other Close", closers[1-round%2].Close)
+	}
+}
+
 // TestRequestAmongMessages: messages before and behind a reply are delivered in order,
 // no matter who reads.
 func TestRequestAmongMessages(t *testing.T) {
