@@ -131,28 +131,28 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	s.openBatch.firstRequest = cmp.Or(s.openBatch.firstRequest, header.id)
 	start := s.appendFrameLocked(header, data, false)
 	switch {
-	case s.flushing && s.openBatch.largeData == nil:
+	case s.openBatch.largeData == nil && (s.flushing || s.callTable.hasOtherCalls()):
 		s.openBatch.urgent = true // the call waits for its reply, and not for the flush
 		call.frameStart, call.header = start, header
-		return nil
+		if s.flushing || s.isFlushedAfterYield(header.id) {
+			return nil
+		}
 	case s.flushing:
 		return s.awaitLastFrame(ctx, start, header)
-	case s.openBatch.largeData == nil && s.callTable.hasOtherCalls():
-		s.yieldToCallers()
 	}
 	return s.callResultLocked(ctx, s.flushOpenBatch(ctx))
 }
 
-// yieldToCallers lets the callers that can run now add their requests to the open batch
-// before it is flushed: a record of replies wakes several callers at once. With 64 callers
-// that makes a fifth more calls. The request must not be large, since large data can be
-// withdrawn from the open batch only if its call waits. The caller holds mu, which is
-// released meanwhile.
-func (s *sender) yieldToCallers() {
-	s.flushing = true
+// isFlushedAfterYield lets the callers that can run now add their requests to the open
+// batch, because a record of replies wakes several callers at once. With 64 callers that
+// makes a fifth more calls. It reports whether another call flushes the request, or has.
+// The caller holds mu, which is released meanwhile, and no call waits for the yield.
+func (s *sender) isFlushedAfterYield(request uint64) bool {
 	s.mu.Unlock()
 	runtime.Gosched()
 	s.mu.Lock()
+	first := s.openBatch.firstRequest
+	return s.flushing || first == 0 || request < first
 }
 
 // withdrawRequest removes the request of a call from the open batch if it is the
