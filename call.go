@@ -33,21 +33,22 @@ type callTable struct {
 	unclaimedReplies uint64 // number of replies that no call waits for
 }
 
-// addCall adds a call whose request is accepted for sending, and returns its number.
-func (t *callTable) addCall(call *openCall) uint64 {
+// addCall adds a call whose request is accepted for sending. It returns the number of the
+// request, and whether other calls are open.
+func (t *callTable) addCall(call *openCall) (number uint64, others bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lastNumber++
 	call.requestNumber = t.lastNumber
 	if t.endErr != nil {
 		call.endLocked(nil, t.endErr)
-		return t.lastNumber
+		return t.lastNumber, false
 	}
 	if t.openCalls == nil {
 		t.openCalls = map[uint64]*openCall{}
 	}
 	t.openCalls[t.lastNumber] = call
-	return t.lastNumber
+	return t.lastNumber, len(t.openCalls) > 1
 }
 
 // removeLatest removes the latest request, which was withdrawn, so that its number is
@@ -148,13 +149,6 @@ func (t *callTable) hasOpenCalls() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.openCalls) > 0
-}
-
-// hasOtherCalls reports whether more than one call is open.
-func (t *callTable) hasOtherCalls() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.openCalls) > 1
 }
 
 // callCounts returns the numbers of sent requests and of replies that no call waited

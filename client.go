@@ -153,19 +153,11 @@ func (c *Client) connectWithRetry(ctx context.Context, first bool) error {
 // withLastCause adds the error of the attempt before to a permanent error of Dial, which
 // does not have the cause of the last failure.
 func (c *Client) withLastCause(err error) error {
-	last := c.lastDialErr()
+	last := c.lastDialError()
 	if last == nil {
 		return err
 	}
 	return fmt.Errorf("%w; the attempt before: %w", err, last)
-}
-
-// lastDialErr returns the error of the latest failed attempt since the last connection,
-// or nil.
-func (c *Client) lastDialErr() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.lifecycle.dialErr
 }
 
 // awaitRetryDelay waits for the delay between two attempts, with jitter.
@@ -184,7 +176,7 @@ func (c *Client) awaitRetryDelay(ctx context.Context) {
 // giveUpReason returns why no further attempt is made, wrapping the error of the last
 // one, or nil.
 func (c *Client) giveUpReason(ctx, limited context.Context) error {
-	last := c.lastDialErr()
+	last := c.lastDialError()
 	switch timeout := c.settings.totalTimeout; {
 	case ctx.Err() != nil:
 		return newError(contextError("connect", ctx), last, "")

@@ -139,7 +139,8 @@ func (e *endpoint) WaitConnected(ctx context.Context) error {
 	}
 }
 
-// lastDialError returns the error of the last connection attempt, or nil.
+// lastDialError returns the error of the latest failed attempt since the last
+// connection, or nil.
 func (e *endpoint) lastDialError() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -423,7 +423,7 @@ func ExampleClient_Close() {
 	// gipc: closed
 }
 
-// A program that is told to stop: Close frees the name and closes the
+// A program that has to stop: Close frees the name and closes the
 // connection of the client.
 func ExampleServer_Close() {
 	address, remove := socket()

@@ -127,11 +127,12 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	if err := s.awaitBatchRoom(ctx, header, false); err != nil {
 		return err
 	}
-	header.id = s.callTable.addCall(call)
+	number, others := s.callTable.addCall(call)
+	header.id = number
 	s.openBatch.firstRequest = cmp.Or(s.openBatch.firstRequest, header.id)
 	start := s.appendFrameLocked(header, data, false)
 	switch {
-	case s.openBatch.largeData == nil && (s.flushing || s.callTable.hasOtherCalls()):
+	case s.openBatch.largeData == nil && (s.flushing || others):
 		s.openBatch.urgent = true // the call waits for its reply, and not for the flush
 		call.frameStart, call.header = start, header
 		if s.flushing || s.isFlushedAfterYield(header.id) {
