@@ -330,10 +330,8 @@ func pieces(n int) func() int { return func() int { return n } }
 // held is the memory that a receiver keeps for what has arrived, in bytes.
 func held(c *connection) int {
 	n := cap(c.decoder.largeFrame.data)
-	for _, b := range []*buffer{c.decoder.input, c.decoder.plaintext} {
-		if b != nil {
-			n += cap(b.data)
-		}
+	if b := c.decoder.input; b != nil { // what records were opened from is in it
+		n += cap(b.data)
 	}
 	return n
 }

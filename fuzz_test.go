@@ -259,10 +259,8 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 
 // heldBy is the memory that a decoder keeps for what has arrived, in bytes.
 func heldBy(d *decoder) (n int) {
-	for _, b := range []*buffer{d.input, d.plaintext} {
-		if b != nil {
-			n += cap(b.data)
-		}
+	if d.input != nil {
+		n = cap(d.input.data)
 	}
 	if d.largeFrame.inCallerMemory {
 		return n

@@ -2,7 +2,10 @@
 
 package gipc
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 const (
 	readSize      = 64 << 10 // bytes that one read of the transport requests
@@ -33,8 +36,9 @@ const (
 
 // A decoder converts the bytes of one direction to frames: it opens records, checks
 // and splits them, and assembles large data in the memory of the message. Space and
-// Received provide input; nextFrame returns frames. Memory grows with what has
-// arrived, never on the basis of a length field alone. The first error is permanent.
+// Received provide input, which may be called while no record is open; nextFrame
+// returns frames. Memory grows with what has arrived, never on the basis of a length
+// field alone. The first error is permanent.
 type decoder struct {
 	cipher      *recordCipher // nil in plaintext
 	maxDataSize int           // largest data that this side accepts, in bytes
@@ -42,11 +46,10 @@ type decoder struct {
 
 	input         *buffer // bytes of the stream; those before inputPos are decoded
 	inputPos      int
-	inputNeed     int     // bytes of input, from inputPos on, that the next step needs
-	largeReads    bool    // a read has filled firstReadSize, so later ones request readSize
-	readLimit     int     // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
-	plaintext     *buffer // of the last record; bytes before plaintextPos are decoded
-	plaintextPos  int
+	inputNeed     int    // bytes of input, from inputPos on, that the next step needs
+	largeReads    bool   // a read has filled firstReadSize, so later ones request readSize
+	readLimit     int    // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
+	plaintext     []byte // frames of the open record that are not decoded; it was opened in place, so it is in input
 	largeFrame    largeFrame
 	largestRecord int    // size of the largest record that has arrived, in bytes
 	lastRequest   uint64 // number of the last request
@@ -147,12 +150,8 @@ func (d *decoder) openRecord() (bool, error) {
 	if sealed == nil {
 		return false, err
 	}
-	opened := d.buffers.get(len(sealed) - sealOverhead)
-	if opened.data, err = d.cipher.open(opened.data, sealed); err != nil {
-		return false, err
-	}
-	d.plaintext, d.plaintextPos = opened, 0
-	return true, nil
+	d.plaintext, err = d.cipher.open(sealed[:0], sealed)
+	return err == nil, err
 }
 
 // sealedRecord consumes the record at the front of the input, and returns it without
@@ -177,7 +176,7 @@ func (d *decoder) sealedRecord(least, most int) ([]byte, error) {
 
 // decodeOpened decodes one frame of the open record.
 func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
-	plain := d.plaintext.data[d.plaintextPos:]
+	plain := d.plaintext
 	header, need, err := parseFrameHeader(plain, d.maxDataSize)
 	if err == nil && len(plain) < need {
 		err = newError(ErrMalformed, nil, "a record ends inside a frame")
@@ -204,7 +203,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 		return needBytes, newError(ErrMalformed, nil, "a record ends inside a frame")
 	}
 	err = d.copyFrame(to, f, header, plain[need:end])
-	if d.plaintextPos += end; d.plaintextPos == len(d.plaintext.data) {
+	if d.plaintext = plain[end:]; len(d.plaintext) == 0 {
 		d.closeRecord()
 	}
 	return frameReady, err
@@ -231,11 +230,8 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	return frameReady, checkData(f)
 }
 
-// closeRecord releases the memory of a record whose frames are all decoded.
-func (d *decoder) closeRecord() {
-	d.buffers.put(d.plaintext)
-	d.plaintext, d.plaintextPos, d.inputNeed = nil, 0, lengthSize
-}
+// closeRecord ends a record whose frames are all decoded.
+func (d *decoder) closeRecord() { d.plaintext, d.inputNeed = nil, lengthSize }
 
 // accepts reports whether a frame may be delivered. Control frames and replies always
 // are, because they are not queued.
@@ -318,17 +314,11 @@ func (d *decoder) undecoded() []byte {
 
 // bufferedBytes returns the number of bytes that are not decoded.
 func (d *decoder) bufferedBytes() int {
-	n := len(d.undecoded())
-	if d.plaintext != nil {
-		n += len(d.plaintext.data) - d.plaintextPos
-	}
-	return n
+	return len(d.undecoded()) + len(d.plaintext)
 }
 
 // isIdle reports whether there is nothing to decode.
-func (d *decoder) isIdle() bool {
-	return d.decodeErr == nil && d.input == nil && d.plaintext == nil && !d.largeFrame.pending
-}
+func (d *decoder) isIdle() bool { return d.decodeErr == nil && !d.isInsideFrame() }
 
 // hasOpenRecord reports whether a record has frames that are not decoded.
 func (d *decoder) hasOpenRecord() bool { return d.plaintext != nil }
@@ -336,7 +326,8 @@ func (d *decoder) hasOpenRecord() bool { return d.plaintext != nil }
 // isInsideFrame reports whether a part of a frame has arrived.
 func (d *decoder) isInsideFrame() bool { return d.largeFrame.pending || d.bufferedBytes() > 0 }
 
-// Space returns the memory for the next read of the stream. It is never empty.
+// Space returns the memory for the next read of the stream. It is never empty. No
+// record may be open.
 func (d *decoder) Space() []byte {
 	if large := &d.largeFrame; large.pending && d.cipher == nil {
 		if len(large.data) == cap(large.data) {
@@ -408,11 +399,11 @@ func (d *decoder) Release() {
 // releaseUnused releases the memory that the undecoded bytes do not need, before a
 // pause of unknown length.
 func (d *decoder) releaseUnused() {
+	if d.plaintext != nil {
+		d.plaintext = slices.Clone(d.plaintext)
+	}
 	if d.input != nil {
 		d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos), 0
-	}
-	if d.plaintext != nil {
-		d.plaintext, d.plaintextPos = d.buffers.shrink(d.plaintext, d.plaintextPos), 0
 	}
 }
 
@@ -428,9 +419,6 @@ func (d *decoder) releaseCallerMemory() {
 func (d *decoder) releaseMemory() {
 	if d.input != nil {
 		d.buffers.put(d.input)
-	}
-	if d.plaintext != nil {
-		d.buffers.put(d.plaintext)
 	}
 	d.input, d.plaintext, d.largeFrame = nil, nil, largeFrame{}
 }
