@@ -887,7 +887,7 @@ func ExampleServerConfig_maxClients() {
 		log.Fatal(err)
 	}
 	defer mustClose(first)
-	_, err = gipc.StartClient(&gipc.ClientConfig{Name: "booth", Network: "unix", Address: address, Timeout: 500 * time.Millisecond})
+	_, err = gipc.StartClient(&gipc.ClientConfig{Name: "booth", Network: "unix", Address: address, Timeout: time.Second})
 	fmt.Println("timed out:", errors.Is(err, gipc.ErrTimeout), "- since the server was full:", errors.Is(err, gipc.ErrRefused))
 	// Output:
 	// timed out: true - since the server was full: true

@@ -280,10 +280,14 @@ func init() {
 	testChildren["squatter"] = squatterChild
 }
 
+// gateErrors are the kinds of errors that a gateChild tells apart.
+var gateErrors = map[string]error{"refused": ErrRefused, "untrusted": ErrUntrustedServer, "secret": ErrSecret,
+	"permission": os.ErrPermission, "in use": ErrNameInUse}
+
 // gateChild is a server or a client with settings by name: "serve PATH NAME...",
 // "dial PATH NAME...", or "try PATH NAME..." for one try to connect and no more.
 // A server answers what it reads of its client and goes on; a client that is in
-// exchanges one message and leaves.
+// exchanges one message and leaves. A client with "until-KIND" ends with that error.
 func gateChild() {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
@@ -291,6 +295,7 @@ func gateChild() {
 		role, path := words[0], strings.TrimPrefix(words[1], "-") // "-" is by the name alone
 		server := &ServerConfig{Name: "gate", Network: "unix", Address: path}
 		client := &ClientConfig{Name: "gate", Network: "unix", Address: path, Timeout: time.Minute}
+		var until error
 		for _, name := range words[2:] {
 			switch name {
 			case "unmask":
@@ -299,6 +304,8 @@ func gateChild() {
 				client.AllowAnyUser = true
 			case "soon":
 				client.Timeout = 500 * time.Millisecond
+			case "until-untrusted", "until-secret", "until-permission":
+				until = gateErrors[strings.TrimPrefix(name, "until-")]
 			case "secret":
 				server.Secret, client.Secret = testSecret, testSecret
 			case "other":
@@ -328,7 +335,7 @@ func gateChild() {
 			err = tryOnce(client)
 		} else {
 			var c *Client
-			if c, err = StartClient(client); err == nil {
+			if c, err = startUntil(client, until); err == nil {
 				c.Write(1, []byte("hello"))
 				for m, err := range c.Messages(context.Background()) {
 					fmt.Printf("in: %d answers %q, %v\n", c.Peer().UID, m.Data, err)
@@ -339,8 +346,7 @@ func gateChild() {
 			}
 		}
 		kinds := ""
-		for name, kind := range map[string]error{"refused": ErrRefused, "untrusted": ErrUntrustedServer, "secret": ErrSecret,
-			"permission": os.ErrPermission, "in use": ErrNameInUse} {
+		for name, kind := range gateErrors {
 			if errors.Is(err, kind) {
 				kinds += name + " "
 			}
@@ -442,13 +448,13 @@ func TestServersOfTwoUsers(t *testing.T) {
 	client.expect("untrusted: ", stranger...) // before anything is said of secrets
 	client.say("dial %s any", path)
 	client.expect("secret: ", "set Secret in ClientConfig")
-	client.say("dial %s other soon", path) // the foreign server may not end the client
+	client.say("dial %s other until-secret", path) // the foreign server may not end the client
 	client.expect("secret: gipc: timed out", "may be another user")
 	client.say("dial %s secret", path)
 	client.expect(fmt.Sprintf("in: %d answers \"hello from %d\"", nobody, another))
 
 	path = serve("unmask") // a server that proves nothing is no better for a client that asks for proof
-	client.say("dial %s secret soon", path)
+	client.say("dial %s secret until-secret", path)
 	client.expect("secret: gipc: timed out", "may be another user", "set Secret in ServerConfig")
 }
 
@@ -588,10 +594,10 @@ func TestOtherUserNeverGetsIn(t *testing.T) {
 	t.Logf("%d tries, and not one was let in", out)
 }
 
-// squatterChild holds PATH, open to all. For each line "HEX" it takes one
-// client, says these bytes, and answers with what the client said.
+// squatterChild holds PATH, open to all. It says the bytes of the line "HEX" to each
+// client, and answers with what the client said.
 func squatterChild() {
-	var path string
+	var path, say string
 	fmt.Scan(&path)
 	l, err := net.Listen("unix", path)
 	if err == nil {
@@ -601,11 +607,8 @@ func squatterChild() {
 		panic(err)
 	}
 	fmt.Println("ok")
+	fmt.Scan(&say)
 	for {
-		var say string
-		if _, err := fmt.Scan(&say); err != nil {
-			return
-		}
 		c, err := l.Accept()
 		if err != nil {
 			panic(err)
@@ -616,6 +619,22 @@ func squatterChild() {
 		got, _ := io.ReadAll(c)
 		c.Close()
 		fmt.Printf("%x.\n", got)
+	}
+}
+
+// startUntil starts a client that only its Timeout ends, with the error want. The machine
+// may be too busy for one try within that; then the next Timeout is longer. If want is nil
+// it is StartClient.
+func startUntil(config *ClientConfig, want error) (*Client, error) {
+	if want == nil {
+		return StartClient(config)
+	}
+	brief := *config
+	for brief.Timeout = 300 * time.Millisecond; ; brief.Timeout *= 4 {
+		c, err := StartClient(&brief)
+		if errors.Is(err, want) || !errors.Is(err, ErrTimeout) || brief.Timeout > 20*time.Second {
+			return c, err
+		}
 	}
 }
 
@@ -648,14 +667,18 @@ func TestNameTakenByOtherUser(t *testing.T) {
 		c.ask("ok", "%s", path)
 		c.say("%x", test.say)
 		test.config.Name, test.config.Network, test.config.Address = "gate", "unix", path
-		if test.config.Secret != nil { // the foreign server may not end the client
-			test.config.Timeout = 300 * time.Millisecond
+		until := test.want
+		if test.config.Secret == nil { // otherwise the foreign server may not end the client
+			until = nil
 		}
-		one, err := StartClient(&test.config)
+		one, err := startUntil(&test.config, until)
 		if one != nil || !errors.Is(err, test.want) || errors.Is(err, ErrTimeout) != (test.config.Secret != nil) {
 			t.Errorf("%s: %v, %v; want %v", name, one, err, test.want)
 		}
 		got := c.hear()
+		for got == "." && (len(test.reply) > 0 || test.longer > 0) { // of a try that was cut short
+			got = c.hear()
+		}
 		if want := fmt.Sprintf("%x.", test.reply); test.longer == 0 && got != want || test.longer > 0 && len(got) != 2*test.longer+1 {
 			t.Errorf("%s: the client says %s", name, got)
 		}
@@ -807,19 +830,19 @@ func TestForeignSocketInTmp(t *testing.T) {
 	client.say("dial - soon")
 	client.expect(": gipc: timed out", "/tmp/gipc-65534/gate.sock", "/tmp/gate.sock", "no server is listening")
 	squatter.ask("ok", "serve - unmask")
-	client.say("dial - soon")
+	client.say("dial - until-untrusted")
 	client.expect("untrusted: gipc: timed out", "/tmp/gipc-65534/gate.sock", "unix /tmp/gate.sock runs as user 65533")
 	client.say("dial - any") // which says that it is welcome
 	client.expect(fmt.Sprintf(`in: %d answers "hello from %d"`, another, nobody))
-	client.say("dial - any secret soon")
+	client.say("dial - any secret until-secret")
 	client.expect("secret: gipc: timed out", "/tmp/gate.sock", "may be another user")
 	noError(t, os.Chmod(filepath.Join(dir, "gate.sock"), 0o700))
-	client.say("dial - soon")
+	client.say("dial - until-permission")
 	client.expect("permission: gipc: timed out", "/tmp/gate.sock", "permission denied")
 	noError(t, os.Remove(filepath.Join(dir, "gate.sock")))
 	noError(t, os.Symlink("/tmp/gipc-65534/gate.sock", filepath.Join(dir, "gate.sock")))
 	mustBe(t, filepath.Join(dir, "gate.sock"), another)
-	client.say("dial - soon")
+	client.say("dial - until-untrusted")
 	client.expect("untrusted: gipc: timed out", "/tmp/gate.sock is a link of user 65533")
 	client.say("dial -") // and waits
 	start(nobody).ask("ok", "serve -")
@@ -887,7 +910,7 @@ func TestForeignLinkOnPath(t *testing.T) {
 			client.say("dial %s", link)
 			if owner == another {
 				client.expect("untrusted: ", filepath.Join(dir, name)+" on the way to unix "+link+" is a link of user 65533", "AllowAnyUser")
-				client.say("dial %s secret soon", link) // the server's refusal does not end it
+				client.say("dial %s secret until-secret", link) // the server's refusal does not end it
 				client.expect("secret: gipc: timed out")
 			} else {
 				client.expect(`in: 65534 answers "hello from 65534"`)
