@@ -60,20 +60,20 @@ func (p *bufferPool) grow(b *buffer, n int) *buffer {
 	return larger
 }
 
-// shrink returns the bytes of b from start on in a buffer of the smallest sufficient
-// size, or nil if there are none. The caller must not use b any more.
-func (p *bufferPool) shrink(b *buffer, start int) *buffer {
+// shrink returns a buffer with the bytes of b from start on, and where they begin in it.
+// The buffer is nil if there are none, a smaller one if they need less than half of b, and
+// otherwise b. The caller must not use b any more.
+func (p *bufferPool) shrink(b *buffer, start int) (*buffer, int) {
 	rest := b.data[start:]
 	if len(rest) == 0 {
 		p.put(b)
-		return nil
+		return nil, 0
 	}
 	if cap(b.data) < 2*len(rest) || cap(b.data) <= 1<<smallestClass {
-		b.data = b.data[:copy(b.data, rest)]
-		return b
+		return b, start
 	}
 	smaller := p.get(len(rest))
 	smaller.data = append(smaller.data, rest...)
 	p.put(b)
-	return smaller
+	return smaller, 0
 }

@@ -323,11 +323,12 @@ func callUpgrade(upgrade func(net.Conn) (net.Conn, error), conn net.Conn) (net.C
 	return over, nil
 }
 
-// connectUnlessAbsent is like connectOnce, but after the first connection it fails at once
-// if there is no socket. Thousands of clients retry while their server restarts, and
-// looking at the path takes a fifth of the time of an attempt.
+// connectUnlessAbsent is like connectOnce, but after the first connection, and an attempt
+// that found no socket and nothing else to report, it fails at once while there is none.
+// Thousands of clients retry while their server restarts, and looking at the path takes a
+// fifth of the time of an attempt.
 func (c *Client) connectUnlessAbsent(ctx context.Context) (*connection, error) {
-	if c.connCount > 0 {
+	if c.connCount > 0 && isPlainAbsence(c.lastDialError()) {
 		if err := c.settings.absentError(); err != nil {
 			return nil, err
 		}

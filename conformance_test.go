@@ -330,7 +330,7 @@ func pieces(n int) func() int { return func() int { return n } }
 // held is the memory that a receiver keeps for what has arrived, in bytes.
 func held(c *connection) int {
 	n := cap(c.decoder.largeFrame.data)
-	if b := c.decoder.input; b != nil { // what records were opened from is in it
+	if b := c.decoder.input; b != nil { // an open record is in it
 		n += cap(b.data)
 	}
 	return n

@@ -140,8 +140,8 @@ func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	return nil, err
 }
 
-// absentError returns the error of connectUnix if no file exists at the socket paths, and
-// nil otherwise and for other networks.
+// absentError returns the error of connectUnix if no file exists at the socket paths, which
+// may be used, and nil if one does and for other networks.
 func (s *settings) absentError() error {
 	var failed []error
 	for _, place := range s.socketPlaces {
@@ -166,6 +166,21 @@ func noSocketError(path string) error {
 // because the path must not be used.
 func isAbsent(err error) bool {
 	return isNoServer(err) || errors.Is(err, ErrConfig)
+}
+
+// isPlainAbsence reports whether an attempt failed only because there is no file at any
+// socket path.
+func isPlainAbsence(err error) bool {
+	var places *placesError
+	if !errors.As(err, &places) || !errors.Is(places.last, fs.ErrNotExist) {
+		return false
+	}
+	for _, err := range places.skipped {
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+	return true
 }
 
 // isNoServer reports whether err means that no server listens.
@@ -282,7 +297,9 @@ func routeTo(path string) *socketRoute {
 		r.target, r.fileInfo = target, info
 	case errors.Is(err, ErrUntrustedServer):
 		r.linkErr = err
-	default:
+	case errors.Is(err, fs.ErrNotExist):
+		// The text of a link in /proc is not where the kernel follows it to.
+		_, err = os.Lstat(path)
 		r.absent = errors.Is(err, fs.ErrNotExist)
 	}
 	return r

@@ -185,7 +185,7 @@ type feeding struct {
 	piece   func() int
 	reuse   bool // the memory of one message is used again
 	stops   bool // calls end, and others begin, wherever more bytes are needed
-	release bool // memory is given back before every wait
+	release bool // memory is given back before every wait, and reading pauses after every frame
 	room    int  // of every first look at a frame; 0 is unlimited
 }
 
@@ -210,6 +210,7 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 			if w.room == 0 {
 				t.Fatal("there is room for everything")
 			}
+			pauseReading(d)
 			f, step, err = nextFrame(d, to)
 		} else if err == nil && step == frameReady && f.frameType != 0 && !isReply(f) && len(f.data)+messageOverhead > try.maxSize {
 			t.Fatalf("%d bytes of data in a room of %d", len(f.data), try.maxSize)
@@ -224,6 +225,9 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		if step == frameReady {
 			p.frames = append(p.frames, frame{f.frameHeader, bytes.Clone(f.data)})
 			clear(f.data) // it is the caller's
+			if w.release {
+				pauseReading(d)
+			}
 			continue
 		}
 		if step != needBytes {
@@ -254,6 +258,24 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		n := copy(space, stream[:min(max(w.piece(), 1), len(stream))])
 		d.Received(n)
 		read, stream = read+n, stream[n:]
+	}
+}
+
+// pauseReading does what a reader does that stops, and has others use the memory that it
+// gives back.
+func pauseReading(d *decoder) {
+	d.releaseUnused()
+	var got []*buffer
+	for size := 1 << smallestClass; size <= readSize; size *= 2 {
+		b := d.buffers.get(size)
+		b.data = b.data[:cap(b.data)]
+		for i := range b.data {
+			b.data[i] = 0xee
+		}
+		got = append(got, b)
+	}
+	for _, b := range got {
+		d.buffers.put(b)
 	}
 }
 

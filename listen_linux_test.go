@@ -821,6 +821,19 @@ func TestUsersServeOneName(t *testing.T) {
 	}
 }
 
+// A link in /proc leads where its text does not say, such as into a container: the kernel
+// decides whether there is a socket.
+func TestForeignRootThroughProc(t *testing.T) {
+	t.Parallel()
+	dir, start := ownTmp(t)
+	socket := "/tmp/" + filepath.Base(dir) + ".sock" // in the child's /tmp alone
+	server := start(0)
+	server.ask("ok", "serve %s", socket)
+	client, err := StartClient(&ClientConfig{Name: "gate", Network: "unix", Address: fmt.Sprintf("/proc/%d/root%s", server.cmd.Process.Pid, socket), Timeout: 20 * time.Second})
+	noError(t, err)
+	noError(t, client.Close())
+}
+
 // What another user has put in /tmp never ends a client that looks for a name: it
 // is there when the server comes.
 func TestForeignSocketInTmp(t *testing.T) {

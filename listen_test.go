@@ -818,6 +818,35 @@ func TestAbsentError(t *testing.T) {
 	}
 }
 
+// A client that waits for its server reports what is wrong with a place, not the missing
+// file alone.
+func TestAbsenceHidesNothing(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Dir(testutil.TempSocket(t))
+	foreign, open := filepath.Join(dir, "link"), filepath.Join(dir, "open")
+	noError(t, os.Mkdir(open, 0o755))
+	places := map[string][]socketPlace{
+		"chmod 700":    {{path: filepath.Join(open, "s"), derived: true, private: true}, {path: filepath.Join(dir, "s"), derived: true}},
+		"no such file": {{path: filepath.Join(dir, "s")}},
+	}
+	if os.Geteuid() == 0 {
+		noError(t, os.Symlink("nowhere", foreign))
+		noError(t, os.Lchown(foreign, 12345, 12345))
+		places["link of user 12345"] = []socketPlace{{path: filepath.Join(foreign, "s")}}
+	}
+	for want, places := range places {
+		c := &Client{connCount: 1}
+		c.lifecycle = new(lifecycle)
+		c.settings = clientSettings(t, &ClientConfig{Network: "unix", Address: filepath.Join(dir, "s")})
+		c.settings.socketPlaces = places
+		for i := range 3 {
+			if _, c.lifecycle.dialErr = c.connectUnlessAbsent(t.Context()); !strings.Contains(c.lifecycle.dialErr.Error(), want) {
+				t.Errorf("attempt %d: %v, want %q in it", i+1, c.lifecycle.dialErr, want)
+			}
+		}
+	}
+}
+
 func TestTCPConnectedToItself(t *testing.T) {
 	t.Parallel()
 	var made []net.Conn

@@ -2,10 +2,7 @@
 
 package gipc
 
-import (
-	"encoding/binary"
-	"slices"
-)
+import "encoding/binary"
 
 const (
 	readSize      = 64 << 10 // bytes that one read of the transport requests
@@ -49,7 +46,7 @@ type decoder struct {
 	inputNeed     int    // bytes of input, from inputPos on, that the next step needs
 	largeReads    bool   // a read has filled firstReadSize, so later ones request readSize
 	readLimit     int    // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
-	plaintext     []byte // frames of the open record that are not decoded; it was opened in place, so it is in input
+	plaintext     []byte // frames of the open record that are not decoded, in input: a record is opened in place
 	largeFrame    largeFrame
 	largestRecord int    // size of the largest record that has arrived, in bytes
 	lastRequest   uint64 // number of the last request
@@ -150,7 +147,7 @@ func (d *decoder) openRecord() (bool, error) {
 	if sealed == nil {
 		return false, err
 	}
-	d.plaintext, err = d.cipher.open(sealed[:0], sealed)
+	d.plaintext, err = d.cipher.open(sealed[:0:len(sealed)], sealed)
 	return err == nil, err
 }
 
@@ -393,17 +390,24 @@ func (d *decoder) Release() {
 	if d.input == nil || len(have) > firstReadSize || len(have) > 0 && cap(d.input.data) < readSize {
 		return
 	}
-	d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos), 0
+	d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos)
 }
 
 // releaseUnused releases the memory that the undecoded bytes do not need, before a
 // pause of unknown length.
 func (d *decoder) releaseUnused() {
-	if d.plaintext != nil {
-		d.plaintext = slices.Clone(d.plaintext)
+	if d.input == nil {
+		return
 	}
-	if d.input != nil {
-		d.input, d.inputPos = d.buffers.shrink(d.input, d.inputPos), 0
+	opened := 0 // bytes before inputPos that are in use
+	if d.plaintext != nil {
+		opened = len(d.plaintext) + sealOverhead // the place of the nonce and the tag is behind the plaintext now
+	}
+	var start int
+	d.input, start = d.buffers.shrink(d.input, d.inputPos-opened)
+	d.inputPos = start + opened
+	if d.plaintext != nil {
+		d.plaintext = d.input.data[start : start+len(d.plaintext)]
 	}
 }
 
