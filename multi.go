@@ -316,6 +316,10 @@ func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, 
 		wg.Go(func() {
 			for i := worker; i < len(clients); i += workers {
 				s := clients[i]
+				if ctx.Err() != nil {
+					errs[i] = clientError(s, contextError("write", ctx))
+					continue
+				}
 				rest, err := s.startWrite(header, data)
 				errs[i] = clientError(s, err)
 				if rest != nil {

@@ -346,6 +346,43 @@ func TestTimedReadsEachMessageOnce(t *testing.T) {
 	})
 }
 
+// An endingContext ends when its Err has been called so many times.
+type endingContext struct {
+	context.Context
+	left atomic.Int64
+}
+
+func (c *endingContext) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestBroadcastEndsWithItsContext: the clients to which nothing was written when the
+// context ends get nothing, and the error says so of each.
+func TestBroadcastEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	c := gather(t, ServerConfig{}, ClientConfig{})
+	for range 20 {
+		c.member()
+	}
+	clients := slices.Collect(c.s.Connections.All())
+	for written := range len(clients) {
+		before := c.s.Stats().Sent
+		ctx := &endingContext{Context: t.Context()}
+		ctx.left.Store(int64(written))
+		err := broadcastSmall(ctx, clients, frameHeader{frameType: 1, dataSize: 3}, []byte("abc"))
+		var failed []error
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			failed = joined.Unwrap()
+		}
+		if sent := c.s.Stats().Sent - before; sent != uint64(written) || len(failed) != len(clients)-written || !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnconfirmed) {
+			t.Errorf("ended after %d clients: %d messages sent, %d errors: %v", written, sent, len(failed), err)
+		}
+	}
+}
+
 func TestTimedReadsLeaveNoGoroutine(t *testing.T) {
 	inBubble(t, func(t *testing.T, c *crowd, read func(time.Duration, func(*Server, *Message, error))) {
 		clients := c.joinMany(3)

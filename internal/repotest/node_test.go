@@ -126,7 +126,8 @@ func startNodeScript(t *testing.T, script string, o nodeOptions, mode string, n 
 	given, err := json.Marshal([]any{o, mode, n})
 	testutil.Must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) // t.Context ends before cleanups do
-	cmd := exec.CommandContext(ctx, "node", "--input-type=module", "-e", script)
+	// A Node.js that compiles or collects in a thread may never exit: nodejs/node issue 54918.
+	cmd := exec.CommandContext(ctx, "node", "--single-threaded", "--input-type=module", "-e", script)
 	cmd.Dir = filepath.Join("spec", "node") // what the script imports is relative to it
 	cmd.Env = append(os.Environ(), "GIPC_TEST="+string(given))
 	var stderr bytes.Buffer
