@@ -140,8 +140,9 @@ func (s *settings) connectUnix(ctx context.Context) (*dialedServer, error) {
 	return nil, err
 }
 
-// absentError returns the error of connectUnix if no file exists at the socket paths, which
-// may be used, and nil if one does and for other networks.
+// absentError returns the error of connectUnix if no file exists at any of the socket
+// paths, and nil if one does. It does not check whether the paths may be used. For other
+// networks it returns nil.
 func (s *settings) absentError() error {
 	var failed []error
 	for _, place := range s.socketPlaces {

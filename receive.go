@@ -33,9 +33,9 @@ const (
 
 // A decoder converts the bytes of one direction to frames: it opens records, checks
 // and splits them, and assembles large data in the memory of the message. Space and
-// Received provide input, which may be called while no record is open; nextFrame
-// returns frames. Memory grows with what has arrived, never on the basis of a length
-// field alone. The first error is permanent.
+// Received provide input while no record is open; nextFrame returns frames. Memory grows
+// with what has arrived, never on the basis of a length field alone. The first error is
+// permanent.
 type decoder struct {
 	cipher      *recordCipher // nil in plaintext
 	maxDataSize int           // largest data that this side accepts, in bytes
@@ -401,7 +401,7 @@ func (d *decoder) releaseUnused() {
 	}
 	opened := 0 // bytes before inputPos that are in use
 	if d.plaintext != nil {
-		opened = len(d.plaintext) + sealOverhead // the place of the nonce and the tag is behind the plaintext now
+		opened = len(d.plaintext) + sealOverhead // a record that was opened in place ends with as many unused bytes
 	}
 	var start int
 	d.input, start = d.buffers.shrink(d.input, d.inputPos-opened)

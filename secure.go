@@ -215,8 +215,9 @@ func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 }
 
 // open appends the plaintext of a record without its length field to dst, which may be
-// sealed[:0]. It does not allocate if dst has room. It returns ErrNotAuthentic if the record is not authentic.
-// After an error the result is nil, and dst contains no plaintext.
+// sealed[:0]. It does not allocate if dst has room. It returns ErrNotAuthentic if the
+// record is not authentic. After an error the result is nil, and dst contains no
+// plaintext.
 func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
 		return nil, newError(ErrNotAuthentic, nil, "record after the final sequence number")

@@ -305,7 +305,8 @@ func (s *socketSink) writeRest(b []byte) (int, error) {
 
 // writeRaw writes as much of rawInput as the kernel accepts now. It returns false if it
 // has to be called again once the kernel accepts more. Waiting in the first call that is
-// refused saves a second system call that is refused.
+// refused saves a second system call that is refused. Close of the connection waits for
+// this function, so it must not be called with a lock that Done of the context takes.
 func (s *socketSink) writeRaw(fd uintptr) (done bool) {
 	n, _, err := sys.Write(fd, s.rawInput[s.rawWritten:])
 	s.rawWritten, s.rawErr = s.rawWritten+n, err
