@@ -395,7 +395,7 @@ func TestPauseCopiesNothing(t *testing.T) {
 	d := &decoder{cipher: opening, maxDataSize: 100, buffers: new(bufferPool)}
 	to := destination{reuse: true, callerMemory: make([]byte, 0, 8), maxSize: unlimited}
 	var f frame
-	for step := needBytes; step != frameReady; step, err = d.nextFrame(&to, &f) {
+	for step := needBytes; step != frameReady; step, _ = d.nextFrame(&to, &f) {
 		n := copy(d.Space(), stream)
 		d.Received(n)
 		stream = stream[n:]
