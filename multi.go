@@ -295,7 +295,7 @@ func (p *ConnectionPool) Broadcast(ctx context.Context, msgType int, data []byte
 	defer cancel()
 	clients := slices.Collect(p.All())
 	header := frameHeader{frameType: uint32(msgType), dataSize: len(data)}
-	if header.isLarge() || ctx.Err() != nil { // a write that does not wait would copy large data for each client whose kernel buffer is full
+	if header.isLarge() { // a write that does not wait would copy large data for each client whose kernel buffer is full
 		return forEachClient(clients, func(s *Server) error { return s.WriteContext(ctx, msgType, data) })
 	}
 	return broadcastSmall(ctx, clients, header, data)
@@ -316,14 +316,10 @@ func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, 
 		wg.Go(func() {
 			for i := worker; i < len(clients); i += workers {
 				s := clients[i]
-				if ctx.Err() != nil {
-					errs[i] = clientError(s, contextError("write", ctx))
-					continue
-				}
-				rest, err := s.startWrite(header, data)
+				rest, err := s.startWrite(ctx, header, data)
 				errs[i] = clientError(s, err)
 				if rest != nil {
-					wg.Go(func() { errs[i] = clientError(s, rest(ctx)) })
+					wg.Go(func() { errs[i] = clientError(s, rest()) })
 				}
 			}
 		})

@@ -86,7 +86,10 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 
 // startWrite is like WriteContext as far as that does not wait. If rest is not nil the
 // caller has to call it for the result. The data must be small.
-func (e *endpoint) startWrite(header frameHeader, data []byte) (rest func(context.Context) error, err error) {
+func (e *endpoint) startWrite(ctx context.Context, header frameHeader, data []byte) (rest func() error, err error) {
+	if ctx.Err() != nil {
+		return nil, contextError("write", ctx)
+	}
 	c := e.currentConn.Load()
 	if c != nil && !e.deliveries.queuedLossPending.Load() {
 		started, accepted, err := c.sender.startFrame(header, data)
@@ -94,10 +97,10 @@ func (e *endpoint) startWrite(header frameHeader, data []byte) (rest func(contex
 			return nil, e.noteFailure(c, err)
 		}
 		if accepted {
-			return func(ctx context.Context) error { return e.noteFailure(c, c.sender.awaitFrame(ctx, started)) }, nil
+			return func() error { return e.noteFailure(c, c.sender.awaitFrame(ctx, started)) }, nil
 		}
 	}
-	return func(ctx context.Context) error { return e.send(ctx, 0, int(header.frameType), data, false) }, nil
+	return func() error { return e.send(ctx, 0, int(header.frameType), data, false) }, nil
 }
 
 // noteFailure returns err. If err reports the loss of connection c, which may be
