@@ -543,7 +543,7 @@ func BenchmarkQueue(b *testing.B) {
 			e.init(&settings{eventLog: new(eventlog.Log)}, new(bufferPool), new(endpointHooks))
 			var cipher *recordCipher
 			if encrypted {
-				cipher, _ = newRecordCipher(make([]byte, hashLen))
+				cipher = newRecordCipher(make([]byte, hashLen))
 			}
 			c := &connection{sender: newSender(nullSink{}, 1<<20, e.buffers, cipher, new(sync.WaitGroup), func(error) {})}
 			e.currentConn.Store(c)

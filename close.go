@@ -1,9 +1,17 @@
 // The state of the close handshake: the valid orders of close and close-ack, and the
-// delivery result. No net, no clock, no locks.
+// delivery result; and the close of a transport.
 
 package gipc
 
-import "time"
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"example.com/gipc/internal/transport"
+)
 
 const (
 	closeTimeout = 5 * time.Second // of a close handshake, and the default of Shutdown
@@ -71,4 +79,46 @@ func (h *closeHandshake) deliveryResult(sent uint64, cause error) error {
 		return newError(ErrUnconfirmed, nil, "the peer was closing too and discarded messages")
 	}
 	return newError(ErrUnconfirmed, cause, "the peer has not acknowledged that it received everything")
+}
+
+// closeTransport closes conn. The Close of a connection that is not a socket may
+// block, so a goroutine calls it and is awaited for 1 s at most.
+func closeTransport(ctx context.Context, conn net.Conn) {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		conn.Close()
+		return
+	}
+	closed := make(chan struct{})
+	go func() {
+		conn.Close()
+		close(closed)
+	}()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// lingerAndClose closes a transport before its handshake is complete. It shuts down
+// the sending half and reads until the peer has shut down its own, for 1 s at most:
+// closing with unread input would reset the connection and destroy what was sent.
+func lingerAndClose(conn net.Conn) {
+	defer closeTransport(context.Background(), conn)
+	if !transport.EndSending(conn) {
+		return
+	}
+	end := time.Now().Add(drainTimeout)
+	timer := time.AfterFunc(drainTimeout, func() { conn.Close() }) // conn may not support deadlines
+	defer timer.Stop()
+	var b [512]byte
+	for {
+		conn.SetReadDeadline(end)
+		if _, err := conn.Read(b[:]); err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(end)) {
+			return
+		}
+	}
 }

@@ -718,10 +718,7 @@ func TestVectorsClient(t *testing.T) {
 func (v *vector) receiver(t testing.TB) *connection {
 	var c *recordCipher
 	if secret := v.bytes(t, "traffic_secret"); secret != nil {
-		var err error
-		if c, err = newRecordCipher(secret); err != nil {
-			t.Fatal(err)
-		}
+		c = newRecordCipher(secret)
 		c.sequence, c.rekeyLimit = v.number(t, "sequence"), v.number(t, "rekey_at")
 	}
 	l := newReceiver(c, int(v.number(t, "limit")))
@@ -987,12 +984,7 @@ func (v *vector) sessionEnds(t *testing.T, role string) (app application, peer n
 			t.Fatal(err)
 		}
 		s := &session{peerMaxDataSize: limit}
-		var ierr, oerr error
-		s.receiveCipher, ierr = newRecordCipher(in)
-		s.sendCipher, oerr = newRecordCipher(out)
-		if err := errors.Join(ierr, oerr); err != nil {
-			t.Fatal(err)
-		}
+		s.receiveCipher, s.sendCipher = newRecordCipher(in), newRecordCipher(out)
 		e, hooks := new(bareEnd), new(endpointHooks)
 		start := Listening
 		if role == "client" {

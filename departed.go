@@ -1,8 +1,12 @@
-// Disconnected clients of a multi-client server whose messages are not read to the end.
+// Disconnected clients of a multi-client server whose messages are not read to the end,
+// the removal of clients, and the end of all of them.
 
 package gipc
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"slices"
 	"sync/atomic"
 )
@@ -168,4 +172,74 @@ func (p *ConnectionPool) noteConnectionEnd(s *Server) {
 		p.unreportedCount++
 	}
 	delete(p.endingClients, s)
+}
+
+// resumeClients restarts the background readers that were paused at the limit.
+func (p *ConnectionPool) resumeClients() {
+	for _, s := range p.readableClients() {
+		s.resumeReading()
+	}
+}
+
+// removeClientLocked removes a client that was read to the end, or is evicted.
+func (p *ConnectionPool) removeClientLocked(s *Server, evicted bool) {
+	delete(p.members, s)
+	if i := slices.Index(p.readyClients, s); i >= 0 {
+		p.readyClients = slices.Delete(p.readyClients, i, i+1)
+	}
+	if d := s.poolMember.departure; d != nil {
+		p.departed.remove(d)
+		if !d.connEnded {
+			p.endingClients[s] = evicted
+		}
+	}
+	p.changedCond.Broadcast()
+}
+
+// addStats adds the totals of all clients of a multi-client server to total.
+func (p *ConnectionPool) addStats(total *Stats) {
+	p.mu.Lock()
+	total.add(p.endedTotals)
+	now := slices.Collect(maps.Keys(p.endingClients))
+	for s := range p.members {
+		if d := s.poolMember.departure; s != p.server && (d == nil || !d.connEnded) {
+			now = append(now, s)
+		}
+	}
+	p.mu.Unlock()
+	for _, s := range now {
+		total.add(s.Stats())
+	}
+}
+
+// refuseClients closes the pool, so that no client is admitted any more.
+func (p *ConnectionPool) refuseClients() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.changedCond.Broadcast()
+}
+
+// shutdown closes all clients concurrently, and joins their errors.
+func (p *ConnectionPool) shutdown(ctx context.Context) error {
+	p.refuseClients()
+	p.mu.Lock()
+	ending := maps.Clone(p.endingClients)
+	clients := slices.AppendSeq(slices.Collect(maps.Keys(p.members)), maps.Keys(ending))
+	p.mu.Unlock()
+	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
+	err := forEachClient(clients, func(s *Server) error {
+		err := s.shutdown(ctx, closedByShutdown)
+		if evicted, departed := ending[s]; departed && !evicted {
+			return nil // its end was read by the application
+		}
+		return err
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unreportedCount > 0 {
+		err = errors.Join(err, newError(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
+		p.unreportedCount = 0 // reported once
+	}
+	return err
 }

@@ -32,16 +32,23 @@ type endpoint struct {
 // endpointHooks holds what differs between a client, a server and a client of a
 // multi-client server. Only noReconnect changes after the start.
 type endpointHooks struct {
-	noReconnect     bool              // the endpoint has one connection only
-	multiClient     bool              // a multi-client server, which has no connection of its own
-	reconnect       func(*connection) // makes the next connection, in its own goroutine; nil if the peer dials
-	baseCtx         context.Context   // canceled when Close begins; nil for a client of a multi-client server
-	cancelBase      func()            // cancels baseCtx
-	onReadable      func()            // a message was queued. This hook and the next three are nil without a pool, and called with mu held
-	onFinished      func()            // the final error was set: there will be no further connection
-	onConsumed      func()            // the unread messages have changed after onFinished
-	onConnectionEnd func()            // the teardown of a client's connection is complete
-	readsPaused     func() bool       // reports whether background readers have to stop; nil without a pool
+	noReconnect bool              // the endpoint has one connection only
+	multiClient bool              // a multi-client server, which has no connection of its own
+	reconnect   func(*connection) // makes the next connection, in its own goroutine; nil if the peer dials
+	baseCtx     context.Context   // canceled when Close begins; nil for a client of a multi-client server
+	cancelBase  func()            // cancels baseCtx
+	pool        poolObserver      // nil without a pool
+}
+
+// A poolObserver tells a pool what happens to one of its endpoints. Its methods are
+// called with the endpoint's mu held, except readsPaused. It is one value, and not a
+// function for each event, because a server has thousands of idle clients.
+type poolObserver interface {
+	noteReadable()      // a message was queued
+	noteFinished()      // the final error was set: there will be no further connection
+	noteConsumed()      // the unread messages have changed after noteFinished
+	noteConnectionEnd() // the teardown of a client's connection is complete
+	readsPaused() bool  // background readers have to stop
 }
 
 // Status returns the current status as a string; see [Status]. Status messages,
@@ -222,8 +229,8 @@ func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
 // notifyConsumedLocked reports to the pool, after the final error, that the unread
 // messages have changed.
 func (e *endpoint) notifyConsumedLocked() {
-	if e.hooks.onConsumed != nil && e.lifecycle.finalErr != nil {
-		e.hooks.onConsumed()
+	if e.hooks.pool != nil && e.lifecycle.finalErr != nil {
+		e.hooks.pool.noteConsumed()
 	}
 }
 
@@ -233,8 +240,8 @@ func (e *endpoint) deliverOrQueueLocked(m *Message) {
 		return
 	}
 	e.earlierTotals.Dropped += e.unreadQueue.push(m)
-	if e.hooks.onReadable != nil {
-		e.hooks.onReadable()
+	if e.hooks.pool != nil {
+		e.hooks.pool.noteReadable()
 	}
 }
 
@@ -261,9 +268,9 @@ func (e *endpoint) setFinalErrLocked(err error) {
 		return
 	}
 	e.readRole.wakeWaiters()
-	if e.hooks.onFinished != nil {
-		e.hooks.onReadable()
-		e.hooks.onFinished()
+	if e.hooks.pool != nil {
+		e.hooks.pool.noteReadable()
+		e.hooks.pool.noteFinished()
 	}
 	e.notifyConsumedLocked()
 }

@@ -523,13 +523,22 @@ func newRoleConn(id int) *connection {
 		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), sendQueue: sendQueue{callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}}
 }
 
+// A rolePool pauses the background reader while its world says so.
+type rolePool struct{ w *roleWorld }
+
+func (p rolePool) readsPaused() bool { return p.w.held }
+func (rolePool) noteReadable()       {}
+func (rolePool) noteFinished()       {}
+func (rolePool) noteConsumed()       {}
+func (rolePool) noteConnectionEnd()  {}
+
 // clone copies all that a step may change.
 func (w *roleWorld) clone() *roleWorld {
 	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{queuedBytes: w.e.unreadQueue.queuedBytes, statusCount: w.e.unreadQueue.statusCount}
 	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
 	queue.length.Store(w.e.unreadQueue.length.Load())
 	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
-		hooks: &endpointHooks{noReconnect: w.single, readsPaused: func() bool { return n.held }}}
+		hooks: &endpointHooks{noReconnect: w.single, pool: rolePool{&n}}}
 	n.e.closing.Store(w.e.closing.Load())
 	copies := map[*openCall]*openCall{}
 	for i := range n.tasks {

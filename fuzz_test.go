@@ -338,11 +338,8 @@ func sameHowever(t *testing.T, newDecoder func() *decoder, stream []byte, want p
 }
 
 // fuzzCipher is one end of a direction whose key changes often.
-func fuzzCipher(t *testing.T) *recordCipher {
-	c, err := newRecordCipher(bytes.Repeat([]byte{7}, hashLen))
-	if err != nil {
-		t.Fatal(err)
-	}
+func fuzzCipher() *recordCipher {
+	c := newRecordCipher(bytes.Repeat([]byte{7}, hashLen))
 	c.rekeyLimit = 100
 	return c
 }
@@ -435,7 +432,7 @@ func FuzzFrame(f *testing.F) {
 		if len(frames) > 50 {
 			return
 		}
-		out := fuzzCipher(t)
+		out := fuzzCipher()
 		var sealed []byte
 		starts := []int{0}
 		for _, f := range frames {
@@ -443,7 +440,7 @@ func FuzzFrame(f *testing.F) {
 			starts = append(starts, len(sealed))
 		}
 		failure = nil
-		check(fuzzConnection(fuzzCipher(t), limit), false, sealed, piecesOf(sizes))
+		check(fuzzConnection(fuzzCipher(), limit), false, sealed, piecesOf(sizes))
 		if len(sealed) == 0 {
 			return
 		}
@@ -452,7 +449,7 @@ func FuzzFrame(f *testing.F) {
 		hit, _ := slices.BinarySearch(starts, at/8+1)
 		offset := at/8 - starts[hit-1]
 		inLength := offset < 4 || len(frames[hit-1].data) >= 16384 && inSecondLength(frames[hit-1], offset)
-		c := fuzzConnection(fuzzCipher(t), limit)
+		c := fuzzConnection(fuzzCipher(), limit)
 		defer c.decoder.releaseMemory()
 		got, closed, err := receiveAll(c, false, sealed, piecesOf(sizes))
 		if !sameMessages(got, messagesOf(frames[:hit-1])) || closed {
@@ -616,13 +613,13 @@ func FuzzRecords(f *testing.F) {
 		limit = min(max(limit, minMsgSize), maxMsgSize)
 		sameHowever(t, func() *decoder { return &decoder{maxDataSize: limit, buffers: feedMemory} }, behind, parsePlain(behind, limit), sizes)
 
-		stream := append(fuzzedRecords(fuzzCipher(t), &program{what}), behind...)
+		stream := append(fuzzedRecords(fuzzCipher(), &program{what}), behind...)
 		if bit != 0 && len(stream) > 0 {
 			at := int(bit % uint32(8*len(stream)))
 			stream[at/8] ^= 1 << (at % 8)
 		}
-		want := parseRecords(fuzzCipher(t), stream, limit)
-		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(t), maxDataSize: limit, buffers: feedMemory} }, stream, want, sizes)
+		want := parseRecords(fuzzCipher(), stream, limit)
+		sameHowever(t, func() *decoder { return &decoder{cipher: fuzzCipher(), maxDataSize: limit, buffers: feedMemory} }, stream, want, sizes)
 	})
 }
 

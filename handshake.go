@@ -24,18 +24,6 @@ const (
 	flagHybrid    = 1 << 2 // ML-KEM-1024 beside P-384; only together with flagEncrypted
 )
 
-// Reasons of a refusal, one byte on the wire. 3 is reserved.
-const (
-	reasonVersion      = 1
-	reasonEncryption   = 2 // the client requires it
-	reasonServerSecret = 4 // the server requires a secret
-	reasonClientSecret = 5 // the client requires a secret
-	reasonConfirmation = 6
-	reasonBusy         = 7
-	reasonUnauthorized = 8
-	reasonMalformed    = 9
-)
-
 // A handshakeConfig is what one side of a handshake is configured with.
 type handshakeConfig struct {
 	name        string
@@ -97,62 +85,7 @@ type session struct {
 	trailingBytes             []byte // received behind the handshake
 }
 
-// A refusal is the error of a handshake that one side ended with a reason. It matches
-// the sentinel of that reason.
-type refusal struct {
-	error
-	reason byte
-	byPeer bool
-}
-
 func (r *refusal) Unwrap() error { return r.error }
-
-// refusalReason returns the reason with which a handshake was ended, and whether the
-// peer has sent it, unauthenticated. It returns 0, false if err is no refusal.
-func refusalReason(err error) (reason byte, byPeer bool) {
-	var r *refusal
-	if !errors.As(err, &r) {
-		return 0, false
-	}
-	return r.reason, r.byPeer
-}
-
-// refusalAdvice returns the text for a reason, which helps on either side, and its
-// sentinel.
-func refusalAdvice(reason byte) (text string, kind error) {
-	switch reason {
-	case reasonVersion:
-		return "the client does not speak the server's version: update the older side, or see package wire2", ErrVersion
-	case reasonEncryption:
-		return "the client requires encryption and the server has it off: set Encryption in ServerConfig to EncryptionOn, or in ClientConfig to EncryptionOff without a Secret", ErrEncryption
-	case reasonServerSecret:
-		return "the server requires a secret and the client has none: set Secret in ClientConfig to one that the server has", ErrSecret
-	case reasonClientSecret:
-		return "the client requires a secret and the server has none: set Secret in ServerConfig to the client's, or list it in Secrets", ErrSecret
-	case reasonConfirmation:
-		return "Secret or Name differs: set the same Name and Secret on both sides, byte for byte, or list the client's Secret in the server's Secrets", ErrSecret
-	case reasonBusy:
-		return "the server has reached its client limit, or its limit of handshakes for this user: try later, or see MultiClient and MaxClients in ServerConfig", ErrRefused
-	case reasonUnauthorized:
-		return "the server's Authorize refused this client: see the server's log for the reason", ErrRefused
-	case reasonMalformed:
-		return "the hello violates the protocol: update the older side", ErrMalformed
-	}
-	return fmt.Sprintf("reason %#02x is unknown%s: the other side may be newer, or another program", reason, likelyProtocol(reason)), ErrRefused
-}
-
-// likelyProtocol returns a hint at the protocol that the first byte of a peer suggests.
-func likelyProtocol(first byte) string {
-	switch first {
-	case 0x15, 0x16:
-		return ", and looks like TLS"
-	case 'G', 'H', 'P':
-		return ", and looks like HTTP"
-	case 'S':
-		return ", and looks like SSH"
-	}
-	return ""
-}
 
 // writeRefusal sends a client a refusal instead of a ServerHello.
 func writeRefusal(w io.Writer, reason byte) error {

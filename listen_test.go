@@ -1238,7 +1238,7 @@ func TestUnixPrivateDirectory(t *testing.T) {
 	}
 }
 
-func noError(t *testing.T, err error) {
+func noError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

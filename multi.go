@@ -63,7 +63,7 @@ func newPool(s *Server) *ConnectionPool {
 	p := &ConnectionPool{server: s, members: map[*Server]bool{}, endingClients: map[*Server]bool{}, serveStarts: map[*func(*Server)]bool{}}
 	p.departed.maxBytes = maxDeparted
 	p.changedCond = sync.NewCond(&p.mu)
-	p.setHooks(s)
+	s.hooks.pool = s
 	if !s.hooks.multiClient {
 		p.reservedSlots = 1 // addClient releases it
 		p.addClient(s)
@@ -71,17 +71,26 @@ func newPool(s *Server) *ConnectionPool {
 	return p
 }
 
-// setHooks makes a server report its unread messages and its end to the pool. Each
-// hook except readsPaused is called with the server's mu held.
-func (p *ConnectionPool) setHooks(s *Server) {
-	s.hooks.onReadable = func() { p.markReady(s) }
-	s.hooks.onConsumed = func() { p.noteConsumed(s) }
-	s.hooks.onFinished = p.refuseClients
-	if s.listenerState == nil {
-		s.hooks.onFinished = func() { p.noteDeparture(s) }
-		s.hooks.onConnectionEnd = func() { p.noteConnectionEnd(s) }
-		s.hooks.readsPaused = p.departed.atLimit.Load
+func (s *Server) noteReadable() { s.Connections.markReady(s) }
+
+func (s *Server) noteConsumed() { s.Connections.noteConsumed(s) }
+
+func (s *Server) noteFinished() {
+	if s.listenerState != nil {
+		s.Connections.refuseClients()
+	} else {
+		s.Connections.noteDeparture(s)
 	}
+}
+
+func (s *Server) noteConnectionEnd() {
+	if s.listenerState == nil {
+		s.Connections.noteConnectionEnd(s)
+	}
+}
+
+func (s *Server) readsPaused() bool {
+	return s.listenerState == nil && s.Connections.departed.atLimit.Load()
 }
 
 // addClient makes a client a member before its connection is attached. It returns
@@ -131,36 +140,13 @@ func (p *ConnectionPool) admitClient(opened *openedConn, agreed *session) {
 	s, id := parent, parent.listenerState.lastID.Add(1)
 	if parent.settings.multiClient {
 		s = &Server{Connections: p}
-		s.init(parent.settings, parent.buffers, &endpointHooks{noReconnect: true})
-		p.setHooks(s)
+		s.init(parent.settings, parent.buffers, &endpointHooks{noReconnect: true, pool: s})
 	} else {
 		defer p.releaseSlot()
 	}
 	if s != parent && !p.addClient(s) || !s.attachConnection(s.newConnection(opened, agreed, id)) {
 		lingerAndClose(opened.stream)
 	}
-}
-
-// resumeClients restarts the background readers that were paused at the limit.
-func (p *ConnectionPool) resumeClients() {
-	for _, s := range p.readableClients() {
-		s.resumeReading()
-	}
-}
-
-// removeClientLocked removes a client that was read to the end, or is evicted.
-func (p *ConnectionPool) removeClientLocked(s *Server, evicted bool) {
-	delete(p.members, s)
-	if i := slices.Index(p.readyClients, s); i >= 0 {
-		p.readyClients = slices.Delete(p.readyClients, i, i+1)
-	}
-	if d := s.poolMember.departure; d != nil {
-		p.departed.remove(d)
-		if !d.connEnded {
-			p.endingClients[s] = evicted
-		}
-	}
-	p.changedCond.Broadcast()
 }
 
 // wakeWaiters makes the calls that wait for changedCond check their deadlines.
@@ -179,54 +165,6 @@ func (p *ConnectionPool) readableClients() []*Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.members))
-}
-
-// addStats adds the totals of all clients of a multi-client server to total.
-func (p *ConnectionPool) addStats(total *Stats) {
-	p.mu.Lock()
-	total.add(p.endedTotals)
-	now := slices.Collect(maps.Keys(p.endingClients))
-	for s := range p.members {
-		if d := s.poolMember.departure; s != p.server && (d == nil || !d.connEnded) {
-			now = append(now, s)
-		}
-	}
-	p.mu.Unlock()
-	for _, s := range now {
-		total.add(s.Stats())
-	}
-}
-
-// refuseClients closes the pool, so that no client is admitted any more.
-func (p *ConnectionPool) refuseClients() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	p.changedCond.Broadcast()
-}
-
-// shutdown closes all clients concurrently, and joins their errors.
-func (p *ConnectionPool) shutdown(ctx context.Context) error {
-	p.refuseClients()
-	p.mu.Lock()
-	ending := maps.Clone(p.endingClients)
-	clients := slices.AppendSeq(slices.Collect(maps.Keys(p.members)), maps.Keys(ending))
-	p.mu.Unlock()
-	clients = slices.DeleteFunc(clients, func(s *Server) bool { return s == p.server })
-	err := forEachClient(clients, func(s *Server) error {
-		err := s.shutdown(ctx, closedByShutdown)
-		if evicted, departed := ending[s]; departed && !evicted {
-			return nil // its end was read by the application
-		}
-		return err
-	})
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.unreportedCount > 0 {
-		err = errors.Join(err, newError(ErrUnconfirmed, nil, "%d clients that left may not have received everything: they were removed before their messages were read", p.unreportedCount))
-		p.unreportedCount = 0 // reported once
-	}
-	return err
 }
 
 // A ClientError is an error that concerns one client of a multi-client server.
@@ -380,14 +318,15 @@ func (p *ConnectionPool) Serve(ctx context.Context, handler func(srv *Server, me
 		go func() { // not wg.Go and not read: their frames would exceed the 2 KiB stack of an idle client
 			defer wg.Done()
 			for ctx.Err() == nil {
-				m := new(Message)
+				var m Message // on the stack: an idle client has none
 				s.mu.Lock()
-				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{maxSize: unlimited}}, m)
+				err := s.readNext(&readCall{ctx: cancelable(ctx), ctxWatched: true, destination: destination{maxSize: unlimited}}, &m)
 				s.mu.Unlock()
 				if err != nil {
 					return
 				}
-				handler(s, m)
+				received := m
+				handler(s, &received)
 			}
 		}()
 	}

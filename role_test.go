@@ -386,10 +386,7 @@ func TestInterruptedReadHoldsNoBuffer(t *testing.T) {
 // TestPauseCopiesNothing: reading that stops after each message, as with a full queue,
 // does not copy the rest of the open record each time.
 func TestPauseCopiesNothing(t *testing.T) {
-	sealing, err := newRecordCipher(senderSecret)
-	noError(t, err)
-	opening, err := newRecordCipher(senderSecret)
-	noError(t, err)
+	sealing, opening := newRecordCipher(senderSecret), newRecordCipher(senderSecret)
 	const messages = 2000
 	stream := record(sealing, bytes.Repeat(plainFrame(1, make([]byte, 8)), messages)...)
 	d := &decoder{cipher: opening, maxDataSize: 100, buffers: new(bufferPool)}

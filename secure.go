@@ -176,28 +176,34 @@ func (k *sessionKeys) ciphers() (client, server *recordCipher, err error) {
 	if err := k.deriveTrafficSecrets(); err != nil {
 		return nil, nil, err
 	}
-	client, cerr := newRecordCipher(k.clientTrafficSecret)
-	server, serr := newRecordCipher(k.serverTrafficSecret)
-	return client, server, errors.Join(cerr, serr)
+	return newRecordCipher(k.clientTrafficSecret), newRecordCipher(k.serverTrafficSecret), nil
 }
 
 // A recordCipher seals or opens the records of one direction. It is not safe for
 // concurrent use. After an error the connection must be closed.
 type recordCipher struct {
-	aead           cipher.AEAD
-	trafficSecret  []byte  // of the current key
-	sequence       uint64  // sequence number of the next record
-	additionalData [8]byte // sequence, encoded
-	sealedBytes    uint64  // sum of the length fields under the current key
-	rekeyLimit     uint64  // sealedBytes at which the key is changed
-	rekeys         uint64  // number of key changes
+	aead           cipher.AEAD // under the current key; nil before its first record, because it takes 0.8 KiB
+	trafficSecret  []byte      // of the current key
+	sequence       uint64      // sequence number of the next record
+	additionalData [8]byte     // sequence, encoded
+	sealedBytes    uint64      // sum of the length fields under the current key
+	rekeyLimit     uint64      // sealedBytes at which the key is changed
+	rekeys         uint64      // number of key changes
 }
 
 // newRecordCipher returns the cipher for a traffic secret, which it retains.
-func newRecordCipher(trafficSecret []byte) (*recordCipher, error) {
+func newRecordCipher(trafficSecret []byte) *recordCipher {
+	return &recordCipher{trafficSecret: trafficSecret, rekeyLimit: rekeyAfter}
+}
+
+// prepareKey makes the AEAD for the first record under a key.
+func (c *recordCipher) prepareKey() error {
+	if c.aead != nil {
+		return nil
+	}
 	var h kdf
-	c := &recordCipher{aead: h.aead(trafficSecret), trafficSecret: trafficSecret, rekeyLimit: rekeyAfter}
-	return c, h.firstError()
+	c.aead = h.aead(c.trafficSecret)
+	return h.firstError()
 }
 
 // seal appends a record to dst: the length field, the nonce, and the sealed plaintext
@@ -206,6 +212,9 @@ func newRecordCipher(trafficSecret []byte) (*recordCipher, error) {
 func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
 		return nil, errSequenceExhausted
+	}
+	if err := c.prepareKey(); err != nil {
+		return nil, err
 	}
 	length := len(plaintext) + sealOverhead
 	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
@@ -221,6 +230,9 @@ func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
 		return nil, newError(ErrNotAuthentic, nil, "record after the final sequence number")
+	}
+	if err := c.prepareKey(); err != nil {
+		return nil, err
 	}
 	binary.BigEndian.PutUint64(c.additionalData[:], c.sequence)
 	dst, err := c.aead.Open(dst, nil, sealed, c.additionalData[:])
@@ -242,7 +254,7 @@ func (c *recordCipher) advance(length int) error {
 	}
 	var h kdf
 	c.trafficSecret = h.expand(c.trafficSecret, "gipc/3 update", hashLen)
-	c.aead = h.aead(c.trafficSecret)
+	c.aead = nil
 	c.sealedBytes = 0
 	c.rekeys++
 	return h.firstError()

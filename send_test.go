@@ -272,7 +272,8 @@ func (k senderKind) test(t *testing.T, f func(t *senderTest)) {
 	run(t, func(t *testing.T) {
 		var sealing *recordCipher
 		if k.encrypted {
-			sealing, _ = newRecordCipher(senderSecret)
+			sealing = newRecordCipher(senderSecret)
+			noError(t, sealing.prepareKey()) // some tests replace its AEAD
 		}
 		st := &senderTest{T: t, senderKind: k, sink: &scriptedSink{blocking: k.blocking, changed: make(chan struct{})}, sizes: map[byte]int{}}
 		// The pool is new, because channels of a bubble cannot be used outside.
@@ -468,7 +469,7 @@ func (t *senderTest) decode() parsed {
 func (t *senderTest) decoder() *decoder {
 	d := &decoder{maxDataSize: senderLimit, buffers: feedMemory}
 	if t.encrypted {
-		d.cipher, _ = newRecordCipher(senderSecret)
+		d.cipher = newRecordCipher(senderSecret)
 		d.cipher.sequence, d.cipher.rekeyLimit = t.first, t.s.cipher.rekeyLimit
 	}
 	return d

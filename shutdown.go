@@ -83,8 +83,8 @@ func (e *endpoint) teardown(c *connection, abort context.Context) {
 
 // notifyConnectionEndLocked reports to the pool that the teardown is complete.
 func (e *endpoint) notifyConnectionEndLocked() {
-	if e.hooks.onConnectionEnd != nil {
-		e.hooks.onConnectionEnd()
+	if e.hooks.pool != nil {
+		e.hooks.pool.noteConnectionEnd()
 	}
 }
 
