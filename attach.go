@@ -11,7 +11,7 @@ import (
 func (e *endpoint) init(settings *settings, pool *bufferPool, hooks *endpointHooks) {
 	e.settings, e.buffers, e.hooks = settings, pool, hooks
 	e.lifecycle, e.unreadQueue, e.deliveries = new(lifecycle), new(messageQueue), new(deliveryLedger)
-	e.readRole = &readRole{idleDelay: idleBeforeBackground, onIdle: e.onReaderIdle, startBackgroundReader: e.startBackgroundReader}
+	e.readRole = &readRole{idleDelay: idleBeforeBackground, owner: e}
 }
 
 // attachConnection makes c the current connection, and grants the read role to the

@@ -41,12 +41,12 @@ func (e *endpoint) readInBackground(c *connection, room int) {
 // unread messages, and reports whether it did. While a write is blocked it does
 // not, because the write might never end otherwise.
 func (e *endpoint) pausedByPool(c *connection) bool {
-	if e.hooks.pool == nil || !e.hooks.pool.readsPaused() {
+	if e.pool == nil || !e.pool.readsPaused() {
 		return false
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.hooks.pool.readsPaused() || c.sender.writeBlocked.Load() {
+	if !e.pool.readsPaused() || c.sender.writeBlocked.Load() {
 		return false
 	}
 	e.stopReadingLocked(c)

@@ -2,7 +2,10 @@
 
 package gipc
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	batchSize   = 64 << 10 // maximum bytes of frames in a batch, without large data that is not copied
@@ -23,6 +26,7 @@ type batch struct {
 	handedOver     bool           // flushed in the background, so largeData is in memory of this package
 	encoded        *buffer        // the bytes for the sink; set by the flusher
 	writtenBytes   int            // bytes of encoded and largeData that the sink has accepted
+	blockedAt      time.Time      // when its flush began to wait for the peer
 }
 
 func (b *batch) isEmpty() bool { return b.frames == nil || len(b.frames.data) == 0 }
@@ -211,6 +215,33 @@ func (l lostMessages) lossError(cause error) error {
 func (l *lostMessages) add(o lostMessages) {
 	l.unsent += o.unsent
 	l.uncertain += o.uncertain
+}
+
+// noBatch stands for the batch of a sender that has none: an idle connection holds no
+// batch. It is empty and never changed.
+var noBatch = new(batch)
+
+// getBatch returns an empty batch.
+func getBatch(p *bufferPool) *batch {
+	if b, _ := p.batches.Get().(*batch); b != nil {
+		return b
+	}
+	return new(batch)
+}
+
+// putBatch returns b and its memory to the pool.
+func putBatch(p *bufferPool, b *batch) {
+	if b == noBatch {
+		return
+	}
+	for _, memory := range []*buffer{b.frames, b.encoded} {
+		if memory != nil {
+			p.put(memory)
+		}
+	}
+	clear(b.waiters)
+	*b = batch{waiters: b.waiters[:0]}
+	p.batches.Put(b)
 }
 
 // getWriteWaiter returns a waiter that waits for nothing yet.

@@ -20,6 +20,7 @@ const (
 // one pool, so an idle connection holds no buffer. It is safe for concurrent use.
 type bufferPool struct {
 	classes      [largestClass - smallestClass + 1]sync.Pool
+	batches      sync.Pool // of *batch
 	writeWaiters sync.Pool // of *writeWaiter
 	replyWaits   sync.Pool // of *replyWait
 	sendContexts sync.Pool // of *sendContext

@@ -596,7 +596,7 @@ func TestLogHasNoPayloadAndNoKey(t *testing.T) {
 			}
 		}
 		l := c.currentConn.Load()
-		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.trafficSecret), bytes.Clone(l.sender.cipher.trafficSecret)
+		hidden[fmt.Sprint("key of the server ", round)], hidden[fmt.Sprint("key of the client ", round)] = bytes.Clone(l.decoder.cipher.trafficSecret[:]), bytes.Clone(l.sender.cipher.trafficSecret[:])
 		switch round {
 		case 0:
 			c.Close()

@@ -329,7 +329,10 @@ func pieces(n int) func() int { return func() int { return n } }
 
 // held is the memory that a receiver keeps for what has arrived, in bytes.
 func held(c *connection) int {
-	n := cap(c.decoder.largeFrame.data)
+	n := 0
+	if c.decoder.largePending {
+		n = cap(c.decoder.largeFrame.data)
+	}
 	if b := c.decoder.input; b != nil { // an open record is in it
 		n += cap(b.data)
 	}
@@ -883,7 +886,7 @@ func TestVectorsRecord(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				return &recordCipher{aead: aead, trafficSecret: make([]byte, hashLen), sequence: v.number(t, "sequence"), rekeyLimit: rekeyAfter}
+				return &recordCipher{aead: aead, sequence: v.number(t, "sequence"), rekeyLimit: rekeyAfter}
 			}
 			record := v.bytes(t, "sealed")
 			plain, err := direction().open(nil, record[lengthSize:])

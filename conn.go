@@ -43,7 +43,6 @@ type connection struct {
 
 	preemptRequested atomic.Bool                 // the role's holder has to release it
 	pendingLoss      atomic.Pointer[pendingLoss] // nil unless a loss is pending; reported by the role's holder
-	receiveRekeys    atomic.Uint64               // key changes of the decoder's cipher
 
 	freeRequests   []request // allocated and not used yet. This and the next fields belong to the role's holder, except sendReply
 	sendReply      func(number uint64, msgType int, data []byte) error
@@ -131,9 +130,6 @@ func (c *connection) decodeMessage(call *readCall, m *Message) error {
 	to.callerMemory = m.Data
 	for {
 		step, err := c.decoder.nextFrame(to, f)
-		if cipher := c.decoder.cipher; cipher != nil && cipher.rekeys != c.receiveRekeys.Load() {
-			c.receiveRekeys.Store(cipher.rekeys)
-		}
 		switch {
 		case err != nil:
 			return err
@@ -373,7 +369,7 @@ func (c *connection) failInactive(activity int64) {
 func (c *connection) stats() Stats {
 	messages, bytes, rekeys := c.sender.acceptedTotals()
 	calls, unclaimed := c.sender.callTable.callCounts()
-	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.receiveRekeys.Load(), Calls: calls, Dropped: unclaimed}
+	return Stats{Sent: messages, SentBytes: bytes, Rekeys: rekeys + c.decoder.cipher.rekeyCount(), Calls: calls, Dropped: unclaimed}
 }
 
 // sendClose queues a close behind the accepted messages. Users' later messages are

@@ -15,6 +15,7 @@ type endpoint struct {
 	settings    *settings
 	buffers     *bufferPool
 	hooks       *endpointHooks
+	pool        poolObserver               // nil without a pool
 	closing     atomic.Bool                // Close has been called
 	currentConn atomic.Pointer[connection] // used by Write; nil while disconnected
 	goroutines  sync.WaitGroup             // those of this endpoint
@@ -29,7 +30,7 @@ type endpoint struct {
 	drainingConns []*connection // closed by their peers; teardown is still running
 }
 
-// endpointHooks holds what differs between a client, a server and a client of a
+// endpointHooks holds what differs between a client, a server and the clients of a
 // multi-client server. Only noReconnect changes after the start.
 type endpointHooks struct {
 	noReconnect bool              // the endpoint has one connection only
@@ -37,7 +38,6 @@ type endpointHooks struct {
 	reconnect   func(*connection) // makes the next connection, in its own goroutine; nil if the peer dials
 	baseCtx     context.Context   // canceled when Close begins; nil for a client of a multi-client server
 	cancelBase  func()            // cancels baseCtx
-	pool        poolObserver      // nil without a pool
 }
 
 // A poolObserver tells a pool what happens to one of its endpoints. Its methods are
@@ -229,8 +229,8 @@ func (e *endpoint) copyToReaderLocked(call *readCall, m, queued *Message) {
 // notifyConsumedLocked reports to the pool, after the final error, that the unread
 // messages have changed.
 func (e *endpoint) notifyConsumedLocked() {
-	if e.hooks.pool != nil && e.lifecycle.finalErr != nil {
-		e.hooks.pool.noteConsumed()
+	if e.pool != nil && e.lifecycle.finalErr != nil {
+		e.pool.noteConsumed()
 	}
 }
 
@@ -240,8 +240,8 @@ func (e *endpoint) deliverOrQueueLocked(m *Message) {
 		return
 	}
 	e.earlierTotals.Dropped += e.unreadQueue.push(m)
-	if e.hooks.pool != nil {
-		e.hooks.pool.noteReadable()
+	if e.pool != nil {
+		e.pool.noteReadable()
 	}
 }
 
@@ -268,9 +268,9 @@ func (e *endpoint) setFinalErrLocked(err error) {
 		return
 	}
 	e.readRole.wakeWaiters()
-	if e.hooks.pool != nil {
-		e.hooks.pool.noteReadable()
-		e.hooks.pool.noteFinished()
+	if e.pool != nil {
+		e.pool.noteReadable()
+		e.pool.noteFinished()
 	}
 	e.notifyConsumedLocked()
 }

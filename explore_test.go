@@ -520,11 +520,17 @@ func (s *roleSource) End()                            {}
 func newRoleConn(id int) *connection {
 	conn := new(net.UnixConn) // not open
 	return &connection{id: uint64(id), netConn: conn, source: new(roleSource), decoder: new(decoder), closeHandshake: new(closeHandshake),
-		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), sendQueue: sendQueue{callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}}
+		delivery: new(delivery), heartbeat: newHeartbeat(0), sender: &sender{sink: transport.NewSink(conn, nil, nil), sendQueue: sendQueue{callTable: new(callTable), openBatch: noBatch, activeBatch: noBatch}}}
 }
 
-// A rolePool pauses the background reader while its world says so.
+// A rolePool stands for the pool and the endpoint of a world: it pauses the background
+// reader while the world says so, and starts it as a step of the world.
 type rolePool struct{ w *roleWorld }
+
+func (p rolePool) startBackgroundReader() {
+	p.w.startBackground(readCall{destination: destination{maxSize: p.w.e.queueRoomLocked()}})
+}
+func (rolePool) onReaderIdle() {} // that the pause has passed is a step
 
 func (p rolePool) readsPaused() bool { return p.w.held }
 func (rolePool) noteReadable()       {}
@@ -538,7 +544,7 @@ func (w *roleWorld) clone() *roleWorld {
 	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
 	queue.length.Store(w.e.unreadQueue.length.Load())
 	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
-		hooks: &endpointHooks{noReconnect: w.single, pool: rolePool{&n}}}
+		hooks: &endpointHooks{noReconnect: w.single}, pool: rolePool{&n}}
 	n.e.closing.Store(w.e.closing.Load())
 	copies := map[*openCall]*openCall{}
 	for i := range n.tasks {
@@ -578,8 +584,7 @@ func (w *roleWorld) clone() *roleWorld {
 		}
 	}
 	role.roleReleased.channel = nil // Close looks at happened
-	role.onIdle = func() {}         // that the pause has passed is a step
-	role.startBackgroundReader = func() { n.startBackground(readCall{destination: destination{maxSize: n.e.queueRoomLocked()}}) }
+	role.owner = rolePool{&n}
 	return &n
 }
 

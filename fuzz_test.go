@@ -237,7 +237,7 @@ func (w feeding) feed(t *testing.T, d *decoder, stream []byte) (p parsed) {
 		if len(stream) == 0 {
 			return p
 		}
-		if w.stops && (d.largeFrame.inCallerMemory || read < 1000) {
+		if w.stops && (d.largePending && d.largeFrame.inCallerMemory || read < 1000) {
 			d.releaseCallerMemory()
 			garbage := to.callerMemory[:cap(to.callerMemory)]
 			for i := range garbage {
@@ -284,7 +284,7 @@ func heldBy(d *decoder) (n int) {
 	if d.input != nil {
 		n = cap(d.input.data)
 	}
-	if d.largeFrame.inCallerMemory {
+	if !d.largePending || d.largeFrame.inCallerMemory {
 		return n
 	}
 	return n + cap(d.largeFrame.data)

@@ -37,7 +37,12 @@ func TestMain(m *testing.M) {
 		f()
 		os.Exit(0)
 	}
-	os.Exit(testutil.RunTests(m))
+	code := testutil.RunTests(m)
+	if noBatch.frames != nil || noBatch.waiters != nil || noBatch.urgent { // senders share it
+		fmt.Fprintln(os.Stderr, "a sender has changed noBatch")
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // openFDs counts this process's descriptors. Tests that compare two counts may

@@ -35,7 +35,8 @@ const broadcastTimeout = time.Second // of Broadcast if its context has no deadl
 // until half of the 64 MiB was read. Of the clients that have only status messages
 // left, the pool keeps the newest 1,024. Stats counts the dropped clients.
 type ConnectionPool struct {
-	server *Server
+	server      *Server
+	clientHooks *endpointHooks // of all clients of a multi-client server
 
 	// mu guards the fields below. It may be acquired while the mu of a client is held;
 	// the reverse would deadlock.
@@ -60,10 +61,10 @@ type poolMember struct {
 }
 
 func newPool(s *Server) *ConnectionPool {
-	p := &ConnectionPool{server: s, members: map[*Server]bool{}, endingClients: map[*Server]bool{}, serveStarts: map[*func(*Server)]bool{}}
+	p := &ConnectionPool{server: s, clientHooks: &endpointHooks{noReconnect: true}, members: map[*Server]bool{}, endingClients: map[*Server]bool{}, serveStarts: map[*func(*Server)]bool{}}
 	p.departed.maxBytes = maxDeparted
 	p.changedCond = sync.NewCond(&p.mu)
-	s.hooks.pool = s
+	s.pool = s
 	if !s.hooks.multiClient {
 		p.reservedSlots = 1 // addClient releases it
 		p.addClient(s)
@@ -140,7 +141,8 @@ func (p *ConnectionPool) admitClient(opened *openedConn, agreed *session) {
 	s, id := parent, parent.listenerState.lastID.Add(1)
 	if parent.settings.multiClient {
 		s = &Server{Connections: p}
-		s.init(parent.settings, parent.buffers, &endpointHooks{noReconnect: true, pool: s})
+		s.init(parent.settings, parent.buffers, p.clientHooks)
+		s.pool = s
 	} else {
 		defer p.releaseSlot()
 	}
@@ -247,6 +249,8 @@ const broadcastShare = 64
 // a client whose kernel buffer is full. A goroutine for every client costs as much as
 // sealing and writing 64 bytes, because its stack has to grow for that.
 func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, data []byte) error {
+	noWait, cancel := context.WithCancel(ctx)
+	cancel()
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup
 	workers := min(runtime.GOMAXPROCS(0), 1+len(clients)/broadcastShare)
@@ -254,7 +258,7 @@ func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, 
 		wg.Go(func() {
 			for i := worker; i < len(clients); i += workers {
 				s := clients[i]
-				rest, err := s.startWrite(ctx, header, data)
+				rest, err := s.startWrite(ctx, noWait, header, data)
 				errs[i] = clientError(s, err)
 				if rest != nil {
 					wg.Go(func() { errs[i] = clientError(s, rest()) })

@@ -39,22 +39,27 @@ const (
 // waits while the queue has messages.
 type readRole struct {
 	state           roleState
-	waiters         []*readWaiter // callers that wait for a message, in order of arrival
-	replyWaiters    []*readWaiter // calls that wait for replies; the last one reads for all if no other caller does
-	stopCount       uint64        // number of times that the state became roleStopped
-	stoppedAt       time.Time     // when it did so last
-	roleReleased    event         // triggered when the role has passed to Close
 	deferBackground bool          // no background reader before the first read, because a reader is expected
 	fanIn           bool          // the background reader keeps the role even if callers wait for a message
+	idleTimerSet    bool          // idleTimer is running
+	stopCount       uint32        // number of times that the state became roleStopped
+	waiters         []*readWaiter // callers that wait for a message, in order of arrival
+	replyWaiters    []*readWaiter // calls that wait for replies; the last one reads for all if no other caller does
+	stoppedAt       time.Time     // when it did so last
+	roleReleased    event         // triggered when the role has passed to Close
 	readCount       uint64        // number of reads by callers
 
 	idleTimer     *time.Timer // nil until it is needed
-	idleTimerSet  bool
-	idleReadCount uint64 // readCount when idleTimer was set
+	idleReadCount uint64      // readCount when idleTimer was set
 	idleDelay     time.Duration
 
-	startBackgroundReader func() // starts the background reader
-	onIdle                func() // is called when idleTimer expires
+	owner roleOwner
+}
+
+// A roleOwner is the endpoint of a read role.
+type roleOwner interface {
+	startBackgroundReader() // is called with the endpoint's lock held
+	onReaderIdle()          // is called when idleTimer expires
 }
 
 // A readWaiter is a caller that waits. It receives a message, or the role.
@@ -198,7 +203,7 @@ func (r *readRole) release(forClose, lossPending bool) {
 // startBackground passes the role to the background reader and starts it.
 func (r *readRole) startBackground() {
 	r.state = roleBackground
-	r.startBackgroundReader()
+	r.owner.startBackgroundReader()
 }
 
 // setFree makes the role free for the next caller. If none reads for a while, the
@@ -210,7 +215,7 @@ func (r *readRole) setFree() {
 	}
 	r.idleTimerSet, r.idleReadCount = true, r.readCount
 	if r.idleTimer == nil {
-		r.idleTimer = time.AfterFunc(r.idleDelay, r.onIdle)
+		r.idleTimer = time.AfterFunc(r.idleDelay, r.owner.onReaderIdle)
 	} else {
 		r.idleTimer.Reset(r.idleDelay)
 	}

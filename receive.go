@@ -43,19 +43,19 @@ type decoder struct {
 
 	input         *buffer // bytes of the stream; those before inputPos are decoded
 	inputPos      int
-	inputNeed     int    // bytes of input, from inputPos on, that the next step needs
-	largeReads    bool   // a read has filled firstReadSize, so later ones request readSize
-	readLimit     int    // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
-	plaintext     []byte // frames of the open record that are not decoded, in input: a record is opened in place
-	largeFrame    largeFrame
-	largestRecord int    // size of the largest record that has arrived, in bytes
-	lastRequest   uint64 // number of the last request
+	inputNeed     int         // bytes of input, from inputPos on, that the next step needs
+	largeReads    bool        // a read has filled firstReadSize, so later ones request readSize
+	largePending  bool        // the header of a large frame is decoded, and its data is not
+	readLimit     int         // bytes that the unread messages may still take; 0 is no limit. A read requests no more, except 4 KiB or what the next step needs
+	plaintext     []byte      // frames of the open record that are not decoded, in input: a record is opened in place
+	largeFrame    *largeFrame // the frame, while largePending is set; nil before the first one
+	largestRecord int         // size of the largest record that has arrived, in bytes
+	lastRequest   uint64      // number of the last request
 	decodeErr     error
 }
 
 // A largeFrame is a large frame whose header is decoded and whose data is pending.
 type largeFrame struct {
-	pending        bool
 	inCallerMemory bool // data is in the memory of a ReadInto
 	header         frameHeader
 	data           []byte // the part that has arrived; plaintext connections only
@@ -76,11 +76,11 @@ func (d *decoder) nextFrame(to *destination, f *frame) (decodeStep, error) {
 
 func (d *decoder) decodeFrame(to *destination, f *frame) (decodeStep, error) {
 	switch {
-	case d.largeFrame.pending && !to.accepts(d.largeFrame.header):
+	case d.largePending && !to.accepts(d.largeFrame.header):
 		return needRoom, nil
-	case d.largeFrame.pending && d.cipher == nil:
+	case d.largePending && d.cipher == nil:
 		return d.finishLarge(to, f)
-	case d.largeFrame.pending:
+	case d.largePending:
 		return d.openLarge(to, f)
 	case d.cipher == nil:
 		return d.decodePlain(to, f)
@@ -113,7 +113,7 @@ func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 		return needBytes, nil
 	}
 	d.inputPos += need
-	d.largeFrame = largeFrame{pending: true, header: header}
+	d.beginLarge(header)
 	if memory := to.memoryFor(header); cap(memory) >= header.dataSize {
 		d.largeFrame.data, d.largeFrame.inCallerMemory = memory, true
 	} else {
@@ -122,10 +122,21 @@ func (d *decoder) decodePlain(to *destination, f *frame) (decodeStep, error) {
 	return d.finishLarge(to, f)
 }
 
+// beginLarge records that the header of a large frame is decoded.
+func (d *decoder) beginLarge(header frameHeader) {
+	if d.largeFrame == nil {
+		d.largeFrame = new(largeFrame)
+	}
+	*d.largeFrame, d.largePending = largeFrame{header: header}, true
+}
+
+// endLarge records that the data of a large frame is complete.
+func (d *decoder) endLarge() { *d.largeFrame, d.largePending = largeFrame{}, false }
+
 // finishLarge moves what has arrived into the data of a large frame in
 // plaintext, and returns the frame once its data is complete.
 func (d *decoder) finishLarge(to *destination, f *frame) (decodeStep, error) {
-	large := &d.largeFrame
+	large := d.largeFrame
 	have := d.undecoded()
 	have = have[:min(len(have), large.header.dataSize-len(large.data))]
 	large.data = append(large.data, have...)
@@ -136,7 +147,8 @@ func (d *decoder) finishLarge(to *destination, f *frame) (decodeStep, error) {
 	if memory := to.memoryFor(f.frameHeader); !large.inCallerMemory && cap(memory) >= len(f.data) {
 		f.data = append(memory, f.data...)
 	}
-	d.largeFrame, d.inputNeed = largeFrame{}, lengthSize
+	d.endLarge()
+	d.inputNeed = lengthSize
 	return frameReady, d.checkFrame(f)
 }
 
@@ -192,7 +204,7 @@ func (d *decoder) decodeOpened(to *destination, f *frame) (decodeStep, error) {
 			return needBytes, err
 		}
 		d.closeRecord()
-		d.largeFrame = largeFrame{pending: true, header: header}
+		d.beginLarge(header)
 		return d.openLarge(to, f)
 	}
 	end := need + header.dataSize
@@ -222,7 +234,7 @@ func (d *decoder) openLarge(to *destination, f *frame) (decodeStep, error) {
 	if err != nil {
 		return needBytes, err
 	}
-	d.largeFrame = largeFrame{}
+	d.endLarge()
 	*f = frame{header, data}
 	return frameReady, checkData(f)
 }
@@ -321,12 +333,12 @@ func (d *decoder) isIdle() bool { return d.decodeErr == nil && !d.isInsideFrame(
 func (d *decoder) hasOpenRecord() bool { return d.plaintext != nil }
 
 // isInsideFrame reports whether a part of a frame has arrived.
-func (d *decoder) isInsideFrame() bool { return d.largeFrame.pending || d.bufferedBytes() > 0 }
+func (d *decoder) isInsideFrame() bool { return d.largePending || d.bufferedBytes() > 0 }
 
 // Space returns the memory for the next read of the stream. It is never empty. No
 // record may be open.
 func (d *decoder) Space() []byte {
-	if large := &d.largeFrame; large.pending && d.cipher == nil {
+	if large := d.largeFrame; d.largePending && d.cipher == nil {
 		if len(large.data) == cap(large.data) {
 			larger := make([]byte, len(large.data), growthSize(len(large.data), large.header.dataSize))
 			copy(larger, large.data)
@@ -367,7 +379,7 @@ func (d *decoder) nextInputSize(size int) int {
 
 // Received adds n bytes that were read into Space to the input.
 func (d *decoder) Received(n int) {
-	if large := &d.largeFrame; large.pending && d.cipher == nil {
+	if large := d.largeFrame; d.largePending && d.cipher == nil {
 		large.data = large.data[:len(large.data)+n]
 	} else {
 		d.input.data = d.input.data[:len(d.input.data)+n]
@@ -414,7 +426,7 @@ func (d *decoder) releaseUnused() {
 // releaseCallerMemory ends the use of the memory of a ReadInto that is about to return.
 // The rest of the frame is assembled in new memory.
 func (d *decoder) releaseCallerMemory() {
-	if d.largeFrame.inCallerMemory {
+	if d.largePending && d.largeFrame.inCallerMemory {
 		d.largeFrame.data, d.largeFrame.inCallerMemory = append([]byte(nil), d.largeFrame.data...), false
 	}
 }
@@ -424,7 +436,7 @@ func (d *decoder) releaseMemory() {
 	if d.input != nil {
 		d.buffers.put(d.input)
 	}
-	d.input, d.plaintext, d.largeFrame = nil, nil, largeFrame{}
+	d.input, d.plaintext, d.largeFrame, d.largePending = nil, nil, nil, false
 }
 
 // growthSize returns how much memory to allocate for data of size bytes of which have

@@ -186,7 +186,7 @@ type replyWait struct {
 	leadWaiter    readWaiter // in the replyWaiters of the read role
 	holdsRole     bool       // the call was granted the read role
 	sendWaitStart time.Time  // when the sending of its request first waited; zero if it did not
-	stopCount     uint64     // of the read role, for which stopTime is valid
+	stopCount     uint32     // of the read role, for which stopTime is valid
 	stopTime      time.Time  // since when the call has waited for that stop to end
 	timedOut      bool       // the call has waited too long
 }

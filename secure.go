@@ -17,6 +17,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"sync/atomic"
 )
 
 const (
@@ -182,18 +183,18 @@ func (k *sessionKeys) ciphers() (client, server *recordCipher, err error) {
 // A recordCipher seals or opens the records of one direction. It is not safe for
 // concurrent use. After an error the connection must be closed.
 type recordCipher struct {
-	aead           cipher.AEAD // under the current key; nil before its first record, because it takes 0.8 KiB
-	trafficSecret  []byte      // of the current key
-	sequence       uint64      // sequence number of the next record
-	additionalData [8]byte     // sequence, encoded
-	sealedBytes    uint64      // sum of the length fields under the current key
-	rekeyLimit     uint64      // sealedBytes at which the key is changed
-	rekeys         uint64      // number of key changes
+	aead           cipher.AEAD   // under the current key; nil before its first record, because it takes 0.8 KiB
+	trafficSecret  [hashLen]byte // of the current key
+	sequence       uint64        // sequence number of the next record
+	additionalData [8]byte       // sequence, encoded
+	sealedBytes    uint64        // sum of the length fields under the current key
+	rekeyLimit     uint64        // sealedBytes at which the key is changed
+	rekeys         atomic.Uint64 // number of key changes
 }
 
-// newRecordCipher returns the cipher for a traffic secret, which it retains.
+// newRecordCipher returns the cipher for a traffic secret of 48 bytes.
 func newRecordCipher(trafficSecret []byte) *recordCipher {
-	return &recordCipher{trafficSecret: trafficSecret, rekeyLimit: rekeyAfter}
+	return &recordCipher{trafficSecret: [hashLen]byte(trafficSecret), rekeyLimit: rekeyAfter}
 }
 
 // prepareKey makes the AEAD for the first record under a key.
@@ -202,7 +203,7 @@ func (c *recordCipher) prepareKey() error {
 		return nil
 	}
 	var h kdf
-	c.aead = h.aead(c.trafficSecret)
+	c.aead = h.aead(c.trafficSecret[:])
 	return h.firstError()
 }
 
@@ -253,11 +254,20 @@ func (c *recordCipher) advance(length int) error {
 		return nil
 	}
 	var h kdf
-	c.trafficSecret = h.expand(c.trafficSecret, "gipc/3 update", hashLen)
+	copy(c.trafficSecret[:], h.expand(c.trafficSecret[:], "gipc/3 update", hashLen))
 	c.aead = nil
 	c.sealedBytes = 0
-	c.rekeys++
+	c.rekeys.Add(1)
 	return h.firstError()
+}
+
+// rekeyCount returns the number of key changes. It is safe for concurrent use. c may be
+// nil.
+func (c *recordCipher) rekeyCount() uint64 {
+	if c == nil {
+		return 0
+	}
+	return c.rekeys.Load()
 }
 
 const pointLen = 97 // an uncompressed P-384 point: SEC 1, 2.3.3

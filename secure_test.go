@@ -163,8 +163,8 @@ func openKnown(t *testing.T, who string, c *recordCipher, records []string) {
 			t.Errorf("%s's record %d: %q, %v, want %q", who, i, plain, err, want)
 		}
 	}
-	if len(records) != 3 || c.rekeys != 1 {
-		t.Errorf("%s: %d records and %d changes of the key, want 3 and 1", who, len(records), c.rekeys)
+	if len(records) != 3 || c.rekeyCount() != 1 {
+		t.Errorf("%s: %d records and %d changes of the key, want 3 and 1", who, len(records), c.rekeyCount())
 	}
 }
 
@@ -342,8 +342,8 @@ func TestRekey(t *testing.T) {
 	// Records of 4 bytes have a length field of 32: the third reaches 96 exactly.
 	out, in := cipherPair(t, 1, 96)
 	for i := range uint64(20) {
-		if want := i / 3; out.rekeys != want || in.rekeys != want || out.sequence != i || in.sequence != i {
-			t.Fatalf("before record %d: keys changed %d and %d times, want %d; numbers %d and %d", i, out.rekeys, in.rekeys, want, out.sequence, in.sequence)
+		if want := i / 3; out.rekeyCount() != want || in.rekeyCount() != want || out.sequence != i || in.sequence != i {
+			t.Fatalf("before record %d: keys changed %d and %d times, want %d; numbers %d and %d", i, out.rekeyCount(), in.rekeyCount(), want, out.sequence, in.sequence)
 		}
 		mustOpen(t, in, mustSeal(t, out, "data"), "data")
 	}
@@ -355,7 +355,7 @@ func TestRekey(t *testing.T) {
 	for range 3 {
 		mustOpen(t, in, mustSeal(t, out, "data"), "data")
 	}
-	if out.rekeys != 0 || in.rekeys != 0 {
+	if out.rekeyCount() != 0 || in.rekeyCount() != 0 {
 		t.Error("the key changed before its time")
 	}
 	// Sides that change at different records do not understand each other.
@@ -367,8 +367,8 @@ func TestRekey(t *testing.T) {
 	out, in = cipherPair(t, 1, 40)
 	mustOpen(t, in, mustSeal(t, out, string(make([]byte, 400))), string(make([]byte, 400)))
 	mustOpen(t, in, mustSeal(t, out, "data"), "data")
-	if out.rekeys != 1 || in.rekeys != 1 || out.sealedBytes != 32 {
-		t.Errorf("the keys changed %d and %d times and the sum is %d, want 1, 1 and 32", out.rekeys, in.rekeys, out.sealedBytes)
+	if out.rekeyCount() != 1 || in.rekeyCount() != 1 || out.sealedBytes != 32 {
+		t.Errorf("the keys changed %d and %d times and the sum is %d, want 1, 1 and 32", out.rekeyCount(), in.rekeyCount(), out.sealedBytes)
 	}
 }
 

@@ -24,26 +24,21 @@ type sender struct {
 	cipher      *recordCipher // nil in plaintext
 	onFailure   func(error)   // called once, without a lock, when writing has failed
 	goroutines  *sync.WaitGroup
-	noWait      atomic.Bool // always set, for writes that must not wait
 
 	handoverRequested atomic.Bool // the flush in progress has to be handed over to the background
 	writeBlocked      atomic.Bool // the flush in progress waits for the peer
-	sendRekeys        atomic.Uint64
 
 	mu sync.Mutex // guards the fields below
 	sendQueue
-	refusalErr     error     // why users' frames are refused; nil while they are accepted
-	refusalCause   error     // the cause that ErrUnconfirmed wraps then
-	backgroundOnly bool      // users' calls do not flush any more
-	sendBroken     bool      // nothing can be written any more
-	blockedAt      time.Time // when writeBlocked was set
+	refusalErr     error // why users' frames are refused; nil while they are accepted
+	refusalCause   error // the cause that ErrUnconfirmed wraps then
+	backgroundOnly bool  // users' calls do not flush any more
+	sendBroken     bool  // nothing can be written any more
 }
 
 func newSender(sink transport.Sink, maxDataSize int, buffers *bufferPool, cipher *recordCipher, goroutines *sync.WaitGroup, onFailure func(error)) *sender {
-	s := &sender{sink: sink, maxDataSize: maxDataSize, cipher: cipher, goroutines: goroutines, onFailure: onFailure,
-		sendQueue: sendQueue{buffers: buffers, callTable: new(callTable), openBatch: new(batch), activeBatch: new(batch)}}
-	s.noWait.Store(true)
-	return s
+	return &sender{sink: sink, maxDataSize: maxDataSize, cipher: cipher, goroutines: goroutines, onFailure: onFailure,
+		sendQueue: sendQueue{buffers: buffers, callTable: new(callTable), openBatch: noBatch, activeBatch: noBatch}}
 }
 
 // awaitBatchRoom waits until the open batch has room for a frame. After an error
@@ -154,9 +149,6 @@ func (s *sender) writeActiveBatch(ctx context.Context, stopped *atomic.Bool) err
 			return err
 		}
 	}
-	if s.cipher != nil {
-		s.sendRekeys.Store(s.cipher.rekeys)
-	}
 	head, tail := b.unwritten()
 	n, err := s.sink.Send(ctx, stopped, head, tail)
 	b.writtenBytes += n
@@ -175,7 +167,8 @@ func (s *sender) finishFlushLocked(err error) error {
 		w.complete(result)
 	}
 	s.handoverRequested.Store(s.backgroundOnly)
-	s.resetBatchLocked(b)
+	putBatch(s.buffers, b)
+	s.activeBatch = noBatch
 	s.flushing = false
 	s.writeBlocked.Store(false)
 	s.scheduleFlushLocked()
@@ -362,8 +355,10 @@ func (s *sender) isBroken() bool {
 func (s *sender) noteBlocked() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writeBlocked.Store(s.flushing)
-	s.blockedAt = time.Now()
+	if s.activeBatch != noBatch {
+		s.writeBlocked.Store(true)
+		s.activeBatch.blockedAt = time.Now()
+	}
 }
 
 // blockedSince returns when the flush in progress began to wait for the peer, or
@@ -374,12 +369,12 @@ func (s *sender) blockedSince() time.Time {
 	if !s.writeBlocked.Load() {
 		return time.Time{}
 	}
-	return s.blockedAt
+	return s.activeBatch.blockedAt
 }
 
 // acceptedTotals returns the totals of accepted messages, and the key changes.
 func (s *sender) acceptedTotals() (messages, bytes, rekeys uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sentTotals.messages, s.sentTotals.bytes, s.sendRekeys.Load()
+	return s.sentTotals.messages, s.sentTotals.bytes, s.cipher.rekeyCount()
 }

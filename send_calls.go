@@ -43,11 +43,12 @@ type startedFrame struct {
 	waiter *writeWaiter
 }
 
-// startFrame writes a small frame as far as the sink accepts it without waiting.
+// startFrame writes a small frame as far as the sink accepts it without waiting. noWait is
+// a context that is done.
 // accepted is false if that is not possible: nothing was sent then, and writeFrame
 // returns the reason or waits. If rest is not nil the background writes the rest, and the
 // caller has to call awaitFrame.
-func (s *sender) startFrame(header frameHeader, data []byte) (rest *startedFrame, accepted bool, err error) {
+func (s *sender) startFrame(noWait context.Context, header frameHeader, data []byte) (rest *startedFrame, accepted bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(data) > s.maxDataSize || s.refusalErr != nil || s.flushing || len(s.roomWaiters) > 0 || !s.openBatch.fits(header, false) || !s.sink.Interruptible() {
@@ -56,7 +57,7 @@ func (s *sender) startFrame(header frameHeader, data []byte) (rest *startedFrame
 	s.appendFrameLocked(header, data, false)
 	s.activateBatchLocked()
 	s.mu.Unlock()
-	err = s.writeActiveBatch(context.Background(), &s.noWait)
+	err = s.writeActiveBatch(noWait, nil)
 	s.mu.Lock()
 	if err != transport.ErrInterrupted {
 		return nil, true, s.finishFlushLocked(err)
@@ -92,8 +93,8 @@ func (s *sender) writeRequest(ctx context.Context, msgType int, data []byte, cal
 	}
 	number, others := s.callTable.addCall(call)
 	header.id = number
-	s.openBatch.firstRequest = cmp.Or(s.openBatch.firstRequest, header.id)
 	start := s.appendFrameLocked(header, data, false)
+	s.openBatch.firstRequest = cmp.Or(s.openBatch.firstRequest, header.id)
 	switch {
 	case s.openBatch.largeData == nil && (s.flushing || others):
 		s.openBatch.urgent = true // the call waits for its reply, and not for the flush
@@ -148,7 +149,7 @@ func (s *sender) flushAccepted(ctx context.Context) error {
 func (s *sender) drainAccepted(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.openBatch.urgent = !s.openBatch.isEmpty()
+	s.markUrgentLocked()
 	s.scheduleFlushLocked()
 	switch {
 	case s.sendBroken:
@@ -166,7 +167,7 @@ func (s *sender) awaitFlushEnd(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.flushing && ctx.Err() == nil {
-		s.joinFlush(ctx, s.activeBatch)
+		s.joinFlush(ctx, s.flushedBatchLocked())
 	}
 }
 
@@ -245,7 +246,7 @@ func (s *sender) releaseUserCallsLocked(cause error) {
 	unconfirmed := newError(ErrUnconfirmed, cause, "the message was accepted and is still being sent")
 	s.releaseWaitersLocked(s.activeBatch, unconfirmed, (*writeWaiter).isUserCall)
 	s.releaseWaitersLocked(s.openBatch, unconfirmed, (*writeWaiter).isUserCall)
-	s.openBatch.urgent = !s.openBatch.isEmpty()
+	s.markUrgentLocked()
 	s.sink.Interrupt()
 	s.scheduleFlushLocked()
 }
@@ -268,8 +269,10 @@ func (s *sender) abandonSending(reason, cause error) lostMessages {
 		s.endSendingLocked(reason, cause)
 	}
 	s.releaseWaitersLocked(s.activeBatch, newError(ErrUnconfirmed, cause, "the connection was lost while the message was being sent"), anyWaiter)
-	s.sentTotals.lost.uncertain += s.activeBatch.queuedMessages
-	s.activeBatch.queuedMessages = 0
+	if queued := s.activeBatch.queuedMessages; queued > 0 {
+		s.sentTotals.lost.uncertain += queued
+		s.activeBatch.queuedMessages = 0
+	}
 	s.sink.Interrupt()
 	lost := s.sentTotals.lost
 	s.sentTotals.lost = lostMessages{}

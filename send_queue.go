@@ -8,13 +8,14 @@ import "slices"
 // A sendQueue holds the frames that are accepted for sending and not written yet,
 // and the calls that wait for them. The sender's lock guards it.
 //
-// Invariant: a frame is accepted once it is in the open batch. It can be withdrawn
-// while it is the last one there.
+// Invariants: a frame is accepted once it is in the open batch. It can be withdrawn
+// while it is the last one there. While flushing is set without an active batch, the open
+// batch has a waiter, which is about to activate it.
 type sendQueue struct {
 	buffers      *bufferPool
 	callTable    *callTable
-	openBatch    *batch         // accepts frames
-	activeBatch  *batch         // is being flushed
+	openBatch    *batch         // accepts frames; noBatch before the first one
+	activeBatch  *batch         // is being flushed; noBatch while no call flushes
 	flushing     bool           // a call flushes the active batch, or is about to activate the open one
 	roomWaiters  []*writeWaiter // calls that wait for room in the open batch
 	pendingPings pendingPings
@@ -45,10 +46,20 @@ type pendingPings struct {
 	suppressed bool   // a close was accepted: no ping or pong may follow it
 }
 
-// lastBatchLocked returns the batch that holds the frame that was accepted last.
+// flushedBatchLocked returns the batch of the flush that is in progress or about to
+// begin.
+func (q *sendQueue) flushedBatchLocked() *batch {
+	if q.activeBatch == noBatch {
+		return q.openBatch
+	}
+	return q.activeBatch
+}
+
+// lastBatchLocked returns the batch that holds the frame that was accepted last, during
+// a flush.
 func (q *sendQueue) lastBatchLocked() *batch {
 	if q.openBatch.isEmpty() {
-		return q.activeBatch
+		return q.flushedBatchLocked()
 	}
 	return q.openBatch
 }
@@ -56,16 +67,31 @@ func (q *sendQueue) lastBatchLocked() *batch {
 // appendFrameLocked appends a frame to the open batch, which has room for it, and
 // returns its offset there.
 func (q *sendQueue) appendFrameLocked(header frameHeader, data []byte, hold bool) (start int) {
-	start = q.openBatch.appendFrame(q.buffers, header, data, hold)
+	start = q.ownOpenBatchLocked().appendFrame(q.buffers, header, data, hold)
 	q.sentTotals.count(header, 1)
 	q.wakeRoomWaiterLocked()
 	return start
 }
 
+// ownOpenBatchLocked returns the open batch, and gets one if there is none.
+func (q *sendQueue) ownOpenBatchLocked() *batch {
+	if q.openBatch == noBatch {
+		q.openBatch = getBatch(q.buffers)
+	}
+	return q.openBatch
+}
+
+// markUrgentLocked makes the open batch urgent, unless it is empty.
+func (q *sendQueue) markUrgentLocked() {
+	if q.openBatch != noBatch {
+		q.openBatch.urgent = !q.openBatch.isEmpty()
+	}
+}
+
 // activateBatchLocked makes the open batch the active one.
 func (q *sendQueue) activateBatchLocked() {
 	q.flushing = true
-	q.openBatch, q.activeBatch = q.activeBatch, q.openBatch
+	q.activeBatch, q.openBatch = q.ownOpenBatchLocked(), noBatch
 	if q.activeBatch.firstRequest > 0 {
 		q.callTable.noteFlushed()
 	}
@@ -97,23 +123,13 @@ func (q *sendQueue) prependPingsLocked() {
 
 // appendControlsLocked appends control frames to the open batch, and makes it urgent.
 func (q *sendQueue) appendControlsLocked(controls ...[2]byte) {
+	b := q.ownOpenBatchLocked()
 	for _, c := range controls {
-		q.openBatch.frames = q.buffers.grow(q.openBatch.frames, q.openBatch.frameBytes()+headerSize+2)
-		q.openBatch.frames.data = appendControl(q.openBatch.frames.data, c[0], c[1])
+		b.frames = q.buffers.grow(b.frames, b.frameBytes()+headerSize+2)
+		b.frames.data = appendControl(b.frames.data, c[0], c[1])
 		q.pendingPings.suppressed = q.pendingPings.suppressed || c[0] == kindClose
 	}
-	q.openBatch.urgent = true
-}
-
-// resetBatchLocked empties a batch for its next use.
-func (q *sendQueue) resetBatchLocked(b *batch) {
-	for _, memory := range []*buffer{b.frames, b.encoded} {
-		if memory != nil {
-			q.buffers.put(memory)
-		}
-	}
-	clear(b.waiters)
-	*b = batch{waiters: b.waiters[:0]}
+	b.urgent = true
 }
 
 // usesMemoryLocked reports whether another call's flush may be using the memory of
@@ -186,6 +202,9 @@ func (q *sendQueue) wakeRoomWaitersLocked() {
 // releaseWaitersLocked ends the selected waiters of a batch with err. The batch
 // itself is still sent.
 func (q *sendQueue) releaseWaitersLocked(b *batch, err error, selected func(*writeWaiter) bool) {
+	if b == noBatch {
+		return
+	}
 	b.waiters = slices.DeleteFunc(b.waiters, func(w *writeWaiter) bool {
 		if !selected(w) {
 			return false
@@ -222,7 +241,8 @@ func (q *sendQueue) discardOpenLocked(reason, refusal error) {
 	q.releaseWaitersLocked(q.openBatch, reason, anyWaiter)
 	q.callTable.endCallsFrom(q.openBatch.firstRequest, refusal)
 	q.sentTotals.lost.unsent += q.openBatch.queuedMessages
-	q.resetBatchLocked(q.openBatch)
+	putBatch(q.buffers, q.openBatch)
+	q.openBatch = noBatch
 	q.wakeRoomWaitersLocked()
 }
 

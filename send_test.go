@@ -521,15 +521,38 @@ func (t *senderTest) wantUsable(want string) {
 func (t *senderTest) pretendFlush() (end func(more func())) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
-	t.s.flushing = true
+	t.s.flushing, t.s.activeBatch = true, new(batch)
 	return func(more func()) {
 		t.s.mu.Lock()
-		t.s.flushing = false
+		t.s.flushing, t.s.activeBatch = false, noBatch
 		t.s.scheduleFlushLocked()
 		more()
 		t.s.mu.Unlock()
 		synctest.Wait()
 	}
+}
+
+// TestSenderJoinsFlushToBegin: a call that waits for a flush which is about to begin waits
+// for the open batch, even if its frames were withdrawn. The shared noBatch has no waiter.
+func TestSenderJoinsFlushToBegin(t *testing.T) {
+	t.Parallel()
+	eachSender(t, func(t *senderTest) {
+		end := t.pretendFlush()
+		a := t.write('A', 10)
+		b := t.flush()
+		a.stop().want("canceled")
+		b.wantWaiting()
+		end(func() {
+			s := t.s
+			if !s.flushing || s.activeBatch != noBatch || !s.openBatch.isEmpty() {
+				t.Error("b is not about to flush an empty batch")
+			}
+			if s.openBatch == noBatch || s.lastBatchLocked() != s.openBatch || s.flushedBatchLocked() != s.openBatch {
+				t.Error("a call that joins the flush does not wait for the open batch")
+			}
+		})
+		b.want("nil")
+	})
 }
 
 // ---- Order

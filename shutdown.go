@@ -83,8 +83,8 @@ func (e *endpoint) teardown(c *connection, abort context.Context) {
 
 // notifyConnectionEndLocked reports to the pool that the teardown is complete.
 func (e *endpoint) notifyConnectionEndLocked() {
-	if e.hooks.pool != nil {
-		e.hooks.pool.noteConnectionEnd()
+	if e.pool != nil {
+		e.pool.noteConnectionEnd()
 	}
 }
 
@@ -260,7 +260,7 @@ func (e *endpoint) abortClose() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lifecycle.abortContext()
-	e.lifecycle.abort()
+	e.lifecycle.abortSignal.cancel()
 }
 
 // withDefaultTimeout returns ctx with a timeout of d, unless ctx has a deadline.

@@ -96,8 +96,12 @@ type lifecycle struct {
 	closeDone     event // triggered when Close is done. Not a sync.Once: its mutex would hang synctest bubbles, as it is not durably blocking
 	dialErr       error // of the last connection attempt; nil while connected
 
-	abortCtx context.Context // canceled when Close has run out of time; nil until abortContext is called
-	abort    func()
+	abortSignal *abortSignal // canceled when Close has run out of time; nil until abortContext is called
+}
+
+type abortSignal struct {
+	ctx    context.Context
+	cancel func()
 }
 
 // setStatus makes the transition to s if it is allowed, and reports whether it did.
@@ -130,10 +134,11 @@ func (l *lifecycle) setFinalErr(err error) bool {
 // abortContext returns the context that is canceled when Close has run out of
 // time. It is created by the first call, because idle endpoints need none.
 func (l *lifecycle) abortContext() context.Context {
-	if l.abortCtx == nil {
-		l.abortCtx, l.abort = context.WithCancel(context.Background())
+	if l.abortSignal == nil {
+		l.abortSignal = new(abortSignal)
+		l.abortSignal.ctx, l.abortSignal.cancel = context.WithCancel(context.Background())
 	}
-	return l.abortCtx
+	return l.abortSignal.ctx
 }
 
 // An event is triggered at most once, under the lock that guards it. Its channel

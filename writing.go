@@ -84,15 +84,16 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 	return e.noteFailure(c, err)
 }
 
-// startWrite is like WriteContext as far as that does not wait. If rest is not nil the
+// startWrite is like WriteContext as far as that does not wait; noWait is a context that
+// is done. If rest is not nil the
 // caller has to call it for the result. The data must be small.
-func (e *endpoint) startWrite(ctx context.Context, header frameHeader, data []byte) (rest func() error, err error) {
+func (e *endpoint) startWrite(ctx, noWait context.Context, header frameHeader, data []byte) (rest func() error, err error) {
 	if ctx.Err() != nil {
 		return nil, contextError("write", ctx)
 	}
 	c := e.currentConn.Load()
 	if c != nil && !e.deliveries.queuedLossPending.Load() {
-		started, accepted, err := c.sender.startFrame(header, data)
+		started, accepted, err := c.sender.startFrame(noWait, header, data)
 		if accepted && started == nil {
 			return nil, e.noteFailure(c, err)
 		}

@@ -101,7 +101,7 @@ type descriptorSource struct {
 	raw        syscall.RawConn
 	buffer     Buffer // of the read in progress
 	rawRead    func(fd uintptr) bool
-	rawTryRead func(fd uintptr)
+	rawTryRead func(fd uintptr) // nil before the first TryRead
 	readLen    int
 	readErr    error
 	readDone   bool // readLen and readErr are set
@@ -118,7 +118,6 @@ func newDescriptorSource(conn net.Conn, raw syscall.RawConn) *descriptorSource {
 		s.readLen, s.readErr, s.readDone = n, err, true
 		return true
 	}
-	s.rawTryRead = func(fd uintptr) { s.rawRead(fd) }
 	return s
 }
 
@@ -136,6 +135,9 @@ func (s *descriptorSource) Receive(b Buffer) (int, error) {
 
 func (s *descriptorSource) TryRead(b Buffer, _ bool) (int, bool, error) {
 	s.buffer, s.readDone = b, false
+	if s.rawTryRead == nil {
+		s.rawTryRead = func(fd uintptr) { s.rawRead(fd) }
+	}
 	s.raw.Control(s.rawTryRead)
 	if !s.readDone {
 		return 0, false, nil
@@ -189,19 +191,24 @@ type socketSink struct {
 	onStall    func()
 	onProgress func() // nil if progress is not reported
 
-	ctx        context.Context // of the write in progress
-	stopped    *atomic.Bool    // of the write in progress; may be nil
-	waiting    bool            // the write in progress waits, so stallTimer runs and ctx is watched
-	stallTimer *time.Timer     // nil before the first write that waits
-	stopWatch  func() bool     // stops watching ctx; nil if ctx is not watched
+	ctx         context.Context // of the write in progress
+	stopped     *atomic.Bool    // of the write in progress; may be nil
+	waiting     bool            // the write in progress waits, so stallTimer runs and ctx is watched
+	bufferGrown bool            // the send buffer was enlarged for large messages
+	stallTimer  *time.Timer     // nil before the first write that waits
+	stopWatch   func() bool     // stops watching ctx; nil if ctx is not watched
 
-	rawWrite        func(fd uintptr) bool // writes rawInput
-	rawInput        []byte
-	rawWritten      int
-	rawErr          error
-	vector          *[2][]byte  // nil before the first write of two slices
-	vectorRest      net.Buffers // of vector
-	sendBufferGrown bool        // the send buffer was enlarged for large messages
+	rawWrite   func(fd uintptr) bool // writes rawInput
+	rawInput   []byte
+	rawWritten int
+	rawErr     error
+	vector     *vectorWrite // nil before the first write of two slices
+}
+
+// A vectorWrite is the memory of a write of two slices.
+type vectorWrite struct {
+	slices [2][]byte
+	rest   net.Buffers // of slices
 }
 
 func (s *socketSink) Interruptible() bool { return true }
@@ -209,7 +216,7 @@ func (s *socketSink) Interruptible() bool { return true }
 func (s *socketSink) Interrupt() { s.conn.SetWriteDeadline(Past) }
 
 func (s *socketSink) Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (n int, err error) {
-	if size := len(b) + len(tail); size >= GrowSendBufferFrom && !s.sendBufferGrown {
+	if size := len(b) + len(tail); size >= GrowSendBufferFrom && !s.bufferGrown {
 		s.growSendBuffer()
 	}
 	s.ctx, s.stopped = ctx, stopped
@@ -322,19 +329,20 @@ func (s *socketSink) writeRaw(fd uintptr) (done bool) {
 // writeBoth writes b and at most SendBufferSize bytes of tail by one system call.
 func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 	if s.vector == nil {
-		s.vector = new([2][]byte)
+		s.vector = new(vectorWrite)
 	}
-	*s.vector = [2][]byte{b, tail[:min(len(tail), SendBufferSize)]}
-	s.vectorRest = s.vector[:]
-	n, err := s.vectorRest.WriteTo(s.conn)
-	*s.vector, s.vectorRest = [2][]byte{}, nil
+	v := s.vector
+	v.slices = [2][]byte{b, tail[:min(len(tail), SendBufferSize)]}
+	v.rest = v.slices[:]
+	n, err := v.rest.WriteTo(s.conn)
+	*v = vectorWrite{}
 	return int(n), err
 }
 
 // growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
 // exchange large messages wait for each other. Over TCP the kernel adjusts the size.
 func (s *socketSink) growSendBuffer() {
-	s.sendBufferGrown = true
+	s.bufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
 		s.raw.Control(func(fd uintptr) { sys.GrowSendBuffer(fd, SendBufferSize) })
 	}
