@@ -131,14 +131,16 @@ func (e *endpoint) wakeReader(c *connection) {
 	}
 }
 
-// enableFanIn makes the background reader read whenever no caller does.
-func (e *endpoint) enableFanIn() {
+// enableFanIn makes the background reader read whenever no caller does. It reports whether
+// there are unread messages.
+func (e *endpoint) enableFanIn() (unread bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.readRole.fanIn = true
 	if e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited {
 		e.readRole.startBackground()
 	}
+	return len(e.unreadQueue.messages) > 0
 }
 
 // onWriteStalled starts the background reader while a write waits for the peer;

@@ -542,7 +542,6 @@ func (rolePool) noteConnectionEnd()  {}
 func (w *roleWorld) clone() *roleWorld {
 	n, role, life, queue := *w, *w.e.readRole, *w.e.lifecycle, &messageQueue{queuedBytes: w.e.unreadQueue.queuedBytes, statusCount: w.e.unreadQueue.statusCount}
 	queue.messages, n.wire, n.decoder = slices.Clone(w.e.unreadQueue.messages), slices.Clone(w.wire), slices.Clone(w.decoder)
-	queue.length.Store(w.e.unreadQueue.length.Load())
 	n.e = &endpoint{settings: w.e.settings, buffers: w.e.buffers, lifecycle: &life, readRole: &role, unreadQueue: queue, deliveries: new(deliveryLedger),
 		hooks: &endpointHooks{noReconnect: w.single}, pool: rolePool{&n}}
 	n.e.closing.Store(w.e.closing.Load())
@@ -673,7 +672,7 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 // enter is a turn of readNext.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.readRole.state == roleFree && w.e.unreadQueue.length.Load() == 0 && w.e.lifecycle.finalErr == nil {
+	if w.e.readRole.state == roleFree && len(w.e.unreadQueue.messages) == 0 && w.e.lifecycle.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
@@ -1066,7 +1065,7 @@ func (w *roleWorld) checkMessages() string {
 		sums.adjustCounts(m, 1)
 	}
 	switch q := w.e.unreadQueue; {
-	case q.queuedBytes != sums.queuedBytes || q.statusCount != sums.statusCount || q.length.Load() != sums.length.Load():
+	case q.queuedBytes != sums.queuedBytes || q.statusCount != sums.statusCount:
 		return "the sums of the queue are wrong"
 	case !w.e.readRole.fanIn && !w.blocks && !strings.Contains(w.kinds, "r") && w.closing != 'd' && q.queuedBytes > queueSize+(q.statusCount+1)*messageOverhead:
 		return "the queue holds too much"

@@ -91,14 +91,13 @@ const (
 const unlimited = maxMsgSize + messageOverhead
 
 // A messageQueue holds unread messages in order, and limits their memory. The
-// endpoint's lock guards it, except length.
+// endpoint's lock guards it.
 //
-// Invariant: queuedBytes, statusCount and length are the totals of messages.
+// Invariant: queuedBytes and statusCount are the totals of messages.
 type messageQueue struct {
 	messages    []*Message
 	queuedBytes int
 	statusCount int
-	length      atomic.Int64 // number of messages; read without the lock
 }
 
 // freeBytes returns the maximum size of the next message in bytes, including its
@@ -142,7 +141,6 @@ func (q *messageQueue) pop() *Message {
 }
 
 func (q *messageQueue) adjustCounts(m *Message, n int) {
-	q.length.Add(int64(n))
 	q.queuedBytes += n * (len(m.Data) + messageOverhead)
 	if m.isStatus() {
 		q.statusCount += n

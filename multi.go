@@ -439,8 +439,7 @@ func (p *ConnectionPool) startFanIn() {
 		return
 	}
 	for _, s := range p.readableClients() {
-		s.enableFanIn()
-		if s.unreadQueue.length.Load() > 0 {
+		if s.enableFanIn() {
 			p.markReady(s)
 		}
 	}
@@ -471,11 +470,12 @@ func (p *ConnectionPool) popMessage(s *Server) *Message {
 	m := new(Message)
 	s.mu.Lock()
 	ok := s.popQueuedLocked(&readCall{}, m)
+	more := len(s.unreadQueue.messages) > 0
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	if s.unreadQueue.length.Load() > 0 {
+	if more {
 		p.markReady(s)
 	}
 	return m

@@ -1897,7 +1897,8 @@ func TestThousandsOfClients(t *testing.T) {
 }
 
 // The goroutine that Serve has for an idle client stays on the smallest stack:
-// one call more between it and the kernel, and each client costs 2 KiB more.
+// one call more between it and the kernel, and each client costs 2 KiB more. On the heap
+// an idle client holds no buffer, no batch and no cipher.
 func TestIdleClientsKeepTheSmallestStack(t *testing.T) {
 	if testutil.RaceEnabled || runtime.GOARCH != "amd64" || !strings.HasPrefix(runtime.Version(), "go1.26") {
 		return // frames have other sizes there
@@ -1931,7 +1932,7 @@ func idleStack(t *testing.T, read func(*ConnectionPool, func())) {
 		return int64(m.StackInuse)
 	}
 	c.raw() // what the first client costs is the server's
-	before := stacks()
+	before, heapBefore := stacks(), heap()
 	const n = 200
 	for range n {
 		c.raw()
@@ -1939,6 +1940,14 @@ func idleStack(t *testing.T, read func(*ConnectionPool, func())) {
 	eventually(t, "all were served", func() bool { return greeted.Load() == n+1 })
 	if each := (stacks() - before) / n; each > 3<<10 {
 		t.Errorf("%d bytes of stack for each idle client, want 2 KiB", each)
+	}
+	if each := (heap() - heapBefore) / n; each > 4<<10 { // 3.0 to 3.6 KiB, the test's end included
+		t.Errorf("%d bytes of heap for each idle client, want 4 KiB at most", each)
+	}
+	for s := range c.s.Connections.All() {
+		if l := s.currentConn.Load(); l.sender.cipher.aead != nil || l.decoder.cipher.aead != nil {
+			t.Fatal("an idle client holds the key of a direction that has carried nothing")
+		}
 	}
 	c.s.Shutdown(past1(t))
 	<-served

@@ -339,6 +339,9 @@ func TestRekey(t *testing.T) {
 	if c := newRecordCipher(make([]byte, hashLen)); c.rekeyLimit != 1<<32 {
 		t.Errorf("the key changes at %d, want 2^32", c.rekeyLimit)
 	}
+	if c := newRecordCipher(make([]byte, hashLen)); c.aead != nil || mustSeal(t, c, "data") == nil || c.aead == nil {
+		t.Error("the AEAD is not made for the first record")
+	}
 	// Records of 4 bytes have a length field of 32: the third reaches 96 exactly.
 	out, in := cipherPair(t, 1, 96)
 	for i := range uint64(20) {
