@@ -31,6 +31,7 @@ var mayImport = []string{
 // mayVary are the package's variables that are no errors. Nothing assigns to them.
 var mayVary = map[string]string{
 	"TimeoutMessage": "compared by pointer, and never read",
+	"noBatch":        "compared by pointer, and never changed",
 	"Past":           "a time, which cannot be a constant",
 	"preempted":      "an error, compared by pointer",
 	"errNoReply":     "an error",
