@@ -20,7 +20,7 @@ import (
 const (
 	stallDelay         = 10 * time.Millisecond // time after which a blocked write is reported
 	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is reported
-	GrowSendBufferFrom = 128 << 10             // bytes of a write that enlarges the send buffer
+	GrowSendBufferFrom = 60 << 10              // bytes of a write that enlarges the send buffer: large data, or a full batch of Queue, which is 5 to 15 % faster then
 	SendBufferSize     = 1 << 20               // bytes of the enlarged send buffer
 )
 
