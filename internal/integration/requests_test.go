@@ -75,11 +75,19 @@ func stillOpen(t testing.TB, what string, call <-chan callResult) {
 
 // requestFrame and replyFrame are what raw peers send.
 func requestFrame(number uint64, msgType int, data []byte) []byte {
-	return Frame{Type: 1<<31 | uint32(msgType), ID: number, Data: data}.Bytes()
+	return request(number, msgType, data).Bytes()
 }
 
 func replyFrame(number uint64, msgType int, data []byte) []byte {
-	return Frame{Type: 1<<31 | uint32(msgType), ID: 1<<63 | number, Data: data}.Bytes()
+	return reply(number, msgType, data).Bytes()
+}
+
+func request(number uint64, msgType int, data []byte) Frame {
+	return Frame{Type: 1<<31 | uint32(msgType), ID: number, Data: data}
+}
+
+func reply(number uint64, msgType int, data []byte) Frame {
+	return Frame{Type: 1<<31 | uint32(msgType), ID: 1<<63 | number, Data: data}
 }
 
 // wantRequest has a raw peer read the request of that number, and returns it.

@@ -38,12 +38,15 @@ func (f Frame) Kind() byte {
 }
 
 // Bytes returns the frame as it is sent.
-func (f Frame) Bytes() []byte {
+func (f Frame) Bytes() []byte { return f.AppendTo(nil) }
+
+// AppendTo appends the frame, as it is sent, to b.
+func (f Frame) AppendTo(b []byte) []byte {
 	n := 4 + len(f.Data)
 	if f.Type>>31 == 1 {
 		n += 8
 	}
-	b := binary.BigEndian.AppendUint32(nil, uint32(n))
+	b = binary.BigEndian.AppendUint32(b, uint32(n))
 	b = binary.BigEndian.AppendUint32(b, f.Type)
 	if f.Type>>31 == 1 {
 		b = binary.BigEndian.AppendUint64(b, f.ID)
