@@ -25,7 +25,7 @@ var mayImport = []string{
 	"bytes", "cmp", "context",
 	"crypto/aes", "crypto/cipher", "crypto/ecdh", "crypto/hkdf", "crypto/hmac", "crypto/mlkem", "crypto/rand", "crypto/sha512", "crypto/subtle",
 	"encoding/binary", "errors", "fmt", "io", "io/fs", "iter", "log/slog", "maps", "math", "math/bits", "math/rand/v2",
-	"net", "os", "path/filepath", "runtime", "slices", "strings", "sync", "sync/atomic", "syscall", "time", "unicode/utf8",
+	"net", "os", "path/filepath", "runtime", "slices", "strconv", "strings", "sync", "sync/atomic", "syscall", "time", "unicode/utf8",
 }
 
 // mayVary are the package's variables that are no errors. Nothing assigns to them.

@@ -3,8 +3,8 @@
 package sys
 
 import (
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -44,19 +44,27 @@ func inInitialNamespace() bool {
 // overflowOf returns the overflow ID.
 func overflowOf(kind idKind) uint32 {
 	text, err := os.ReadFile("/proc/sys/kernel/overflow" + string(kind))
-	overflow := uint32(defaultOverflow)
-	if err == nil {
-		fmt.Sscan(string(text), &overflow)
+	if err != nil {
+		return defaultOverflow
 	}
-	return overflow
+	overflow, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return defaultOverflow
+	}
+	return uint32(overflow)
 }
 
-// mapsAll reports whether a mapping, as the kernel prints it, has every ID in it.
+// mapsAll reports whether a mapping, as the kernel prints it, has every ID in it. A line
+// is the first ID inside, the first ID outside, and how many follow each other. (fmt.Sscan
+// would be shorter, and adds 60 kB to a program that has no other use for it.)
 func mapsAll(mapping string) bool {
 	sum := uint64(0)
 	for line := range strings.Lines(mapping) {
-		var inside, outside, length uint64
-		if _, err := fmt.Sscan(line, &inside, &outside, &length); err == nil {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			continue
+		}
+		if length, err := strconv.ParseUint(fields[2], 10, 32); err == nil {
 			sum += length
 		}
 	}
