@@ -140,7 +140,7 @@ func (e *endpoint) enableFanIn() (unread bool) {
 	if e.readRole.state == roleFree || e.readRole.state == roleStopped && e.queueRoomLocked() == unlimited {
 		e.readRole.startBackground()
 	}
-	return len(e.unreadQueue.messages) > 0
+	return !e.unreadQueue.isEmpty()
 }
 
 // onWriteStalled starts the background reader while a write waits for the peer;

@@ -132,7 +132,7 @@ func (p *ConnectionPool) noteConsumed(s *Server) {
 	defer p.mu.Unlock()
 	switch d := s.poolMember.departure; {
 	case !p.members[s]: // evicted before
-	case len(s.unreadQueue.messages) == 0:
+	case s.unreadQueue.isEmpty():
 		p.removeClientLocked(s, false)
 	case d != nil:
 		p.departed.shrink(d, departureSize(s.unreadQueue))

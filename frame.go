@@ -60,9 +60,14 @@ func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
 
 func (h frameHeader) isLarge() bool { return h.dataSize >= largeDataSize }
 
-func (h frameHeader) isReply() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag != 0 }
+func (h frameHeader) hasID() bool { return h.frameType&requestFlag != 0 }
 
-func (h frameHeader) isRequest() bool { return h.frameType&requestFlag != 0 && h.id&replyFlag == 0 }
+// isPlainMessage reports whether the frame is a message, and neither a request nor a reply.
+func (h frameHeader) isPlainMessage() bool { return h.frameType-1 < maxType }
+
+func (h frameHeader) isReply() bool { return h.hasID() && h.id&replyFlag != 0 }
+
+func (h frameHeader) isRequest() bool { return h.hasID() && h.id&replyFlag == 0 }
 
 // msgType returns the user's type.
 func (h frameHeader) msgType() int { return int(h.frameType &^ requestFlag) }
@@ -78,7 +83,7 @@ func headerSizeOf(frameType uint32) int {
 func appendFrameHeader(dst []byte, h frameHeader) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(h.size()-lengthSize+h.dataSize))
 	dst = binary.BigEndian.AppendUint32(dst, h.frameType)
-	if h.frameType&requestFlag != 0 {
+	if h.hasID() {
 		dst = binary.BigEndian.AppendUint64(dst, h.id)
 	}
 	return dst

@@ -106,7 +106,7 @@ func (q *messageQueue) freeBytes(oneLarger bool) int {
 	switch {
 	case oneLarger && q.queuedBytes <= queueSize:
 		return unlimited
-	case len(q.messages) > 0:
+	case !q.isEmpty():
 		return queueSize - q.queuedBytes
 	}
 	return queueSize + messageOverhead
@@ -126,15 +126,17 @@ func (q *messageQueue) push(m *Message) (dropped uint64) {
 	return dropped
 }
 
+func (q *messageQueue) isEmpty() bool { return len(q.messages) == 0 }
+
 // pop removes and returns the oldest message, or nil if there is none.
 func (q *messageQueue) pop() *Message {
-	if len(q.messages) == 0 {
+	if q.isEmpty() {
 		return nil
 	}
 	m := q.messages[0]
 	q.messages = slices.Delete(q.messages, 0, 1) // cheap, because the queue is short
 	q.adjustCounts(m, -1)
-	if len(q.messages) == 0 && cap(q.messages) > 64 {
+	if q.isEmpty() && cap(q.messages) > 64 {
 		q.messages = nil // an idle endpoint holds no memory
 	}
 	return m

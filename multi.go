@@ -470,7 +470,7 @@ func (p *ConnectionPool) popMessage(s *Server) *Message {
 	m := new(Message)
 	s.mu.Lock()
 	ok := s.popQueuedLocked(&readCall{}, m)
-	more := len(s.unreadQueue.messages) > 0
+	more := !s.unreadQueue.isEmpty()
 	s.mu.Unlock()
 	if !ok {
 		return nil

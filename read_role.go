@@ -210,9 +210,12 @@ func (r *readRole) startBackground() {
 // background reader does.
 func (r *readRole) setFree() {
 	r.state = roleFree
-	if r.idleTimerSet {
-		return
+	if !r.idleTimerSet {
+		r.setIdleTimer() // a separate function, so that this one is inlined: 2 ns of 40 for each message
 	}
+}
+
+func (r *readRole) setIdleTimer() {
 	r.idleTimerSet, r.idleReadCount = true, r.readCount
 	if r.idleTimer == nil {
 		r.idleTimer = time.AfterFunc(r.idleDelay, r.owner.onReaderIdle)
@@ -233,8 +236,7 @@ func (r *readRole) checkIdle(closing bool) {
 	case r.readCount == r.idleReadCount:
 		r.startBackground()
 	default:
-		r.idleTimerSet, r.idleReadCount = true, r.readCount
-		r.idleTimer.Reset(r.idleDelay)
+		r.setIdleTimer()
 	}
 }
 
