@@ -49,15 +49,18 @@ func (p *bufferPool) put(b *buffer) {
 // grow returns a buffer with the bytes of b, which may be nil, and room for n bytes in
 // total. If b is too small it is returned to the pool.
 func (p *bufferPool) grow(b *buffer, n int) *buffer {
-	if b == nil {
-		return p.get(n)
-	}
-	if cap(b.data) >= n {
+	if b != nil && cap(b.data) >= n {
 		return b
 	}
+	return p.replace(b, n) // a separate function, so that this one is inlined
+}
+
+func (p *bufferPool) replace(b *buffer, n int) *buffer {
 	larger := p.get(n)
-	larger.data = append(larger.data, b.data...)
-	p.put(b)
+	if b != nil {
+		larger.data = append(larger.data, b.data...)
+		p.put(b)
+	}
 	return larger
 }
 

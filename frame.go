@@ -163,8 +163,12 @@ func appendControl(dst []byte, kind byte, rest ...byte) []byte {
 
 // checkMessageType returns ErrReservedType for a type that users may not send.
 func checkMessageType(msgType int) error {
-	if msgType <= controlType || msgType > maxType {
-		return newError(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
+	if msgType > controlType && msgType <= maxType {
+		return nil
 	}
-	return nil
+	return reservedTypeError(msgType) // a separate function, so that this one is inlined
+}
+
+func reservedTypeError(msgType int) error {
+	return newError(ErrReservedType, nil, "%d: use 1 to %d", msgType, maxType)
 }

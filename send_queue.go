@@ -76,10 +76,12 @@ func (q *sendQueue) appendFrameLocked(header frameHeader, data []byte, hold bool
 // ownOpenBatchLocked returns the open batch, and gets one if there is none.
 func (q *sendQueue) ownOpenBatchLocked() *batch {
 	if q.openBatch == noBatch {
-		q.openBatch = getBatch(q.buffers)
+		q.beginOpenBatchLocked() // a separate function, so that this one is inlined
 	}
 	return q.openBatch
 }
+
+func (q *sendQueue) beginOpenBatchLocked() { q.openBatch = getBatch(q.buffers) }
 
 // markUrgentLocked makes the open batch urgent, unless it is empty.
 func (q *sendQueue) markUrgentLocked() {
