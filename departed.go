@@ -120,7 +120,7 @@ func (p *ConnectionPool) noteDeparture(s *Server) {
 	s.poolMember.departure = &departure{server: s, connLost: lost}
 	p.departed.add(s.poolMember.departure, departureSize(s.unreadQueue))
 	p.evictExcessLocked()
-	if _, onlyOne := p.server.listenerState.listener.(*connListener); onlyOne {
+	if p.server.listenerState.hasOnlyConn() {
 		go p.server.endAccepting(newError(ErrClosed, nil, "the only connection is over"))
 	}
 }

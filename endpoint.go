@@ -31,7 +31,8 @@ type endpoint struct {
 }
 
 // endpointHooks holds what differs between a client, a server and the clients of a
-// multi-client server. Only noReconnect changes after the start.
+// multi-client server. All clients of a server share one value, which never changes. Of
+// the others only noReconnect does, under mu.
 type endpointHooks struct {
 	noReconnect bool              // the endpoint has one connection only
 	multiClient bool              // a multi-client server, which has no connection of its own

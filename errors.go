@@ -147,6 +147,8 @@ type refusal struct {
 	byPeer bool
 }
 
+func (r *refusal) Unwrap() error { return r.error }
+
 // refusalReason returns the reason with which a handshake was ended, and whether the
 // peer has sent it, unauthenticated. It returns 0, false if err is no refusal.
 func refusalReason(err error) (reason byte, byPeer bool) {

@@ -85,8 +85,6 @@ type session struct {
 	trailingBytes             []byte // received behind the handshake
 }
 
-func (r *refusal) Unwrap() error { return r.error }
-
 // writeRefusal sends a client a refusal instead of a ServerHello.
 func writeRefusal(w io.Writer, reason byte) error {
 	_, err := w.Write([]byte{0, reason})

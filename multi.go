@@ -249,7 +249,7 @@ const broadcastShare = 64
 // a client whose kernel buffer is full. A goroutine for every client costs as much as
 // sealing and writing 64 bytes, because its stack has to grow for that.
 func broadcastSmall(ctx context.Context, clients []*Server, header frameHeader, data []byte) error {
-	noWait, cancel := context.WithCancel(ctx)
+	noWait, cancel := context.WithCancel(context.Background())
 	cancel()
 	errs := make([]error, len(clients))
 	var wg sync.WaitGroup

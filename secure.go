@@ -190,6 +190,7 @@ type recordCipher struct {
 	sealedBytes    uint64        // sum of the length fields under the current key
 	rekeyLimit     uint64        // sealedBytes at which the key is changed
 	rekeys         atomic.Uint64 // number of key changes
+	keyErr         error         // of a failed derivation of a key; permanent
 }
 
 // newRecordCipher returns the cipher for a traffic secret of 48 bytes.
@@ -199,12 +200,13 @@ func newRecordCipher(trafficSecret []byte) *recordCipher {
 
 // prepareKey makes the AEAD for the first record under a key.
 func (c *recordCipher) prepareKey() error {
-	if c.aead != nil {
-		return nil
+	if c.aead != nil || c.keyErr != nil {
+		return c.keyErr
 	}
 	var h kdf
 	c.aead = h.aead(c.trafficSecret[:])
-	return h.firstError()
+	c.keyErr = h.firstError()
+	return c.keyErr
 }
 
 // seal appends a record to dst: the length field, the nonce, and the sealed plaintext
@@ -241,6 +243,7 @@ func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 		return nil, newError(ErrNotAuthentic, nil, "authentication of record %d failed: it was changed, replayed, reordered or lost in transit", c.sequence)
 	}
 	if err := c.advance(len(sealed)); err != nil {
+		clear(dst)
 		return nil, err
 	}
 	return dst, nil
@@ -258,7 +261,8 @@ func (c *recordCipher) advance(length int) error {
 	c.aead = nil
 	c.sealedBytes = 0
 	c.rekeys.Add(1)
-	return h.firstError()
+	c.keyErr = h.firstError()
+	return c.keyErr
 }
 
 // rekeyCount returns the number of key changes. It is safe for concurrent use. c may be

@@ -16,7 +16,7 @@ import (
 // A sender is the sending direction of one connection.
 //
 // Invariants: frames go out in the order in which they were accepted. At most one
-// goroutine flushes; it alone touches the active batch and the cipher. A call
+// goroutine flushes; it alone touches the cipher and the bytes of the active batch. A call
 // succeeds only if its batch was written in full.
 type sender struct {
 	sink        transport.Sink
@@ -210,6 +210,9 @@ func (s *sender) endSendingLocked(reason, cause error) {
 // scheduleFlushLocked starts the flush of the open batch if a call waits for it or
 // if it is urgent. A batch of queued messages alone is not flushed.
 func (s *sender) scheduleFlushLocked() {
+	if !s.flushing {
+		s.releaseEmptyBatchLocked()
+	}
 	switch {
 	case s.flushing || s.sendBroken:
 	case len(s.openBatch.waiters) > 0 && s.openBatch.waiters[0].isUserCall():

@@ -83,10 +83,19 @@ func (q *sendQueue) ownOpenBatchLocked() *batch {
 
 func (q *sendQueue) beginOpenBatchLocked() { q.openBatch = getBatch(q.buffers) }
 
+// releaseEmptyBatchLocked returns the open batch to the pool if it is empty, because its
+// frames were withdrawn, and no call waits for it.
+func (q *sendQueue) releaseEmptyBatchLocked() {
+	if b := q.openBatch; b != noBatch && b.isEmpty() && len(b.waiters) == 0 {
+		putBatch(q.buffers, b)
+		q.openBatch = noBatch
+	}
+}
+
 // markUrgentLocked makes the open batch urgent, unless it is empty.
 func (q *sendQueue) markUrgentLocked() {
-	if q.openBatch != noBatch {
-		q.openBatch.urgent = !q.openBatch.isEmpty()
+	if !q.openBatch.isEmpty() {
+		q.openBatch.urgent = true
 	}
 }
 

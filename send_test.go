@@ -21,6 +21,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"example.com/gipc/internal/testutil"
 	"example.com/gipc/internal/transport"
 )
 
@@ -308,6 +309,8 @@ func (t *senderTest) end() {
 	t.s.mu.Lock()
 	if s := t.s; s.flushing || len(s.roomWaiters)+len(s.openBatch.waiters)+len(s.activeBatch.waiters) > 0 {
 		t.Errorf("left: flushing %v, %d calls that wait for room, %d and %d for results", s.flushing, len(s.roomWaiters), len(s.openBatch.waiters), len(s.activeBatch.waiters))
+	} else if s.openBatch != noBatch && s.openBatch.isEmpty() {
+		t.Error("an idle sender holds an empty batch")
 	}
 	t.s.mu.Unlock()
 	t.sink.fail()
@@ -2375,5 +2378,332 @@ func TestSenderNoRoomBehindQueuedFrames(t *testing.T) {
 			g.want("nil")
 			t.wantSent("A B C D E F G")
 		})
+	}
+}
+
+// TestSenderHoldsNoBatchWhenIdle: calls that wait behind a flush are withdrawn, and the
+// batch that they leave empty goes back to the pool.
+func TestSenderHoldsNoBatchWhenIdle(t *testing.T) {
+	t.Parallel()
+	for name, sizes := range map[string][]int{"small": {10}, "a whole batch": {16_000, 16_000, 16_000, 16_000}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachSender(t, func(t *senderTest) {
+				a := t.write('A', 10)
+				var waiting []*senderCall
+				for i, size := range sizes {
+					waiting = append(waiting, t.write('B'+byte(i), size))
+				}
+				for _, c := range slices.Backward(waiting) { // only the last frame can be withdrawn
+					c.stop().want("canceled")
+				}
+				t.sink.takeAll()
+				a.want("nil")
+				t.wantSent("A")
+				t.wantNoBatch()
+			})
+		})
+	}
+	t.Run("a request", func(t *testing.T) {
+		t.Parallel()
+		eachSender(t, func(t *senderTest) {
+			a := t.write('A', 10)
+			call := &openCall{doneSignal: make(chan struct{}, 1)}
+			t.start("call", func(ctx context.Context) error { return t.s.writeRequest(ctx, 5, []byte("x"), call) }).want("nil")
+			if !t.s.withdrawRequest(call) {
+				t.Error("the request was not withdrawn")
+			}
+			t.sink.takeAll()
+			a.want("nil")
+			t.wantSent("A")
+			t.wantNoBatch()
+		})
+	})
+}
+
+func (t *senderTest) wantNoBatch() {
+	t.Helper()
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	if t.s.openBatch != noBatch || t.s.activeBatch != noBatch {
+		t.Error("an idle sender holds a batch")
+	}
+}
+
+// startFrame begins a frame of 100 bytes of which the sink takes taken bytes at once.
+func (t *senderTest) startFrame(letter byte, taken int) *startedFrame {
+	t.Helper()
+	t.sink.take(taken)
+	data := t.data(letter, 100)
+	var rest *startedFrame
+	t.start(string(letter), func(context.Context) error {
+		started, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: uint32(letter), dataSize: len(data)}, data)
+		clear(data) // it is the caller's again
+		if rest = started; !accepted {
+			return errors.New("the frame was not accepted")
+		}
+		return err
+	}).want("nil")
+	return rest
+}
+
+// await waits for the rest of a started frame.
+func (t *senderTest) await(rest *startedFrame) *senderCall {
+	return t.start("await", func(ctx context.Context) error { return t.s.awaitFrame(ctx, rest) })
+}
+
+func doneContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// TestSenderStartFrame: the sink takes 5 bytes of a frame that does not wait, the
+// background owes the rest, and the caller learns how that ends.
+func TestSenderStartFrame(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		end  func(t *senderTest, rest *startedFrame) *senderCall
+		want string
+		sent string
+	}{
+		"taken": {func(t *senderTest, rest *startedFrame) *senderCall {
+			t.sink.takeAll()
+			return t.await(rest)
+		}, "nil", "A"},
+		"taken, and its batch used again": {func(t *senderTest, rest *startedFrame) *senderCall {
+			t.sink.takeAll()
+			for _, letter := range []byte("BCD") {
+				t.write(letter, 10).want("nil")
+			}
+			return t.await(rest)
+		}, "nil", "A B C D"},
+		"given up": {func(t *senderTest, rest *startedFrame) *senderCall {
+			return t.await(rest).stop()
+		}, "unconfirmed canceled", "A"},
+		"failed": {func(t *senderTest, rest *startedFrame) *senderCall {
+			t.failure = errSink
+			t.sink.fail()
+			return t.await(rest)
+		}, "unconfirmed sink", "..."},
+		"closed": {func(t *senderTest, rest *startedFrame) *senderCall {
+			t.s.queueClose(errReason, closeFrame)
+			return t.await(rest)
+		}, "unconfirmed reason", "A close"},
+		"abandoned": {func(t *senderTest, rest *startedFrame) *senderCall {
+			t.s.abandonSending(errReason, errCause)
+			return t.await(rest)
+		}, "unconfirmed cause", "A"},
+	} {
+		for _, kind := range []senderKind{{}, {encrypted: true}} {
+			t.Run(name+", "+kind.String(), func(t *testing.T) {
+				t.Parallel()
+				kind.test(t, func(t *senderTest) {
+					rest := t.startFrame('A', 5)
+					if rest == nil {
+						t.Fatal("5 bytes were taken, and nothing is left to write")
+					}
+					test.end(t, rest).want(test.want)
+					if name != "failed" {
+						t.sink.takeAll()
+					}
+					t.wantSent(test.sent)
+				})
+			})
+		}
+	}
+}
+
+// TestSenderStartFrameAtOnce: a frame that is taken whole has no rest. While another call
+// flushes, or where writing cannot be interrupted, it is not accepted.
+func TestSenderStartFrameAtOnce(t *testing.T) {
+	t.Parallel()
+	eachSender(t, func(t *senderTest) {
+		if t.blocking {
+			if _, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: 'A', dataSize: 1}, []byte{1}); accepted || err != nil {
+				t.Errorf("accepted %v, %v", accepted, err)
+			}
+			return
+		}
+		if t.startFrame('A', endless) != nil {
+			t.Error("all was taken, and there is a rest")
+		}
+		t.wantSent("A")
+		t.sink.change(func() { t.sink.room = 0 })
+		b := t.write('B', 10)
+		if _, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: 'C', dataSize: 1}, []byte{1}); accepted || err != nil {
+			t.Errorf("during a flush: accepted %v, %v", accepted, err)
+		}
+		t.sink.takeAll()
+		b.want("nil")
+		t.wantSent("A B")
+	})
+}
+
+// TestSenderAtRandom makes random calls, and ends them in random order. At the end every
+// call has returned, what was reported as sent is at the sink, and what was reported as
+// not sent is not. GIPC_SENDER_SEEDS is the number of runs for each kind.
+func TestSenderAtRandom(t *testing.T) {
+	t.Parallel()
+	seeds := testutil.EnvInt(t, "GIPC_SENDER_SEEDS", 300)
+	eachKind := []senderKind{{}, {encrypted: true}, {blocking: true}}
+	for _, kind := range eachKind {
+		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(seeds) {
+				kind.test(t, func(t *senderTest) {
+					w := &randomWrites{senderTest: t, random: rand.New(rand.NewPCG(seed, 7))}
+					for range 30 {
+						w.step()
+					}
+					w.check()
+				})
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+		})
+	}
+}
+
+// randomWrites are random calls of a sender.
+type randomWrites struct {
+	*senderTest
+	random *rand.Rand
+	frames []*randomFrame
+	ended  bool // a close was accepted, or sending was abandoned
+}
+
+// A randomFrame is a frame whose result is known in the end.
+type randomFrame struct {
+	id     uint32
+	queued bool // it may be lost although its call returned nil
+	call   *senderCall
+}
+
+func (w *randomWrites) oneIn(n int) bool { return w.random.IntN(n) == 0 }
+
+// newFrame returns a frame with one of some sizes, all small if they have to be, and its data.
+func (w *randomWrites) newFrame(small bool) (*randomFrame, []byte) {
+	sizes := []int{0, 10, 1000, 16_000, 20_000, 70_000}
+	if small {
+		sizes = sizes[:4]
+	}
+	f := &randomFrame{id: uint32(1 + len(w.frames))}
+	w.frames = append(w.frames, f)
+	return f, bytes.Clone(senderData(f.id, sizes[w.random.IntN(len(sizes))]))
+}
+
+func (w *randomWrites) step() {
+	switch w.random.IntN(16) {
+	case 0, 1, 2:
+		w.write(false)
+	case 3:
+		w.write(true)
+	case 4, 5, 6:
+		w.startFrame()
+	case 7:
+		if len(w.frames) > 0 {
+			w.frames[w.random.IntN(len(w.frames))].call.stop()
+		}
+	case 8, 9:
+		w.sink.take(w.random.IntN(100_000))
+	case 10:
+		w.flush()
+	case 11:
+		w.s.queuePing()
+	case 12:
+		w.s.queuePong(make([]byte, 8))
+	case 13:
+		w.start("end of the flush", func(ctx context.Context) error {
+			w.s.awaitFlushEnd(ctx)
+			return nil
+		})
+	case 14:
+		if w.oneIn(4) && !w.ended {
+			w.close()
+		}
+	case 15:
+		if w.oneIn(8) {
+			w.ended = true
+			w.s.abandonSending(errReason, errCause)
+		}
+	}
+	synctest.Wait()
+}
+
+func (w *randomWrites) write(hold bool) {
+	f, data := w.newFrame(hold)
+	f.queued = hold
+	f.call = w.start("write", func(ctx context.Context) error {
+		defer clear(data)
+		return w.s.writeFrame(ctx, frameHeader{frameType: f.id}, data, hold)
+	})
+}
+
+func (w *randomWrites) startFrame() {
+	f, data := w.newFrame(true)
+	f.call = w.start("startFrame", func(ctx context.Context) error {
+		rest, accepted, err := w.s.startFrame(doneContext(), frameHeader{frameType: f.id, dataSize: len(data)}, data)
+		clear(data)
+		switch {
+		case !accepted:
+			return ErrNotConnected // nothing was sent
+		case rest == nil:
+			return err
+		}
+		return w.s.awaitFrame(ctx, rest)
+	})
+}
+
+func (w *randomWrites) close() {
+	w.ended = true
+	if w.oneIn(2) {
+		w.s.queueClose(errReason, closeFrame)
+		return
+	}
+	w.s.queueCloseAck(errReason, closeFrame, ackFrame)
+	w.drain()
+	if w.oneIn(2) {
+		w.s.releaseUserCalls(errCause)
+	}
+}
+
+// check ends the test, and compares the results with what the sink has.
+func (w *randomWrites) check() {
+	w.Helper()
+	if w.oneIn(3) {
+		w.sink.fail()
+	} else {
+		w.sink.takeAll()
+	}
+	w.mu.Lock()
+	if len(w.failures) > 0 {
+		w.failure = errSink
+	}
+	w.mu.Unlock()
+	sent := map[uint32]bool{}
+	p := w.decode()
+	if p.failure != nil {
+		w.Errorf("the sink has what cannot be decoded: %v", p.failure)
+	}
+	for _, f := range p.frames {
+		if f.frameType == controlType {
+			continue
+		}
+		if sent[f.frameType] || !bytes.Equal(f.data, senderData(f.frameType, len(f.data))) {
+			w.Errorf("frame %d came twice, or damaged", f.frameType)
+		}
+		sent[f.frameType] = true
+	}
+	for _, f := range w.frames {
+		switch {
+		case !f.call.done():
+			w.Errorf("%s of frame %d does not return", f.call.name, f.id)
+		case f.call.err == nil && !f.queued && !sent[f.id]:
+			w.Errorf("frame %d was reported as sent, and was not", f.id)
+		case f.call.err != nil && !errors.Is(f.call.err, ErrUnconfirmed) && sent[f.id]:
+			w.Errorf("frame %d was reported as not sent by %v, and was sent", f.id, f.call.err)
+		}
 	}
 }

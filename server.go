@@ -68,6 +68,12 @@ func newListenerState(listener net.Listener) *listenerState {
 	return h
 }
 
+// hasOnlyConn reports whether the listener is a ListenConn, which has one connection.
+func (h *listenerState) hasOnlyConn() bool {
+	_, onlyOne := h.listener.(*connListener)
+	return onlyOne
+}
+
 // StartServer listens and returns when clients can connect. Without MultiClient it
 // serves one client at a time: Read and Write use the current connection, and other
 // clients are refused while it exists.
@@ -85,8 +91,7 @@ func StartServer(config *ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{listenerState: newListenerState(listener)}
-	_, onlyOne := listener.(*connListener)
-	hooks := &endpointHooks{multiClient: set.multiClient, noReconnect: onlyOne && !set.multiClient}
+	hooks := &endpointHooks{multiClient: set.multiClient, noReconnect: s.listenerState.hasOnlyConn() && !set.multiClient}
 	hooks.baseCtx, hooks.cancelBase = context.WithCancel(context.Background())
 	s.init(set, new(bufferPool), hooks)
 	s.Connections = newPool(s)
@@ -352,7 +357,7 @@ func (s *Server) serveHandshake(limited *pendingConn) {
 	s.listenerState.refusedCount.Add(1)
 	s.settings.eventLog.WarnRepeated(rejectionCause(err), "connection rejected", "peer", loggedPeer(limited.peer), "err", err)
 	lingerAndClose(opened.stream)
-	if s.hooks.noReconnect {
+	if s.listenerState.hasOnlyConn() {
 		s.endAccepting(newError(ErrClosed, err, "the only connection was rejected"))
 	}
 }

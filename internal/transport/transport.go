@@ -20,7 +20,7 @@ import (
 const (
 	stallDelay         = 10 * time.Millisecond // time after which a blocked write is reported
 	progressSize       = 64 << 10              // bytes of one blocking write, so that progress is reported
-	GrowSendBufferFrom = 60 << 10              // bytes of a write that enlarges the send buffer: large data, or a full batch of Queue, which is 5 to 15 % faster then
+	GrowSendBufferFrom = 60 << 10              // bytes of a write that enlarges the send buffer of a unix socket; full batches of small queued messages are 5 to 15 % faster then
 	SendBufferSize     = 1 << 20               // bytes of the enlarged send buffer
 )
 
@@ -59,7 +59,8 @@ type Source interface {
 type Sink interface {
 	// Send writes b and then tail, and returns how many bytes were accepted. It returns
 	// ErrInterrupted when ctx is done, or when stopped, which may be nil, is set before
-	// Interrupt is called. It does not retain b and tail.
+	// Interrupt is called. With a ctx that is done already, it writes what is accepted
+	// without waiting, if it can. It does not retain b and tail.
 	Send(ctx context.Context, stopped *atomic.Bool, b, tail []byte) (int, error)
 	// Interrupt makes the write in progress check whether it has to stop. It is safe for
 	// concurrent use.
@@ -194,7 +195,7 @@ type socketSink struct {
 	ctx         context.Context // of the write in progress
 	stopped     *atomic.Bool    // of the write in progress; may be nil
 	waiting     bool            // the write in progress waits, so stallTimer runs and ctx is watched
-	bufferGrown bool            // the send buffer was enlarged for large messages
+	bufferGrown bool            // the send buffer was enlarged, if that is possible
 	stallTimer  *time.Timer     // nil before the first write that waits
 	stopWatch   func() bool     // stops watching ctx; nil if ctx is not watched
 
@@ -340,7 +341,7 @@ func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 }
 
 // growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
-// exchange large messages wait for each other. Over TCP the kernel adjusts the size.
+// exchange large messages, or full batches, wait for each other. Over TCP the kernel adjusts the size.
 func (s *socketSink) growSendBuffer() {
 	s.bufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
