@@ -780,6 +780,72 @@ func TestListenerOfDisguisedPackets(t *testing.T) {
 	eventually(t, "the log says why", func() bool { return strings.Contains(log.String(), "message boundaries") })
 }
 
+// TestOnlyConnRejected: a ListenConn whose connection ends in the handshake ends the server,
+// also one of many clients, whose Serve would wait for ever.
+func TestOnlyConnRejected(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		t.Run(fmt.Sprintf("MultiClient %v", many), func(t *testing.T) {
+			t.Parallel()
+			near, far := net.Pipe()
+			s, err := StartServer(&ServerConfig{Name: "n", Listener: ListenConn(near), MultiClient: many})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			served := testutil.Go(func() error { return s.Connections.Serve(t.Context(), func(*Server, *Message) {}) })
+			if _, err := far.Read(make([]byte, 1)); err != nil { // the handshake has begun
+				t.Fatal(err)
+			}
+			far.Close()
+			testutil.Await(t, "Done", s.Done())
+			if err := s.Err(); !errors.Is(err, ErrClosed) {
+				t.Errorf("Err: %v", err)
+			}
+			if err := testutil.Await(t, "the end of Serve", served); !errors.Is(err, ErrClosed) {
+				t.Errorf("Serve: %v", err)
+			}
+		})
+	}
+}
+
+// TestListenerClosedDuringHandshakes: user code closes the listener, and handshakes fail.
+// The log says once that accepting ended, and nothing is read and changed at once, as the
+// race detector sees.
+func TestListenerClosedDuringHandshakes(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		l := bindAt(t, testutil.TempSocket(t))
+		log := new(logLines)
+		s, err := StartServer(&ServerConfig{Name: "n", Listener: l, Logger: slog.New(slog.NewTextHandler(log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var handshakes []net.Conn
+		for range 3 {
+			c, err := net.Dial("unix", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			handshakes = append(handshakes, c)
+		}
+		closed := testutil.Go(l.Close)
+		for _, c := range handshakes {
+			c.Close()
+		}
+		testutil.Await(t, "Done", s.Done())
+		testutil.Await(t, "Close of the listener", closed)
+		s.listenerState.handshakes.Wait()
+		s.Close() // writes the rest of the log
+		if n := strings.Count(log.String(), "accepting ended"); n != 1 {
+			t.Errorf("accepting ended %d times:\n%s", n, log)
+		}
+	}
+}
+
 // selfConnected returns a TCP connection whose two ends are one.
 func selfConnected(ctx context.Context) (net.Conn, error) {
 	for {

@@ -2437,7 +2437,7 @@ func (t *senderTest) startFrame(letter byte, taken int) *startedFrame {
 	data := t.data(letter, 100)
 	var rest *startedFrame
 	t.start(string(letter), func(context.Context) error {
-		started, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: uint32(letter), dataSize: len(data)}, data)
+		started, accepted, err := t.s.startFrame(past1(t), frameHeader{frameType: uint32(letter), dataSize: len(data)}, data)
 		clear(data) // it is the caller's again
 		if rest = started; !accepted {
 			return errors.New("the frame was not accepted")
@@ -2450,12 +2450,6 @@ func (t *senderTest) startFrame(letter byte, taken int) *startedFrame {
 // await waits for the rest of a started frame.
 func (t *senderTest) await(rest *startedFrame) *senderCall {
 	return t.start("await", func(ctx context.Context) error { return t.s.awaitFrame(ctx, rest) })
-}
-
-func doneContext() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }
 
 // TestSenderStartFrame: the sink takes 5 bytes of a frame that does not wait, the
@@ -2520,7 +2514,7 @@ func TestSenderStartFrameAtOnce(t *testing.T) {
 	t.Parallel()
 	eachSender(t, func(t *senderTest) {
 		if t.blocking {
-			if _, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: 'A', dataSize: 1}, []byte{1}); accepted || err != nil {
+			if _, accepted, err := t.s.startFrame(past1(t), frameHeader{frameType: 'A', dataSize: 1}, []byte{1}); accepted || err != nil {
 				t.Errorf("accepted %v, %v", accepted, err)
 			}
 			return
@@ -2531,7 +2525,7 @@ func TestSenderStartFrameAtOnce(t *testing.T) {
 		t.wantSent("A")
 		t.sink.change(func() { t.sink.room = 0 })
 		b := t.write('B', 10)
-		if _, accepted, err := t.s.startFrame(doneContext(), frameHeader{frameType: 'C', dataSize: 1}, []byte{1}); accepted || err != nil {
+		if _, accepted, err := t.s.startFrame(past1(t), frameHeader{frameType: 'C', dataSize: 1}, []byte{1}); accepted || err != nil {
 			t.Errorf("during a flush: accepted %v, %v", accepted, err)
 		}
 		t.sink.takeAll()
@@ -2644,7 +2638,7 @@ func (w *randomWrites) write(hold bool) {
 func (w *randomWrites) startFrame() {
 	f, data := w.newFrame(true)
 	f.call = w.start("startFrame", func(ctx context.Context) error {
-		rest, accepted, err := w.s.startFrame(doneContext(), frameHeader{frameType: f.id, dataSize: len(data)}, data)
+		rest, accepted, err := w.s.startFrame(past1(w), frameHeader{frameType: f.id, dataSize: len(data)}, data)
 		clear(data)
 		switch {
 		case !accepted:
