@@ -45,7 +45,7 @@ type endpointHooks struct {
 // called with the endpoint's mu held, except readsPaused. It is one value, and not a
 // function for each event, because a server has thousands of idle clients.
 type poolObserver interface {
-	noteReadable()      // a message was queued
+	noteReadable()      // a message was queued, or the final error was set
 	noteFinished()      // the final error was set: there will be no further connection
 	noteConsumed()      // the unread messages have changed after noteFinished
 	noteConnectionEnd() // the teardown of a client's connection is complete

@@ -16,7 +16,7 @@ import (
 // A sender is the sending direction of one connection.
 //
 // Invariants: frames go out in the order in which they were accepted. At most one
-// goroutine flushes; it alone touches the cipher and the bytes of the active batch. A call
+// goroutine flushes; it alone seals, and touches the bytes of the active batch. A call
 // succeeds only if its batch was written in full.
 type sender struct {
 	sink        transport.Sink

@@ -218,8 +218,8 @@ func (s *sender) queueCloseAck(reason error, controls ...[2]byte) {
 	s.scheduleFlushLocked()
 }
 
-// releaseUserCalls ends the calls that still wait after queueCloseAck. They return
-// ErrUnconfirmed, wrapping cause.
+// releaseUserCalls ends the calls that still wait after queueCloseAck, which has
+// withdrawn large data. They return ErrUnconfirmed, wrapping cause.
 func (s *sender) releaseUserCalls(cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
