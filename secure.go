@@ -211,7 +211,8 @@ func (c *recordCipher) prepareKey() error {
 
 // seal appends a record to dst: the length field, the nonce, and the sealed plaintext
 // with its tag. It does not allocate if dst has room, except for the first record under a
-// key. plaintext must not overlap the free part of dst. It returns errSequenceExhausted when no sequence number is left.
+// key. plaintext must not overlap the free part of dst. It returns errSequenceExhausted
+// when no sequence number is left.
 func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
 		return nil, errSequenceExhausted
@@ -228,9 +229,8 @@ func (c *recordCipher) seal(dst, plaintext []byte) ([]byte, error) {
 
 // open appends the plaintext of a record without its length field to dst, which may be
 // sealed[:0]. It does not allocate if dst has room, except for the first record under a
-// key. It returns ErrNotAuthentic if the
-// record is not authentic. After an error the result is nil, and dst contains no
-// plaintext.
+// key. It returns ErrNotAuthentic if the record is not authentic. After an error the result
+// is nil, and dst contains no plaintext.
 func (c *recordCipher) open(dst, sealed []byte) ([]byte, error) {
 	if c.sequence == lastSequence+1 {
 		return nil, newError(ErrNotAuthentic, nil, "record after the final sequence number")

@@ -341,7 +341,8 @@ func (s *socketSink) writeBoth(b, tail []byte) (int, error) {
 }
 
 // growSendBuffer enlarges the send buffer of a unix socket; otherwise two sides that
-// exchange large messages, or full batches, wait for each other. Over TCP the kernel adjusts the size.
+// exchange large messages, or full batches, wait for each other. Over TCP the kernel
+// adjusts the size.
 func (s *socketSink) growSendBuffer() {
 	s.bufferGrown = true
 	if _, ok := s.conn.(*net.UnixConn); ok && s.raw != nil {
