@@ -44,10 +44,9 @@ type startedFrame struct {
 }
 
 // startFrame writes a small frame as far as the sink accepts it without waiting. noWait is
-// a context that is done.
-// accepted is false if that is not possible: nothing was sent then, and writeFrame
-// returns the reason or waits. If rest is not nil the background writes the rest, and the
-// caller has to call awaitFrame.
+// a context that is done. accepted is false if that is not possible: nothing was sent
+// then, and writeFrame returns the reason or waits. If rest is not nil the background
+// writes the rest, and the caller has to call awaitFrame.
 func (s *sender) startFrame(noWait context.Context, header frameHeader, data []byte) (rest *startedFrame, accepted bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -85,8 +85,8 @@ func (e *endpoint) send(ctx context.Context, conn uint64, msgType int, data []by
 }
 
 // startWrite is like WriteContext as far as that does not wait; noWait is a context that
-// is done. If rest is not nil the
-// caller has to call it for the result. The data must be small.
+// is done. If rest is not nil the caller has to call it for the result. The data must be
+// small.
 func (e *endpoint) startWrite(ctx, noWait context.Context, header frameHeader, data []byte) (rest func() error, err error) {
 	if ctx.Err() != nil {
 		return nil, contextError("write", ctx)
