@@ -23,7 +23,6 @@ type contestant struct {
 	Kind     string        // a key of kinds
 	Sealed   bool          // gipc: encrypted; raw: AES-256-GCM
 	Batch    bool          // the client collects: gipc's Queue, raw's bufio.Writer
-	Duplex   bool          // raw: a goroutine of the client reads all the time, as one of gipc's does
 	Call     bool          // gipc: the client calls, and the server replies
 	Reader   string        // how gipc's server reads: ReadInto (the default) or Read, of one client; else a way of the pool
 	Clients  int           // connections of one client process; 0 is one
@@ -94,7 +93,6 @@ var (
 	raw            = contestant{Name: "raw", Kind: "raw"}
 	rawSealed      = contestant{Name: "raw sealed", Kind: "raw", Sealed: true}
 	rawBatch       = contestant{Name: "raw batch", Kind: "raw", Batch: true}
-	rawDuplex      = contestant{Name: "raw, with a reader", Kind: "raw", Duplex: true}
 	rawBatchSealed = contestant{Name: "raw batch sealed", Kind: "raw", Batch: true, Sealed: true}
 	encrypted      = contestant{Name: "gipc encrypted", Kind: "gipc", Sealed: true}
 	plain          = contestant{Name: "gipc plain", Kind: "gipc"}

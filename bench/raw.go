@@ -5,7 +5,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
@@ -136,45 +135,7 @@ func dialRaw(c contestant, path string) (talker, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := newRawTalker(conn, c)
-	if err != nil || !c.Duplex {
-		return t, err
-	}
-	return newDuplexTalker(t), nil
-}
-
-// A duplexTalker is a rawTalker whose messages are read as they come, as a connection does
-// that notices its end while it sends. While a goroutine waits to read, the kernel wakes it
-// each time that the peer has taken something, because the Go runtime waits for both
-// directions of a socket together.
-type duplexTalker struct {
-	*rawTalker
-	received chan []byte
-	err      error // set before received is closed
-}
-
-func newDuplexTalker(t *rawTalker) *duplexTalker {
-	d := &duplexTalker{rawTalker: t, received: make(chan []byte)}
-	go func() {
-		defer close(d.received)
-		for {
-			data, err := t.recv()
-			if err != nil {
-				d.err = err
-				return
-			}
-			d.received <- bytes.Clone(data)
-		}
-	}()
-	return d
-}
-
-func (d *duplexTalker) recv() ([]byte, error) {
-	data, ok := <-d.received
-	if !ok {
-		return nil, d.err
-	}
-	return data, nil
+	return newRawTalker(conn, c)
 }
 
 // serveKeys and dialKeys exchange new keys of P-384 and ML-KEM-1024 in one round trip,

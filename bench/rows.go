@@ -151,7 +151,7 @@ func (b *bench) pingPongAt(name string, size int, place placement, first bool) {
 func (b *bench) streaming64(name string) {
 	write, writePlain := encrypted, plain
 	write.Name, writePlain.Name = "gipc encrypted, Write", "gipc plain, Write"
-	who := b.and(streamers, raw, rawSealed, rawDuplex, rawBatch, rawBatchSealed, queueEncrypted, queuePlain, write, writePlain)
+	who := b.and(streamers, raw, rawSealed, rawBatch, rawBatchSealed, queueEncrypted, queuePlain, write, writePlain)
 	s := b.alternate(b.rounds, turnsOf(order{Do: "stream", Size: 64}, who...)...)
 	add := func(what, of, over string, bound bound, note string) {
 		b.compare(s, row{name + ", " + what, of, over, rate, perSecond, bound, note})
@@ -163,8 +163,6 @@ func (b *bench) streaming64(name string) {
 	add("plain, Queue", queuePlain.Name, "raw", bound{}, "about 20 expected")
 	add("encrypted, Write alone", write.Name, "raw", atLeast(0.85), "")
 	add("encrypted, Write alone", write.Name, "raw sealed", bound{}, "")
-	add("encrypted, Write alone", write.Name, rawDuplex.Name, bound{}, "")
-	add("raw with a goroutine that reads", rawDuplex.Name, "raw", bound{}, "")
 	add("plain, Write alone", writePlain.Name, "raw", bound{}, "")
 	shown := b.and(streamers, queueEncrypted, queuePlain, raw, rawSealed)
 	for _, c := range shown {
