@@ -672,7 +672,7 @@ func (w *roleWorld) awakeCall(t *roleTask) {
 // enter is a turn of readNext.
 func (w *roleWorld) enter(t *roleTask) {
 	var m Message
-	if w.e.readRole.state == roleFree && len(w.e.unreadQueue.messages) == 0 && w.e.lifecycle.finalErr == nil {
+	if w.e.readRole.state == roleFree && w.e.unreadQueue.isEmpty() && w.e.lifecycle.finalErr == nil {
 		w.takeReplies(&t.call) // readBufferedLocked
 	}
 	switch e := w.e; {
@@ -921,7 +921,7 @@ func (w *roleWorld) steps() (steps []roleStep) {
 	add(open && w.holds, false, "the pool keeps too much, or does not any more", func(w *roleWorld, _ *roleTask) {
 		w.held, w.resumes = !w.held, w.held
 	})
-	add(always && len(w.e.unreadQueue.messages) > 0, false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
+	add(always && !w.e.unreadQueue.isEmpty(), false, "the pool takes a message", func(w *roleWorld, _ *roleTask) {
 		var m Message
 		w.e.popQueuedLocked(new(readCall), &m)
 		w.got += streamBit(&m)
@@ -1047,7 +1047,7 @@ func (w *roleWorld) checkHolder() string {
 		return fmt.Sprintf("in state %d %d callers hold the role, the background reader: %t, there is a connection: %t", s, callers, watched, w.c != nil)
 	case waiting != len(w.e.readRole.waiters) || calls != len(w.e.readRole.replyWaiters):
 		return "a caller is in line that is gone"
-	case waiting > 0 && (s == roleFree || s == roleStopped || len(w.e.unreadQueue.messages) > 0):
+	case waiting > 0 && (s == roleFree || s == roleStopped || !w.e.unreadQueue.isEmpty()):
 		return "a caller waits, and nobody reads or the queue has messages"
 	case stuck && (s == roleFree || s == roleNoConnection || s == roleStopped && w.e.queueRoomLocked() == unlimited && !w.held):
 		return "a request waits, and nobody reads"

@@ -56,7 +56,12 @@ type frameHeader struct {
 }
 
 // size returns the length of the header in bytes.
-func (h frameHeader) size() int { return headerSizeOf(h.frameType) }
+func (h frameHeader) size() int {
+	if h.hasID() {
+		return headerSize + idSize
+	}
+	return headerSize
+}
 
 func (h frameHeader) isLarge() bool { return h.dataSize >= largeDataSize }
 
@@ -71,13 +76,6 @@ func (h frameHeader) isRequest() bool { return h.hasID() && h.id&replyFlag == 0 
 
 // msgType returns the user's type.
 func (h frameHeader) msgType() int { return int(h.frameType &^ requestFlag) }
-
-func headerSizeOf(frameType uint32) int {
-	if frameType&requestFlag != 0 {
-		return headerSize + idSize
-	}
-	return headerSize
-}
 
 // appendFrameHeader appends h to dst.
 func appendFrameHeader(dst []byte, h frameHeader) []byte {

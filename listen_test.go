@@ -809,9 +809,8 @@ func TestOnlyConnRejected(t *testing.T) {
 	}
 }
 
-// TestListenerClosedDuringHandshakes: user code closes the listener, and handshakes fail.
-// The log says once that accepting ended, and nothing is read and changed at once, as the
-// race detector sees.
+// TestListenerClosedDuringHandshakes: user code closes the listener while handshakes fail.
+// The log says once that accepting ended. The race detector checks what both read.
 func TestListenerClosedDuringHandshakes(t *testing.T) {
 	t.Parallel()
 	for range 10 {

@@ -421,8 +421,8 @@ func many() string {
 	return "1000000"
 }
 
-// floodFrames writes n frames, many with each call, and allocates next to nothing: what
-// is garbage counts as live while it comes about.
+// floodFrames writes n frames, many with each call. It reuses its memory, because what is
+// allocated during a collection counts as live.
 func floodFrames(p *RawPeer, n int, frame func(i int) Frame) <-chan error {
 	return Go(func() error {
 		var batch []byte
